@@ -1,0 +1,59 @@
+"""Class embeddings from disk: one row a class, in the joint image-text space."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from regionclip.errors import user_error
+from regionclip.files import resolve_path
+
+
+def load_class_embeddings(path: str | Path, *, rows: int | None = None, dim: int | None = None, key: str = "") -> Tensor:
+    """Read class embeddings, a bare tensor as upstream stores it or a safetensors file.
+
+    Args:
+        path: `.pth`/`.pt` with one tensor, or `.safetensors` with the tensor `embeddings`.
+        rows: number of classes expected, None for any.
+        dim: embedding width D expected, None for any.
+        key: config key that named the file, for the error message.
+
+    Returns:
+        float32 [rows, dim], as stored: not normalised.
+
+    Raises:
+        UserError: missing, unreadable or unsafe file, wrong shape, or a value that is not finite.
+    """
+    what = f"{key} {path}".strip()
+    tensor = _read_tensor(resolve_path(path), what)
+    expected = f"a float tensor [{'K' if rows is None else rows}, {'D' if dim is None else dim}]"
+    fits = tensor.ndim == 2 and rows in (None, tensor.shape[0]) and dim in (None, tensor.shape[1])
+    if not fits or not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        fix = "use embeddings of the same CLIP model and class list, or correct NUM_CLASSES / TEXT_EMB_DIM"
+        raise user_error(what, expected, f"{kind} {list(tensor.shape)}", fix)
+    if not torch.isfinite(tensor).all():
+        raise user_error(what, "finite numbers", "NaN or infinity", "extract the embeddings again")
+    return tensor.float()
+
+
+def _read_tensor(path: Path, what: str) -> Tensor:
+    if not path.is_file():
+        raise user_error(what, "an embedding file", "no such file", "see docs/MODEL_ZOO.md for where files come from")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)["embeddings"]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        fix = "load it where you trust it and save the bare tensor with torch.save"
+        raise user_error(what, "a plain tensor", "a pickle that could run code", fix) from error
+    except Exception as error:
+        actual = f"unreadable ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        raise user_error(what, "a tensor file", actual, "download or extract the file again") from error
+    if not isinstance(content, Tensor):
+        raise user_error(what, "a bare tensor [K, D]", type(content).__name__, "save only the tensor with torch.save")
+    return content

@@ -1,0 +1,124 @@
+"""CLIP's ModifiedResNet as plain torch: three-convolution stem, average pools for strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.clip.architectures import STAGES, CLIPArchitecture
+from regionclip.clip.attention_pool import AttentionPool2d
+
+NormFactory = Callable[[int], nn.Module]
+"""Makes the normalisation layer for a number of channels."""
+
+
+class Bottleneck(nn.Module):
+    """Residual block whose stride is an average pool before the last convolution (fact sheet 2.1)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, norm: NormFactory) -> None:
+        """Make a block from `in_channels` to `expansion * channels` channels."""
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = norm(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or in_channels != out_channels:
+            # The pool of the shortcut has no parameters: published keys count from the convolution.
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, in_channels, H, W] to [N, 4 * channels, H // stride, W // stride]."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(self.pool(out)))
+        shortcut = x if self.downsample is None else self.downsample(self.pool(x))
+        return F.relu(out + shortcut)
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's image tower up to `res5`, with the published state-dict keys (fact sheet 2.1)."""
+
+    def __init__(
+        self,
+        architecture: CLIPArchitecture,
+        norm: NormFactory = nn.BatchNorm2d,
+        *,
+        with_attention_pool: bool = True,
+    ) -> None:
+        """Make the tower; without the attention pool it is a plain feature extractor."""
+        super().__init__()
+        self.architecture = architecture
+        width = architecture.width
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = norm(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = norm(width)
+        in_channels = (width, *architecture.stage_channels.values())
+        for i, ((before, after), blocks) in enumerate(zip(pairwise(in_channels), architecture.blocks, strict=True)):
+            channels = after // Bottleneck.expansion
+            stage = [Bottleneck(before, channels, 1 if i == 0 else 2, norm)]
+            stage += [Bottleneck(after, channels, 1, norm) for _ in range(blocks - 1)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
+        self.attnpool: AttentionPool2d | None = None
+        if with_attention_pool:
+            self.attnpool = AttentionPool2d(
+                architecture.attention_grid,
+                architecture.attention_width,
+                architecture.attention_heads,
+                architecture.embedding_dim,
+            )
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The four residual stages by the name of their output."""
+        return {name: self.get_submodule(f"layer{i + 1}") for i, name in enumerate(STAGES)}
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Map normalised RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (floored twice)."""
+        for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(bn(conv(x)))
+        return F.avg_pool2d(x, 2)
+
+    def feature_maps(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Compute the feature maps called `names`, running no stage that none of them needs.
+
+        Args:
+            images: float [N, 3, H, W], RGB, normalised by CLIP's mean and deviation.
+            names: among `stem`, `res2`, `res3`, `res4`, `res5` (strides 4, 4, 8, 16, 32).
+
+        Returns:
+            `{name: float [N, C, H', W']}` in order of depth.
+        """
+        x = self.stem(images.to(self.conv1.weight.dtype))
+        maps = {"stem": x} if "stem" in names else {}
+        remaining = set(names) - {"stem"}
+        for name, stage in self.stages.items():
+            if not remaining:
+                break
+            x = stage(x)
+            if name in remaining:
+                maps[name] = x
+                remaining.remove(name)
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed whole images: normalised RGB [N, 3, resolution, resolution] to [N, embedding_dim].
+
+        Raises:
+            ValueError: the tower was built without its attention pool.
+        """
+        if self.attnpool is None:
+            raise ValueError("this image tower was built without an attention pool; ask for feature_maps() instead")
+        return self.attnpool(self.feature_maps(images, ["res5"])["res5"])

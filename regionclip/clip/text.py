@@ -1,0 +1,82 @@
+"""CLIP's text tower and tokenizer, both from open_clip.
+
+Kept out of the package's `__init__`: open_clip takes seconds to import and detection with ready
+class embeddings never needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, text_global_pool
+from torch import Tensor
+
+from regionclip.clip.architectures import CLIPArchitecture
+
+START_OF_TEXT, END_OF_TEXT = 49406, 49407
+CONTEXT_LENGTH = 77
+_SPECIAL_TOKENS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
+"""OpenAI's spelling of the special tokens to open_clip's."""
+
+
+class TextEncoder(TextTransformer):
+    """Text tower with the published keys of `lang_encoder.*` (fact sheet 2.3)."""
+
+    def __init__(self, architecture: CLIPArchitecture) -> None:
+        """Make the tower that belongs to `architecture`."""
+        super().__init__(
+            context_length=architecture.context_length,
+            vocab_size=architecture.vocabulary_size,
+            width=architecture.text_width,
+            heads=architecture.text_heads,
+            layers=architecture.text_layers,
+            output_dim=architecture.embedding_dim,
+            act_layer=QuickGELU,
+            norm_layer=LayerNorm,
+            pool_type="none",  # project every token; forward() picks one
+        )
+
+    def token_embeddings(self, tokens: Tensor) -> Tensor:
+        """Embed every token of int [N, 77] ids: float [N, 77, D], not normalised.
+
+        Upstream's `only_eot=False`.
+        """
+        return super().forward(tokens)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed int [N, 77] ids as the embedding of their end-of-text token: float [N, D].
+
+        The end-of-text token is found as the largest id of a row, as CLIP does; the result is not
+        normalised. Upstream's `only_eot=True`.
+        """
+        return text_global_pool(self.token_embeddings(tokens), tokens, pool_type="argmax")
+
+
+class Tokenizer(SimpleTokenizer):
+    """CLIP's byte-level BPE; OpenAI's spelling of the special tokens is understood in the text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without start and end."""
+        for published, spelled in _SPECIAL_TOKENS.items():
+            text = text.replace(published, spelled)
+        return super().encode(text)
+
+
+def tokenize(texts: Sequence[str], tokenizer: SimpleTokenizer, *, keep_end_of_text: bool = True) -> Tensor:
+    """Return int64 [N, 77] token ids, zero-padded: start, text, end.
+
+    Args:
+        texts: N texts.
+        tokenizer: usually a `Tokenizer`.
+        keep_end_of_text: a text of more than 75 tokens loses its last tokens, not its end-of-text
+            token; False cuts as upstream does, which loses it (fact sheet 7.6).
+    """
+    if keep_end_of_text:
+        return tokenizer(list(texts), context_length=CONTEXT_LENGTH)
+    ids = torch.zeros(len(texts), CONTEXT_LENGTH, dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        tokens = [START_OF_TEXT, *tokenizer.encode(text), END_OF_TEXT][:CONTEXT_LENGTH]
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids

@@ -1,0 +1,139 @@
+"""Every yacs key beyond Detectron2's own, with its default and one line of meaning (fact sheet 1.1)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+
+class Key(NamedTuple):
+    """A configuration key."""
+
+    name: str
+    default: Any
+    meaning: str
+
+
+KEYS: tuple[Key, ...] = (
+    Key("INPUT_DIR", "./datasets/custom_images", "folder of images of the *_custom_img datasets, or of concepts.txt"),
+    Key("INPUT.TEXT_TOKENIZER", "openai_bpe", "tokenizer of the text tower; must contain 'bpe'"),
+    # --- regions and their proposals
+    Key("MODEL.CLIP.CROP_REGION_TYPE", "", "where proposals come from: 'GT' boxes or the offline 'RPN'"),
+    Key("MODEL.CLIP.OFFLINE_RPN_CONFIG", None, "YAML that describes the detector whose RPN proposes"),
+    Key("MODEL.CLIP.BB_RPN_WEIGHTS", None, "checkpoint of that detector; wins over proposer weights in MODEL.WEIGHTS"),
+    Key("MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the proposer's NMS; None keeps its own"),
+    Key("MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", None, "proposals per image; None keeps the proposer's own"),
+    Key("MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED", False, "proposer trained with large-scale jittering (SyncBN, 2-conv head)"),
+    # --- towers
+    Key("MODEL.CLIP.ARCHITECTURE", "", "CLIP size by name or open_clip JSON file; empty means RESNETS.DEPTH decides"),
+    Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text tower (lang_encoder)"),
+    # --- classification
+    Key("MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", False, "classify regions against frozen class embeddings"),
+    Key("MODEL.CLIP.TEXT_EMB_PATH", None, "class embeddings [NUM_CLASSES, TEXT_EMB_DIM]"),
+    Key("MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", None, "class embeddings used instead at test time, any number of rows"),
+    Key("MODEL.CLIP.TEXT_EMB_DIM", 1024, "width of the embeddings: 1024 RN50, 512 RN101, 640 RN50x4"),
+    Key("MODEL.CLIP.CLSS_TEMP", 0.01, "temperature that divides the cosine similarities"),
+    Key("MODEL.CLIP.NO_BOX_DELTA", False, "return proposals as boxes at inference; always so with GT boxes"),
+    Key("MODEL.CLIP.MULTIPLY_RPN_SCORE", False, "fuse class probability and objectness at inference"),
+    Key("MODEL.CLIP.RPN_SCORE_FUSION", "upstream", "'upstream': sqrt(p * logit); 'sigmoid': sqrt(p * sigmoid(logit))"),
+    Key("MODEL.CLIP.VIS", False, "report the class probability instead of the fused score"),
+    Key("MODEL.CLIP.VIS_BEHAVIOUR", "corrected", "'corrected': sorted by the reported score, soft-NMS too; 'upstream'"),
+    # --- suppression
+    Key("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", False, "soft-NMS instead of hard NMS"),
+    Key("MODEL.ROI_HEADS.SOFT_NMS_METHOD", "gaussian", "'gaussian', 'linear' or 'hard'"),
+    Key("MODEL.ROI_HEADS.SOFT_NMS_SIGMA", 0.5, "width of the Gaussian decay"),
+    Key("MODEL.ROI_HEADS.SOFT_NMS_PRUNE", 0.001, "boxes whose decayed score falls to this or below are dropped"),
+    Key("MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION", "exact", "'exact' compares classes; 'upstream' offsets coordinates"),
+    # --- training losses
+    Key("MODEL.CLIP.BG_CLS_LOSS_WEIGHT", None, "weight of background regions in the classification loss"),
+    Key("MODEL.CLIP.FOCAL_SCALED_LOSS", None, "focal exponent of the classification loss; None is plain cross entropy"),
+    Key("MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS", False, "sample only foreground regions in training"),
+    # --- pretraining
+    Key("MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL", True, "enable the image-text loss"),
+    Key("MODEL.CLIP.PRETRAIN_ONLY_EOT", False, "pool a caption as the embedding of its end-of-text token"),
+    Key("MODEL.CLIP.PRETRAIN_RPN_REGIONS", None, "proposals per image in pretraining"),
+    Key("MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS", None, "random regions kept per image in pretraining; None keeps all"),
+    Key("MODEL.CLIP.GATHER_GPUS", False, "gather image and text features of all processes"),
+    Key("MODEL.CLIP.CONCEPT_POOL_EMB", None, "concept embeddings [C, D] of the student; enables region-concept losses"),
+    Key("MODEL.CLIP.CONCEPT_THRES", None, "teacher probability above which a pseudo label is used"),
+    Key("MODEL.CLIP.TEACHER_RESNETS_DEPTH", 50, "depth flag of the teacher"),
+    Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "concept embeddings of the teacher; None means the student's file"),
+    Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher"),
+    Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),
+    Key("DATASETS.PATH_TRAIN", (), "folders of the pretraining datasets, parallel to DATASETS.TRAIN"),
+    Key("DATASETS.FACTORY_TEST", (), "classes of image-text test datasets"),
+    Key("DATASETS.PATH_TEST", (), "folders of image-text test datasets"),
+    Key("AUG.TRAIN.IMAGE_SIZE", [224, 224], "pretraining: two numbers crop, one number resizes the shorter side"),
+    Key("AUG.TRAIN.MAX_SIZE", None, "pretraining: longest side with a one-number IMAGE_SIZE"),
+    Key("AUG.SCALE", (0.08, 1.0), "pretraining: area range of random crops"),
+    Key("AUG.RATIO", (3.0 / 4.0, 4.0 / 3.0), "pretraining: aspect range of random crops"),
+    Key("AUG.INTERPOLATION", 3, "pretraining: PIL interpolation code (3 is bicubic)"),
+    # --- data and evaluation
+    Key("DATASETS.LVIS_DROP_EMPTY_IMAGES", False, "upstream's LVIS filter: images without annotation are not tested"),
+    Key("TEST.EVALUATION_BACKEND", "faster", "'faster' (faster-coco-eval) or 'official' (pycocotools, lvis)"),
+)
+
+DEAD_KEYS: tuple[Key, ...] = (
+    Key("MODEL.CLIP.IMS_PER_BATCH_TEST", 8, "read only for a meta-architecture that was removed"),
+    Key("MODEL.CLIP.OPENSET_TEST_NUM_CLASSES", None, "the count is taken from the embedding file"),
+    Key("MODEL.CLIP.RUN_CVPR_OVR", False, "never read"),
+    Key("MODEL.CLIP.GRID_REGIONS", False, "never read"),
+    Key("DATASETS.AUX", (), "unreachable"),
+    Key("DATASETS.FACTORY_AUX", (), "unreachable"),
+    Key("DATASETS.PATH_AUX", (), "unreachable"),
+    Key("DATASETS.MAX_SEQ_LENGTH", 35, "captions always have 77 tokens"),
+    Key("DATASETS.FILTERED_CLASSIFICATION_DATASETS", "", "ignored by the dataset it is passed to"),
+    Key("DATASETS.LABELMAP_FILE", "", "never read"),
+    Key("DATASETS.ATTR_LABELMAP_FILE", "", "never read"),
+    Key("DATASETS.HIERARCHY_FILE", "", "never read"),
+    Key("DATASETS.BOX_EXTRA_FIELDS", (), "never read"),
+    Key("DATASETS.NUM_CLASSES", 0, "never read"),
+    Key("DATASETS.ROOT", "", "never read"),
+    Key("DATASETS.TRAIN_SET", "train", "never read"),
+    Key("DATASETS.VAL_SET", "", "never read"),
+    Key("DATASETS.TEST_SET", "val", "never read"),
+    Key("AUG.USE_TIMM", False, "the branch behind it never worked"),
+    Key("AUG.TIMM_AUG.USE_LOADER", False, "the branch behind it never worked"),
+    Key("AUG.TIMM_AUG.USE_TRANSFORM", False, "the branch behind it never worked"),
+    Key("AUG.COLOR_JITTER", [0.4, 0.4, 0.4, 0.1, 0.0], "never read"),
+    Key("AUG.GRAY_SCALE", 0.0, "never read"),
+    Key("AUG.GAUSSIAN_BLUR", 0.0, "never read"),
+    Key("AUG.DROPBLOCK_LAYERS", [3, 4], "never read"),
+    Key("AUG.DROPBLOCK_KEEP_PROB", 1.0, "never read"),
+    Key("AUG.DROPBLOCK_BLOCK_SIZE", 7, "never read"),
+    Key("AUG.MIXUP_PROB", 0.0, "never read"),
+    Key("AUG.MIXUP", 0.0, "never read"),
+    Key("AUG.MIXCUT", 0.0, "never read"),
+    Key("AUG.MIXCUT_MINMAX", [], "never read"),
+    Key("AUG.MIXUP_SWITCH_PROB", 0.5, "never read"),
+    Key("AUG.MIXUP_MODE", "batch", "never read"),
+    Key("AUG.MIXCUT_AND_MIXUP", False, "never read"),
+    Key("AUG.TEST.IMAGE_SIZE", [224, 224], "never read"),
+    Key("AUG.TEST.MAX_SIZE", None, "never read"),
+    Key("AUG.TEST.CENTER_CROP", False, "never read"),
+    Key("AUG.TEST.INTERPOLATION", 3, "never read"),
+)
+"""Keys of upstream that never had an effect: accepted, so that old files merge, and warned about."""
+
+
+def get_cfg() -> CfgNode:
+    """Return Detectron2's default config with every key of `KEYS` and `DEAD_KEYS` added."""
+    cfg = get_detectron2_cfg()
+    for key in KEYS + DEAD_KEYS:
+        *parents, leaf = key.name.split(".")
+        node = cfg
+        for parent in parents:
+            node = node.setdefault(parent, CfgNode())
+        # Lists are copied: yacs would otherwise share one list among all configs.
+        node[leaf] = list(key.default) if isinstance(key.default, list) else key.default
+    cfg.AUG.TIMM_AUG.set_new_allowed(True)
+    return cfg
+
+
+def get_value(cfg: CfgNode, name: str) -> Any:
+    """Return the value behind the dotted key `name`."""
+    for part in name.split("."):
+        cfg = cfg[part]
+    return cfg

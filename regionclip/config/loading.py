@@ -1,0 +1,51 @@
+"""From a YAML file and command-line overrides to a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+from detectron2.config import CfgNode
+
+from regionclip.config.keys import get_cfg
+from regionclip.errors import user_error
+from regionclip.files import resolve_path
+
+
+def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """Return the config of a YAML file (with its `_BASE_` files) changed by `KEY VALUE` pairs.
+
+    Args:
+        config_file: path, relative to the working directory or the repository; empty for defaults.
+        overrides: keys and values in turn, as given at the end of a command line.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown, or a value has the wrong type.
+    """
+    cfg = get_cfg()
+    if config_file:
+        path = resolve_path(config_file)
+        if not path.is_file():
+            raise user_error(config_file, "a YAML config file", "no such file", "choose one from configs/")
+        try:
+            cfg.merge_from_file(str(path))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise user_error(config_file, "readable YAML", reason, "correct the file") from error
+        except (KeyError, ValueError, AssertionError, AttributeError, TypeError, FileNotFoundError) as error:
+            fix = "compare it with docs/config.md and the files in configs/"
+            raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise user_error(
+            f"overrides {' '.join(overrides)}",
+            "pairs of a known key and a value of its type",
+            _reason(error),
+            "write KEY VALUE KEY VALUE ...; docs/config.md lists the keys",
+        ) from error
+    return cfg
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())

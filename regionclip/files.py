@@ -1,0 +1,58 @@
+"""Files: where a relative path points, and writing that never leaves half a file behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def resolve_path(path: str | os.PathLike[str]) -> Path:
+    """Return where `path` points: absolute, else relative to the working directory, else to the repository.
+
+    A path that exists in neither place is returned relative to the working directory, so that an
+    error message names the place where the user would look first.
+    """
+    given = Path(path).expanduser()
+    if given.is_absolute() or given.exists():
+        return given
+    in_repository = REPOSITORY / given
+    return in_repository if in_repository.exists() else given
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path` only when the block ends without an exception."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a result is as readable as any file the user creates.
+        os.chmod(temporary, 0o666 & ~_current_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], content: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Write `content` as JSON to `path`, atomically; `default` converts types that JSON lacks."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, default=default).encode())
+
+
+def _current_umask() -> int:
+    # The mask can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
