@@ -1,0 +1,20 @@
+"""Datasets and their readers; importing this package registers every dataset name."""
+
+from regionclip.data import coco_ovd, custom_images, lvis
+from regionclip.data.coco_ovd import prepare_coco_ovd
+from regionclip.data.custom_images import list_images, use_custom_image_folder
+from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.data.loaders import build_test_loader
+
+coco_ovd.register()
+lvis.register()
+custom_images.register()
+
+__all__ = [
+    "UnreadableImageError",
+    "build_test_loader",
+    "list_images",
+    "prepare_coco_ovd",
+    "read_image",
+    "use_custom_image_folder",
+]

@@ -1,0 +1,67 @@
+"""Reading pictures of any kind as uint8 RGB or BGR arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+"""Endings, in lower case, of the files that count as images in a folder."""
+
+_EXIF_ORIENTATION = 0x0112
+_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I")
+
+
+class UnreadableImageError(OSError):
+    """A picture cannot be decoded: missing, empty, truncated, or no picture at all."""
+
+
+def read_image(path: str | Path, channels: str = "RGB") -> NDArray[np.uint8]:
+    """Decode a picture, upright.
+
+    EXIF rotation is applied; greyscale, palette, CMYK and transparent pictures become colour;
+    16-bit greyscale is scaled to 8 bits.
+
+    Args:
+        path: picture file.
+        channels: "RGB" or "BGR".
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        UnreadableImageError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            colour = _to_rgb(ImageOps.exif_transpose(image))
+            pixels = np.array(colour)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
+    return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) of the upright picture, without decoding it.
+
+    Raises:
+        UnreadableImageError: the header cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # the codes of quarter turns
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        # Pillow's own conversion would clip everything above 255 to white.
+        values = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    return image.convert("RGB")

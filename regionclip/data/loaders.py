@@ -1,0 +1,72 @@
+"""The test-time mapper and loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from torch.utils.data import DataLoader
+
+from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.data.lvis import drop_empty_images_as_upstream
+
+
+class TestMapper:
+    """Reads and resizes one image; keeps its annotations when ground-truth boxes are the proposals.
+
+    An unreadable image is passed on with the key `error` instead of `image`, so that a run over
+    many images can report it and go on.
+    """
+
+    __test__ = False  # no test, in spite of the name
+
+    def __init__(self, shortest_side: int, longest_side: int, channels: str, *, keep_annotations: bool) -> None:
+        """Make a mapper; sides in pixels, channels "RGB" or "BGR"."""
+        self.resize = T.ResizeShortestEdge(shortest_side, longest_side)
+        self.channels = channels
+        self.keep_annotations = keep_annotations
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return `record` with `image` uint8 [3, H, W], and `instances` in pixels of that image."""
+        result = {key: value for key, value in record.items() if key != "annotations"}
+        try:
+            pixels = read_image(record["file_name"], self.channels)
+        except UnreadableImageError as error:
+            return {**result, "error": str(error)}
+        result.update(height=pixels.shape[0], width=pixels.shape[1])
+        inputs = T.AugInput(pixels)
+        transform = self.resize(inputs)
+        result["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if self.keep_annotations and "annotations" in record:
+            result["instances"] = self._instances(record, transform, inputs.image.shape[:2])
+        return result
+
+    def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
+        annotations = [
+            # Copied without the masks, which nothing looks at: the transform works in place.
+            utils.transform_instance_annotations(
+                {key: value for key, value in annotation.items() if key != "segmentation"}, transform, size
+            )
+            for annotation in record["annotations"]
+            if not annotation.get("iscrowd", 0)
+        ]
+        return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Return Detectron2's test loader, one image a batch, for a registered dataset."""
+    records = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    if cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES and dataset_name.startswith("lvis"):
+        records = drop_empty_images_as_upstream(records)
+    mapper = TestMapper(
+        cfg.INPUT.MIN_SIZE_TEST,
+        cfg.INPUT.MAX_SIZE_TEST,
+        cfg.INPUT.FORMAT,
+        keep_annotations=cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT",
+    )
+    return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

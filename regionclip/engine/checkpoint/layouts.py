@@ -1,0 +1,109 @@
+"""Whose keys are these? The published key layouts, renamed to those of a model (fact sheet 3.1, 4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from torch import Tensor
+
+from regionclip.errors import user_error
+
+State = Mapping[str, Tensor]
+
+_TEXT_KEY = re.compile(r"(transformer\.|token_embedding\.|ln_final\.|positional_embedding$|text_projection$)")
+_BOOKKEEPING = re.compile(
+    r"(^|\.)(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask|ignore_others|pixel_mean|pixel_std)$"
+    r"|anchor_generator\.cell_anchors\."
+)
+"""Entries that are no weights of a detector: scalars of CLIP, constants of old Detectron2 files."""
+
+_IMAGENET_STEM = ("stem.conv1.weight", "conv1_w", "stem.conv1.norm.weight")
+_PROPOSER_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
+
+
+def rename_for_model(path: str, state: State, model_state: State) -> dict[str, Tensor]:
+    """Return the weights of a MODEL.WEIGHTS file under the keys of the model.
+
+    Understood are files of this project and of RegionCLIP (also with `offline_*`, `teacher_*` and
+    text keys), OpenAI and open_clip checkpoints (`visual.*` and bare text keys),
+    `teacher_*_OAI_CLIP` files (`backbone.*`, bare text keys), and ImageNet backbones of
+    Detectron2's model zoo. Keys that the model lacks keep their names and are reported later.
+
+    Raises:
+        UserError: the file is a CLIP with a transformer image tower.
+    """
+    if any(key.startswith("visual.transformer.") for key in state):
+        raise user_error(
+            path,
+            "a CLIP with a ResNet image tower",
+            "a CLIP with a transformer image tower",
+            "use RN50, RN101, RN50x4, RN50x16 or RN50x64",
+        )
+    if _is_imagenet_backbone(state):
+        return _align_imagenet(state, model_state)
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not _BOOKKEEPING.search(key):
+            for target in _targets(key, model_state):
+                renamed[target] = value
+    return renamed
+
+
+def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
+    """Return the weights of a BB_RPN_WEIGHTS file under `offline_*` keys.
+
+    A detector's `backbone.*` and `proposal_generator.*` become the proposer; its heads are left
+    out. A file that already holds `offline_*` keys (a whole RegionCLIP checkpoint) gives those.
+
+    Raises:
+        UserError: the file holds no region proposal network.
+    """
+    offline = {key: value for key, value in state.items() if key.startswith("offline_")}
+    if not offline:
+        offline = {
+            _PROPOSER_PARTS[part] + key.removeprefix(part): value
+            for key, value in state.items()
+            if (part := key.split(".")[0]) in _PROPOSER_PARTS
+        }
+    if not any(".rpn_head." in key for key in offline):
+        raise user_error(
+            f"MODEL.CLIP.BB_RPN_WEIGHTS {path}",
+            "a detector with a region proposal network (proposal_generator.rpn_head.*)",
+            f"keys such as {', '.join(sorted(state)[:3])}",
+            "use one of the rpn_*.pth files",
+        )
+    return {key: value for key, value in offline.items() if not _BOOKKEEPING.search(key)}
+
+
+def _targets(key: str, model_state: State) -> list[str]:
+    if key.startswith("visual."):
+        return _tower_targets(key.removeprefix("visual."), model_state)
+    if _TEXT_KEY.match(key):
+        return [f"lang_encoder.{key}"]
+    if key.startswith("text.") and _TEXT_KEY.match(key.removeprefix("text.")):
+        return [f"lang_encoder.{key.removeprefix('text.')}"]
+    if key not in model_state and key.startswith("backbone."):
+        # A tower without pyramid, for a model whose tower is at the bottom of one.
+        in_pyramid = key.replace("backbone.", "backbone.bottom_up.", 1)
+        return [in_pyramid if in_pyramid in model_state else key]
+    return [key]
+
+
+def _tower_targets(name: str, model_state: State) -> list[str]:
+    # A bare CLIP file fills every CLIP tower of the model: the backbone, with pyramid or without,
+    # and the teacher of pretraining.
+    candidates = [f"{prefix}.{name}" for prefix in ("backbone", "backbone.bottom_up", "teacher_backbone")]
+    return [candidate for candidate in candidates if candidate in model_state] or candidates[:1]
+
+
+def _is_imagenet_backbone(state: Collection[str]) -> bool:
+    return any(key in state for key in _IMAGENET_STEM)
+
+
+def _align_imagenet(state: State, model_state: State) -> dict[str, Tensor]:
+    # Caffe2 names carry underscores; Detectron2's own converter knows them.
+    is_caffe2 = "conv1_w" in state
+    own = {key: value for key, value in model_state.items() if not key.startswith("offline_")}
+    return dict(align_and_update_state_dicts(own, dict(state), c2_conversion=is_caffe2))

@@ -1,0 +1,174 @@
+"""Copying weights into a model, with a report of what matched and an error for what is not covered."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from regionclip.engine.checkpoint.layouts import rename_for_model, rename_proposer
+from regionclip.engine.checkpoint.reading import read_checkpoint
+from regionclip.errors import Problem, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadReport:
+    """What became of every entry of the files and of the model."""
+
+    model_keys: tuple[str, ...]
+    matched: set[str] = field(default_factory=set)
+    unexpected: set[str] = field(default_factory=set)
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """Key to (shape in the file, shape in the model); such entries are not loaded."""
+    configured: frozenset[str] = frozenset()
+    """Entries that the config fills, such as class embeddings; they win over the files."""
+    optional: frozenset[str] = frozenset()
+    """Entries without which the configured model works as intended."""
+
+    @property
+    def missing(self) -> list[str]:
+        """Entries of the model that neither a file nor the config filled."""
+        return [key for key in self.model_keys if key not in self.matched and key not in self.configured]
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Missing entries that the configured model needs."""
+        return [key for key in self.missing if key not in self.optional]
+
+    def table(self) -> str:
+        """Return a text table: for each prefix how many entries matched, are missing, unexpected, reshaped."""
+        columns: dict[str, Iterable[str]] = {
+            "matched": self.matched,
+            "from config": self.configured,
+            "missing": self.missing,
+            "unexpected": self.unexpected - self.reshaped.keys(),
+            "wrong shape": self.reshaped,
+        }
+        counts = {name: Counter(part_of(key) for key in keys) for name, keys in columns.items()}
+        parts = sorted(set().union(*counts.values()))
+        rows = [[part, *(count[part] or "" for count in counts.values())] for part in parts]
+        return tabulate(rows, headers=["weights", *columns], tablefmt="simple")
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str,
+    rpn_weights: str | None = None,
+    *,
+    trust_pickle: bool = False,
+    allow_missing: Sequence[str] = (),
+    require_all: bool = True,
+) -> LoadReport:
+    """Load the detector's file, then the proposer's, and check that the model is covered.
+
+    Class embeddings given by the config stay. Entries are copied one by one, so nothing but the
+    listed entries changes: in particular no BatchNorm statistics of other parts (fact sheet 4.3).
+
+    Args:
+        model: built from the config.
+        weights: MODEL.WEIGHTS; empty loads nothing.
+        rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; wins over `offline_*` entries of the first file.
+        trust_pickle: allow files that run code.
+        allow_missing: prefixes of keys that may stay without weights.
+        require_all: raise when a needed part is not covered; training from scratch turns it off.
+
+    Raises:
+        UserError: a file cannot be read, or a part that the config needs is in no file.
+    """
+    entries = model.state_dict()
+    report = _new_report(model, entries)
+    files = []
+    if weights:
+        content = read_checkpoint(weights, trust_pickle=trust_pickle)
+        _copy(rename_for_model(weights, content.state, entries), entries, report)
+        files.append(weights)
+    if rpn_weights:
+        content = read_checkpoint(rpn_weights, trust_pickle=trust_pickle)
+        _copy(rename_proposer(rpn_weights, content.state), entries, report)
+        files.append(rpn_weights)
+    logger.info("Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
+    if require_all:
+        require_coverage(report, files, allow_missing)
+    return report
+
+
+def load_state(model: nn.Module, path: str, state: dict[str, Tensor]) -> LoadReport:
+    """Load an already read MODEL.WEIGHTS file; nothing is required."""
+    entries = model.state_dict()
+    report = _new_report(model, entries)
+    _copy(rename_for_model(path, state, entries), entries, report)
+    return report
+
+
+def require_coverage(report: LoadReport, files: Sequence[str], allow_missing: Sequence[str]) -> None:
+    """Raise a `UserError` that lists the parts without weights, except the allowed prefixes."""
+    keys = [key for key in report.uncovered if not key.startswith(tuple(allow_missing))]
+    parts = Counter(part_of(key) for key in keys)
+    if not parts:
+        return
+    totals = Counter(part_of(key) for key in report.model_keys)
+    problems = []
+    for part, count in parts.items():
+        wrong = next((key for key in keys if part_of(key) == part and key in report.reshaped), None)
+        actual = f"{count} of {totals[part]} entries in no file ({' and '.join(files) or 'none given'})"
+        if wrong:
+            found, wanted = report.reshaped[wrong]
+            actual += f"; {wrong} has shape {list(found)}, the model needs {list(wanted)}"
+        problems.append(Problem(f"weights of {part}", "in the checkpoint", actual, _fix(part)))
+    raise UserError(problems)
+
+
+def part_of(key: str) -> str:
+    """Return the part of a model that an entry belongs to, for reports."""
+    names = key.split(".")
+    if names[0] == "roi_heads":
+        return ".".join(names[:3] if names[1] == "box_predictor" else names[:2])
+    return ".".join(names[:2]) if names[1:2] == ["attnpool"] else names[0]
+
+
+def _fix(part: str) -> str:
+    source = "MODEL.WEIGHTS"
+    if part.startswith("offline_"):
+        source = "MODEL.CLIP.BB_RPN_WEIGHTS"
+    elif part.endswith("cls_score"):
+        source = "MODEL.CLIP.TEXT_EMB_PATH"
+    return f"name a file that has them in {source}, or accept random values with --allow-missing {part}"
+
+
+def _new_report(model: nn.Module, entries: dict[str, Tensor]) -> LoadReport:
+    optional = {key for key in entries if key.endswith("num_batches_tracked")}
+    return LoadReport(
+        tuple(entries),
+        configured=frozenset(_declared(model, "configured_weights")),
+        optional=frozenset(optional | _declared(model, "optional_weights")),
+    )
+
+
+def _declared(model: nn.Module, attribute: str) -> set[str]:
+    """Collect the entry names that modules declare about themselves under `attribute`."""
+    return {
+        f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, attribute, ())
+    }
+
+
+@torch.no_grad()
+def _copy(state: dict[str, Tensor], entries: dict[str, Tensor], report: LoadReport) -> None:
+    for key, value in state.items():
+        if key in report.configured:
+            continue
+        if key not in entries:
+            report.unexpected.add(key)
+        elif entries[key].shape != value.shape:
+            report.reshaped[key] = (tuple(value.shape), tuple(entries[key].shape))
+        else:
+            entries[key].copy_(value)
+            report.matched.add(key)
+
+

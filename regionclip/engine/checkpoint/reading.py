@@ -1,0 +1,164 @@
+"""Reading a checkpoint file of any published format without running code from it."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from regionclip.config.checks import find_weights
+from regionclip.errors import UserError, user_error
+
+STATE_KEYS = ("model", "state_dict", "model_state")
+"""Names under which trainers wrap the state dict: Detectron2, open_clip, pycls."""
+
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_SAFE_PICKLE_GLOBALS = {
+    ("collections", "OrderedDict"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+}
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    path: str
+    state: dict[str, Tensor]
+    """Parameters and buffers by key, on the CPU, without the prefixes of wrappers."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Everything beside the state dict: optimizer, iteration, ..."""
+
+
+def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
+    """Read a `.pth`, `.pt`, `.safetensors`, TorchScript archive, or Detectron2 `.pkl` file.
+
+    Args:
+        path: file, relative to the working directory or the repository, or an address that
+            Detectron2's path manager resolves; `.pth` may be left out.
+        trust_pickle: allow a file to run code while it is read (`--trust-pickle`).
+
+    Raises:
+        UserError: missing, truncated or unreadable file, no weights in it, or a pickle that could
+            run code.
+    """
+    local = Path(PathManager.get_local_path(path)) if "://" in path else find_weights(path)
+    if not local.is_file():
+        raise user_error(path, "a checkpoint file", "no such file", "see docs/MODEL_ZOO.md for where files come from")
+    try:
+        content = _read_content(local, trust_pickle)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise user_error(
+            path, "a readable checkpoint", f"{type(error).__name__}: {reason}", "download or copy the file again"
+        ) from error
+    return _split(path, content)
+
+
+def _read_content(path: Path, trust_pickle: bool) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    if path.suffix == ".pkl":
+        return _read_pickle(path, trust_pickle)
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "nsupported" not in str(error):  # torch's word for a global outside its list
+            raise
+        if trust_pickle:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        raise _unsafe(path, _unsafe_globals(path)) from error
+
+
+def _read_pickle(path: Path, trust_pickle: bool) -> Any:
+    with path.open("rb") as file:
+        unpickler: pickle.Unpickler = _ArrayUnpickler(file, encoding="latin1")
+        if trust_pickle:
+            unpickler = pickle.Unpickler(file, encoding="latin1")
+        try:
+            return unpickler.load()
+        except _ForbiddenGlobalError as error:
+            raise _unsafe(path, str(error)) from error
+
+
+class _ForbiddenGlobalError(pickle.UnpicklingError):
+    """A pickle asks for something other than arrays."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads the pickled NumPy arrays of Detectron2's model zoo and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _SAFE_PICKLE_GLOBALS:
+            return super().find_class(module, name)
+        raise _ForbiddenGlobalError(f"{module}.{name}")
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _unsafe_globals(path: Path) -> str:
+    try:
+        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # the old, non-zip format cannot be listed
+        return "objects other than tensors"
+
+
+def _unsafe(path: Path, names: str) -> UserError:
+    return user_error(
+        str(path),
+        "tensors only",
+        f"a pickle that could run code ({names})",
+        "if you trust where it comes from, add --trust-pickle",
+    )
+
+
+def _split(path: str, content: Any) -> Checkpoint:
+    if not isinstance(content, dict):
+        raise user_error(path, "a state dict", type(content).__name__, "save model.state_dict() with torch.save")
+    wrapped = next((key for key in STATE_KEYS if isinstance(content.get(key), dict)), None)
+    state = content[wrapped] if wrapped else content.get("blobs", content)
+    extra = {key: value for key, value in content.items() if key != wrapped} if wrapped else {}
+    tensors = {_unwrapped(key): _as_tensor(value) for key, value in state.items() if _is_array(value)}
+    if not tensors:
+        raise user_error(path, "weights", f"no tensors among {len(state)} entries", "check that it is the right file")
+    return Checkpoint(path, tensors, extra)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(value)
+
+
+def _unwrapped(key: str) -> str:
+    for prefix in _WRAPPER_PREFIXES:
+        key = key.removeprefix(prefix)
+    return key

@@ -1,0 +1,41 @@
+"""From a dataset's metadata to its evaluator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from regionclip.errors import user_error
+from regionclip.evaluation.coco import COCODetectionEvaluator
+from regionclip.evaluation.lvis import LVISDetectionEvaluator
+from regionclip.evaluation.predictions import PredictionWriter
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> PredictionWriter:
+    """Return the evaluator of a registered dataset; files go to `output_dir`.
+
+    Raises:
+        UserError: the dataset has a kind of ground truth that no evaluator here reads.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind, backend = metadata.get("evaluator_type"), cfg.TEST.EVALUATION_BACKEND
+    if kind == "coco":
+        if not hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
+            DatasetCatalog.get(dataset_name)  # Detectron2 learns the classes of a COCO set on loading it
+        return COCODetectionEvaluator(
+            metadata.json_file,
+            output_dir,
+            class_names=metadata.thing_classes,
+            category_ids=list(metadata.thing_dataset_id_to_contiguous_id),
+            class_groups=metadata.get("class_groups"),
+            backend=backend,
+        )
+    lvis_ids = [i + 1 for i in range(len(metadata.get("thing_classes", ())))]
+    if kind == "lvis":
+        return LVISDetectionEvaluator(metadata.json_file, output_dir, category_ids=lvis_ids, backend=backend)
+    if kind == "custom_img":
+        return PredictionWriter(output_dir, "lvis_instances_results.json", lvis_ids)
+    fix = "evaluate on a COCO or LVIS dataset, or on *_custom_img for predictions alone"
+    raise user_error(f"DATASETS.TEST {dataset_name}", "a COCO or LVIS dataset", f"evaluator type {kind!r}", fix)

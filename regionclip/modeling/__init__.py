@@ -1,0 +1,19 @@
+"""Detectron2's registries meet CLIP: importing this package registers everything that configs name."""
+
+from regionclip.modeling.backbone import CLIPResNetBackbone
+from regionclip.modeling.box_predictor import CLIPOutputLayers
+from regionclip.modeling.build import build_model
+from regionclip.modeling.clip_rcnn import CLIPFastRCNN
+from regionclip.modeling.generalized_rcnn import CLIPGeneralizedRCNN, CLIPProposalNetwork
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
+
+__all__ = [
+    "CLIPFastRCNN",
+    "CLIPGeneralizedRCNN",
+    "CLIPOutputLayers",
+    "CLIPProposalNetwork",
+    "CLIPRes5ROIHeads",
+    "CLIPResNetBackbone",
+    "CLIPStandardROIHeads",
+    "build_model",
+]

@@ -1,0 +1,25 @@
+"""From a config to a model on its device."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from regionclip.config.checks import uses_clip_backbone
+
+_ON_CLIP = {"GeneralizedRCNN": "CLIPGeneralizedRCNN", "ProposalNetwork": "CLIPProposalNetwork"}
+"""Detectron2's meta-architectures and what takes their place on a CLIP backbone."""
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model of `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`, without loading weights.
+
+    Configs of upstream name `GeneralizedRCNN` for CLIP backbones too; those get the variant that
+    knows CLIP, and Detectron2's own class stays as it is.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if uses_clip_backbone(cfg):
+        name = _ON_CLIP.get(name, name)
+    return META_ARCH_REGISTRY.get(name)(cfg).to(torch.device(cfg.MODEL.DEVICE))

@@ -1,0 +1,156 @@
+"""The RegionCLIP detector: a CLIP backbone looks at the boxes of an independent proposal source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_roi_heads
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from regionclip.config.checks import clip_architecture
+from regionclip.errors import user_error
+from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.proposals import GroundTruthProposals, ImageInput, ProposalSource, RPNProposals, build_offline_rpn
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPFastRCNN(nn.Module):
+    """Two-stage open-vocabulary detector (fact sheet 5.2), with the published state-dict keys."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        roi_heads: nn.Module,
+        preprocessor: ImagePreprocessor,
+        offline_rpn: RPNProposals | None = None,
+        lang_encoder: nn.Module | None = None,
+    ) -> None:
+        """Make a detector.
+
+        Args:
+            backbone: CLIP image tower, with or without a feature pyramid.
+            roi_heads: a head that can borrow from the tower.
+            preprocessor: normalises images for the backbone.
+            offline_rpn: proposer; None takes ground-truth boxes.
+            lang_encoder: text tower, kept for concept features.
+        """
+        super().__init__()
+        self.offline_backbone = offline_rpn.backbone if offline_rpn else None
+        self.backbone = backbone
+        self.lang_encoder = lang_encoder
+        self.offline_proposal_generator = offline_rpn.proposal_generator if offline_rpn else None
+        self.roi_heads = roi_heads
+        self.preprocessor = preprocessor
+        self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
+        self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
+        tower = clip_tower(backbone)
+        if tower is not None:
+            roi_heads.borrow(tower)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
+            "preprocessor": ImagePreprocessor(
+                cfg.MODEL.PIXEL_MEAN,
+                cfg.MODEL.PIXEL_STD,
+                unit_range=pixels_to_unit_range(cfg),
+                size_divisibility=backbone.size_divisibility,
+            ),
+            "offline_rpn": _build_offline_rpn_if_wanted(cfg),
+            "lang_encoder": _build_text_encoder_if_wanted(cfg),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.preprocessor.mean.device
+
+    def train(self, mode: bool = True) -> CLIPFastRCNN:
+        """Set training mode; the proposer always stays in evaluation mode."""
+        super().train(mode)
+        for module in (self.offline_backbone, self.offline_proposal_generator):
+            if module is not None:
+                module.eval()
+        return self
+
+    def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
+        """Return a dict of losses in training mode, and `inference(batched_inputs)` in evaluation mode.
+
+        Args:
+            batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `instances`
+                with `gt_boxes` and `gt_classes` in training and for ground-truth proposals;
+                `height` and `width` of the original image.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        targets = [image["instances"].to(self.device) for image in batched_inputs]
+        proposals = self.proposal_source.propose(batched_inputs, self.device)
+        images = self.preprocessor([image["image"] for image in batched_inputs])
+        _, losses = self.roi_heads(images, self.backbone(images.tensor), proposals, targets)
+        return losses
+
+    def inference(
+        self,
+        batched_inputs: Sequence[ImageInput],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[Any]:
+        """Detect objects.
+
+        Args:
+            batched_inputs: as for `forward`.
+            detected_instances: known boxes and classes, for which only masks are predicted.
+            do_postprocess: rescale to `height`, `width`, and return `[{"instances": ...}]`.
+
+        Returns:
+            For each image Instances with `pred_boxes`, `scores`, `pred_classes` (and `pred_masks`).
+        """
+        images = self.preprocessor([image["image"] for image in batched_inputs])
+        features = self.backbone(images.tensor)
+        if detected_instances is None:
+            proposals = self.proposal_source.propose(batched_inputs, self.device)
+            results, _ = self.roi_heads(images, features, proposals, None)
+        else:
+            known = [instances.to(self.device) for instances in detected_instances]
+            results = self.roi_heads.forward_with_given_boxes(features, known)
+        if not do_postprocess:
+            return results
+        return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
+
+    @torch.no_grad()
+    def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> Tensor:
+        """Return the region embeddings [R, D] of `proposal_boxes`, not normalised, image after image."""
+        images = self.preprocessor([image["image"] for image in batched_inputs])
+        features = self.backbone(images.tensor)
+        encoder = self.roi_heads.encoder
+        maps = [features[name] for name in self.roi_heads.in_features]
+        return encoder.embed(encoder.region_maps(maps, [p.proposal_boxes for p in proposals]))
+
+
+def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:
+    source = cfg.MODEL.CLIP.CROP_REGION_TYPE
+    if source not in ("GT", "RPN"):
+        fix = "add MODEL.CLIP.CROP_REGION_TYPE RPN"
+        raise user_error("MODEL.CLIP.CROP_REGION_TYPE", "GT or RPN", repr(source), fix)
+    return build_offline_rpn(cfg) if source == "RPN" else None
+
+
+def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
+    if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
+        return None
+    # Imported here: open_clip takes seconds to load and most detectors have no text tower.
+    from regionclip.clip.text import TextEncoder
+
+    return TextEncoder(clip_architecture(cfg))

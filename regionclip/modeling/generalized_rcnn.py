@@ -1,0 +1,46 @@
+"""Detectron2's own meta-architectures on a CLIP backbone (fact sheet 2.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
+
+from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.preprocessing import pixels_to_unit_range
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPGeneralizedRCNN(GeneralizedRCNN):
+    """Faster/Mask R-CNN whose C4 head borrows CLIP's last stage; images are scaled to CLIP's range."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        arguments = {**super().from_config(cfg), **_pixel_statistics(cfg)}
+        tower = clip_tower(arguments["backbone"])
+        if tower is not None and isinstance(arguments["roi_heads"], CLIPRes5ROIHeads):
+            arguments["roi_heads"].borrow(tower)
+        return arguments
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPProposalNetwork(ProposalNetwork):
+    """Region proposal network on a CLIP backbone; images are scaled to CLIP's range."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().from_config(cfg), **_pixel_statistics(cfg)}
+
+
+def _pixel_statistics(cfg: CfgNode) -> dict[str, list[float]]:
+    # (x / 255 - mean) / std = (x - 255 mean) / (255 std): Detectron2's own preprocessing then fits.
+    scale = 255.0 if pixels_to_unit_range(cfg) else 1.0
+    return {
+        "pixel_mean": [value * scale for value in cfg.MODEL.PIXEL_MEAN],
+        "pixel_std": [value * scale for value in cfg.MODEL.PIXEL_STD],
+    }

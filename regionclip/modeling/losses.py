@@ -1,0 +1,44 @@
+"""Losses of the classification branch (fact sheet 6.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ClassificationLoss = Callable[[Tensor, Tensor], Tensor]
+"""From logits [R, K + 1] (background last) and labels int64 [R] in [0, K] to a scalar."""
+
+
+def build_classification_loss(focal_exponent: float | None, background_weight: float | None) -> ClassificationLoss:
+    """Return the loss that FOCAL_SCALED_LOSS and BG_CLS_LOSS_WEIGHT describe."""
+    weight = 1.0 if background_weight is None else background_weight
+    if focal_exponent is None:
+        return partial(weighted_cross_entropy, background_weight=weight)
+    return partial(focal_scaled_loss, exponent=focal_exponent, background_weight=weight)
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, *, background_weight: float) -> Tensor:
+    """Cross entropy, averaged with the weights of the labels; zero for an empty batch."""
+    if not len(labels):
+        return logits.sum() * 0.0
+    weights = logits.new_ones(logits.shape[1])
+    weights[-1] = background_weight
+    return F.cross_entropy(logits, labels, weight=weights)
+
+
+def focal_scaled_loss(logits: Tensor, labels: Tensor, *, exponent: float, background_weight: float) -> Tensor:
+    """Cross entropy scaled by (1 - p)^exponent, a plain mean over regions; zero for an empty batch.
+
+    The factor takes part in the gradient, as upstream's does.
+    """
+    if not len(labels):
+        return logits.sum() * 0.0
+    cross_entropy = F.cross_entropy(logits, labels, reduction="none")
+    probability = logits.softmax(dim=-1).gather(1, labels[:, None])[:, 0]
+    background = labels == logits.shape[1] - 1
+    weights = torch.where(background, background_weight, 1.0)
+    return (cross_entropy * (1 - probability) ** exponent * weights).mean()

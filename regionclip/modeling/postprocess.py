@@ -1,0 +1,189 @@
+"""From boxes and class probabilities to detections: score fusion, suppression, top-k (fact sheet 6.3, 6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from regionclip.ops import batched_nms, soft_nms
+from regionclip.ops.soft_nms import ClassSeparation, SoftNMSMethod
+
+ScoreFusion = Callable[[Tensor, Tensor], Tensor]
+"""Combines probabilities [R, K + 1] with objectness logits [R] into scores [R, K + 1]."""
+
+
+def probability_only(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+    """Score a detection by its class probability alone."""
+    return probabilities
+
+
+def geometric_mean_with_logit(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+    """Upstream's sqrt(p * logit): exceeds 1 for confident proposals; a negative logit gives NaN, which drops the row."""
+    return (probabilities * objectness_logits[:, None]) ** 0.5
+
+
+def geometric_mean_with_sigmoid(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+    """Score by sqrt(p * sigmoid(logit)): a probability, and no proposal is dropped."""
+    return (probabilities * objectness_logits.sigmoid()[:, None]) ** 0.5
+
+
+SCORE_FUSIONS: dict[str, ScoreFusion] = {
+    "upstream": geometric_mean_with_logit,
+    "sigmoid": geometric_mean_with_sigmoid,
+}
+"""Values of MODEL.CLIP.RPN_SCORE_FUSION."""
+
+
+class Suppression(Protocol):
+    """Removes duplicate boxes within classes."""
+
+    rescores: bool
+    """Whether the scores it returns differ from those it was given."""
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Return the kept indices and their scores, best first, at most `limit`."""
+        ...
+
+
+@dataclass(frozen=True)
+class HardSuppression:
+    """Drop boxes whose IoU with a better one of the class exceeds the threshold."""
+
+    iou_threshold: float
+    rescores = False
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Return the kept indices and their unchanged scores, best first, at most `limit`."""
+        keep = batched_nms(boxes, scores, classes, self.iou_threshold)[:limit]
+        return keep, scores[keep]
+
+
+@dataclass(frozen=True)
+class SoftSuppression:
+    """Lower the scores of overlapping boxes of the class (fact sheet 6.6)."""
+
+    method: SoftNMSMethod
+    sigma: float
+    iou_threshold: float
+    prune_threshold: float
+    class_separation: ClassSeparation
+    rescores = True
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Return the emitted indices and their decayed scores, best first, at most `limit`."""
+        return soft_nms(
+            boxes,
+            scores,
+            classes,
+            method=self.method,
+            sigma=self.sigma,
+            iou_threshold=self.iou_threshold,
+            prune_threshold=self.prune_threshold,
+            class_separation=self.class_separation,
+            max_detections=limit,
+        )
+
+
+ReportedScore = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+"""From final scores [M], probabilities [M] and "rescored" to the order [M] and the scores to report."""
+
+
+def report_score(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
+    """Report the score that selected the detection."""
+    return torch.arange(len(scores), device=scores.device), scores
+
+
+def report_probability(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
+    """Report the class probability, and sort by it."""
+    order = probabilities.argsort(descending=True, stable=True)
+    return order, probabilities[order]
+
+
+def report_probability_as_upstream(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
+    """Report the class probability in the order of the selecting score; no effect with soft-NMS."""
+    order, _ = report_score(scores, probabilities, rescored)
+    return order, scores if rescored else probabilities
+
+
+REPORTED_SCORES: dict[str, ReportedScore] = {
+    "corrected": report_probability,
+    "upstream": report_probability_as_upstream,
+}
+"""Values of MODEL.CLIP.VIS_BEHAVIOUR, which applies when MODEL.CLIP.VIS is on."""
+
+
+@dataclass(frozen=True)
+class DetectionSelector:
+    """Chooses the detections of one image."""
+
+    score_threshold: float
+    max_detections: int | None
+    fusion: ScoreFusion
+    suppression: Suppression
+    reported_score: ReportedScore = report_score
+
+    def __call__(
+        self,
+        boxes: Tensor,
+        probabilities: Tensor,
+        objectness_logits: Tensor,
+        image_size: tuple[int, int],
+    ) -> tuple[Instances, Tensor]:
+        """Select detections.
+
+        Args:
+            boxes: float [R, 4] or [R, 4 * K], xyxy in pixels of the network input.
+            probabilities: float [R, K + 1], background last.
+            objectness_logits: float [R].
+            image_size: (height, width) of the network input.
+
+        Returns:
+            Instances with `pred_boxes`, `scores`, `pred_classes`, best first, and int64 [M] row of
+            the region that each detection came from.
+        """
+        scores = self.fusion(probabilities, objectness_logits)
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
+        rows = finite.nonzero()[:, 0]
+        boxes, scores, probabilities = boxes[rows], scores[rows, :-1], probabilities[rows]
+        clipped = Boxes(boxes.reshape(-1, 4))
+        clipped.clip(image_size)
+        boxes = clipped.tensor.view(len(rows), -1, 4)  # [R', 1 or K, 4]
+        region, category = (scores > self.score_threshold).nonzero(as_tuple=True)
+        candidates = boxes[region, category if boxes.shape[1] > 1 else 0]
+        keep, kept_scores = self.suppression(candidates, scores[region, category], category, self.max_detections)
+        region, category = region[keep], category[keep]
+        order, reported = self.reported_score(
+            kept_scores, probabilities[region, category], self.suppression.rescores
+        )
+        result = Instances(image_size)
+        result.pred_boxes = Boxes(candidates[keep][order])
+        result.scores = reported
+        result.pred_classes = category[order]
+        return result, rows[region[order]]
+
+
+def build_detection_selector(cfg: CfgNode) -> DetectionSelector:
+    """Return the selector that MODEL.CLIP, MODEL.ROI_HEADS and TEST describe."""
+    heads, clip, limit = cfg.MODEL.ROI_HEADS, cfg.MODEL.CLIP, cfg.TEST.DETECTIONS_PER_IMAGE
+    suppression: Suppression = HardSuppression(heads.NMS_THRESH_TEST)
+    if heads.SOFT_NMS_ENABLED:
+        suppression = SoftSuppression(
+            heads.SOFT_NMS_METHOD,
+            heads.SOFT_NMS_SIGMA,
+            heads.NMS_THRESH_TEST,
+            heads.SOFT_NMS_PRUNE,
+            heads.SOFT_NMS_CLASS_SEPARATION,
+        )
+    return DetectionSelector(
+        score_threshold=heads.SCORE_THRESH_TEST,
+        max_detections=None if limit < 0 else limit,
+        fusion=SCORE_FUSIONS[clip.RPN_SCORE_FUSION] if clip.MULTIPLY_RPN_SCORE else probability_only,
+        suppression=suppression,
+        reported_score=REPORTED_SCORES[clip.VIS_BEHAVIOUR] if clip.VIS else report_score,
+    )

@@ -1,0 +1,66 @@
+"""From uint8 images of different sizes to one normalised, padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIN_SIDE = 16
+"""Smallest padded side: the stride of `res4`, below which a pool would leave nothing."""
+
+
+def pixels_to_unit_range(cfg: CfgNode) -> bool:
+    """Return whether PIXEL_MEAN is meant for [0, 1] pixels, as CLIP's is: upstream's rule is a sum below 3."""
+    return sum(cfg.MODEL.PIXEL_MEAN) < 3.0
+
+
+class ImagePreprocessor(nn.Module):
+    """Normalise images and pad them with zeros, right and bottom, to a common size (fact sheet 5.2)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        unit_range: bool,
+        flip_channels: bool = False,
+        size_divisibility: int = 0,
+    ) -> None:
+        """Make a preprocessor.
+
+        Args:
+            mean: per channel, in the model's channel order.
+            std: per channel.
+            unit_range: divide pixels by 255 before mean and deviation.
+            flip_channels: the images come in the other order (RGB for BGR, or the reverse).
+            size_divisibility: pad to a multiple of this; 0 pads to the largest image of the batch.
+        """
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.unit_range = unit_range
+        self.flip_channels = flip_channels
+        self.size_divisibility = size_divisibility
+
+    def forward(self, images: Sequence[Tensor]) -> ImageList:
+        """Return the batch of `images`, each [3, H, W] with values in [0, 255]."""
+        batch = ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
+        height, width = batch.tensor.shape[-2:]
+        padding = (0, max(MIN_SIDE - width, 0), 0, max(MIN_SIDE - height, 0))
+        return ImageList(F.pad(batch.tensor, padding), batch.image_sizes) if any(padding) else batch
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        image = image.to(self.mean.device)
+        if self.flip_channels:
+            image = image.flip(0)
+        if self.unit_range:
+            image = image / 255.0
+        return (image - self.mean) / self.std

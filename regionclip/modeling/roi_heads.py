@@ -1,0 +1,200 @@
+"""ROI heads that borrow CLIP's last stage and attention pool from the backbone (fact sheet 6.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    ROIHeads,
+    StandardROIHeads,
+    build_box_head,
+    build_mask_head,
+    select_foreground_proposals,
+)
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from regionclip.clip import ModifiedResNet
+from regionclip.config.checks import clip_architecture
+from regionclip.modeling.box_predictor import CLIPOutputLayers, build_box_predictor
+from regionclip.modeling.region_encoder import RegionEncoder
+
+FeatureMaps = dict[str, Tensor]
+
+
+class ForegroundSampling(ROIHeads):
+    """Sampling of training regions, optionally foreground only (ONLY_SAMPLE_FG_PROPOSALS)."""
+
+    only_foreground = False
+
+    def _sample_proposals(
+        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if not self.only_foreground:
+            return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
+        if not len(gt_classes):
+            # Upstream keeps one region, so that the image still takes part: the first, as background.
+            first = matched_idxs.new_zeros(1)
+            return first, torch.full_like(first, self.num_classes)
+        labels = gt_classes[matched_idxs]
+        foreground = (matched_labels == 1).nonzero()[:, 0]
+        limit = int(self.batch_size_per_image * self.positive_fraction)
+        chosen = foreground[torch.randperm(len(foreground), device=foreground.device)[:limit]]
+        return chosen, labels[chosen]
+
+
+@ROI_HEADS_REGISTRY.register()
+class CLIPRes5ROIHeads(ForegroundSampling):
+    """C4 head: RoIAlign on `res4`, CLIP's `layer4`, attention pool (or mean), predictor."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        pooler: ROIPooler,
+        box_predictor: CLIPOutputLayers,
+        mask_head: nn.Module | None = None,
+        only_foreground: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Make a head; call `borrow` before the first forward pass.
+
+        Args:
+            in_features: name of the one feature map to pool from.
+            pooler: RoIAlign.
+            box_predictor: scores and box deltas.
+            mask_head: None without masks.
+            only_foreground: sample only foreground regions in training.
+            kwargs: as for Detectron2's `ROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self.in_features = list(in_features)
+        self.pooler = pooler
+        self.box_predictor = box_predictor
+        self.mask_head = mask_head
+        self.only_foreground = only_foreground
+        self.region_encoder: RegionEncoder | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        (name,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        res5_channels = clip_architecture(cfg).stage_channels["res5"]
+        resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        mask_shape = ShapeSpec(channels=res5_channels, width=resolution, height=resolution)
+        return {
+            **super().from_config(cfg),
+            "in_features": [name],
+            "pooler": ROIPooler(
+                output_size=resolution,
+                scales=(1.0 / input_shape[name].stride,),
+                sampling_ratio=cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
+                pooler_type=cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE,
+            ),
+            "box_predictor": build_box_predictor(cfg, ShapeSpec(channels=res5_channels)),
+            "mask_head": build_mask_head(cfg, mask_shape) if cfg.MODEL.MASK_ON else None,
+            "only_foreground": cfg.MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS,
+        }
+
+    def borrow(self, tower: ModifiedResNet) -> None:
+        """Use `layer4` and the attention pool of the image tower that the backbone owns."""
+        self.region_encoder = RegionEncoder(self.pooler, tower.stages["res5"], tower.attnpool)
+
+    @property
+    def encoder(self) -> RegionEncoder:
+        """The region encoder; raises `RuntimeError` before `borrow` was called."""
+        if self.region_encoder is None:
+            raise RuntimeError(
+                "CLIPRes5ROIHeads has no CLIP tower yet: build the detector with regionclip.modeling.build_model(cfg)"
+            )
+        return self.region_encoder
+
+    def forward(
+        self,
+        images: ImageList | None,
+        features: FeatureMaps,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Return (proposals, losses) in training mode and (detections, {}) in evaluation mode."""
+        if self.training:
+            if targets is None:
+                raise ValueError("training needs ground truth: the inputs have no 'instances'")
+            return self._training_losses(features, self.label_and_sample_proposals(proposals, targets))
+        region_maps = self.encoder.region_maps(self._maps(features), [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self.encoder.embed(region_maps))
+        detections, _ = self.box_predictor.inference(predictions, proposals)
+        return self.forward_with_given_boxes(features, detections), {}
+
+    def forward_with_given_boxes(self, features: FeatureMaps, instances: list[Instances]) -> list[Instances]:
+        """Add `pred_masks` to instances with `pred_boxes` and `pred_classes`; without mask head they stay."""
+        if self.mask_head is None:
+            return instances
+        region_maps = self.encoder.region_maps(self._maps(features), [i.pred_boxes for i in instances])
+        return self.mask_head(region_maps, instances)
+
+    def _training_losses(
+        self, features: FeatureMaps, proposals: list[Instances]
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        region_maps = self.encoder.region_maps(self._maps(features), [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self.encoder.embed(region_maps))
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.mask_head is not None:
+            proposals, selected = select_foreground_proposals(proposals, self.num_classes)
+            losses.update(self.mask_head(region_maps[torch.cat(selected)], proposals))
+        return proposals, losses
+
+    def _maps(self, features: FeatureMaps) -> list[Tensor]:
+        return [features[name] for name in self.in_features]
+
+
+@ROI_HEADS_REGISTRY.register()
+class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
+    """Detectron2's standard head; with a text classifier the attention pool replaces the box head.
+
+    The pooled maps go straight to the attention pool, so the pyramid needs as many channels as the
+    pool is wide.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        arguments = super().from_config(cfg, input_shape)
+        arguments.pop("keypoint_in_features", None)
+        return arguments
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        names, box = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
+        box_head = None
+        embedding_shape = ShapeSpec(channels=cfg.MODEL.CLIP.TEXT_EMB_DIM)
+        if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
+            side = box.POOLER_RESOLUTION
+            channels = input_shape[names[0]].channels
+            box_head = build_box_head(cfg, ShapeSpec(channels=channels, height=side, width=side))
+            embedding_shape = box_head.output_shape
+        return {
+            "box_in_features": names,
+            "box_pooler": ROIPooler(
+                output_size=box.POOLER_RESOLUTION,
+                scales=tuple(1.0 / input_shape[name].stride for name in names),
+                sampling_ratio=box.POOLER_SAMPLING_RATIO,
+                pooler_type=box.POOLER_TYPE,
+            ),
+            "box_head": box_head,
+            "box_predictor": build_box_predictor(cfg, embedding_shape),
+        }
+
+    def borrow(self, tower: ModifiedResNet) -> None:
+        """Use the attention pool of the image tower as box head, if there is one."""
+        if tower.attnpool is not None:
+            # Detectron2 calls the attribute; __dict__ keeps it out of the registered modules.
+            self._modules.pop("box_head", None)
+            self.__dict__["box_head"] = tower.attnpool
