@@ -24,6 +24,7 @@ class UserError(ValueError):
     """Bad input that the user can correct; the command line prints it and exits with code 2."""
 
     def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+        """Make an error of one or more problems."""
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 

@@ -38,8 +38,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; a result is as readable as any file the user creates.
-        os.chmod(temporary, 0o666 & ~_current_umask())
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o666 & ~_current_umask())
+        Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

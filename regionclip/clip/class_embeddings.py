@@ -13,7 +13,9 @@ from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
 
-def load_class_embeddings(path: str | Path, *, rows: int | None = None, dim: int | None = None, key: str = "") -> Tensor:
+def load_class_embeddings(
+    path: str | Path, *, rows: int | None = None, dim: int | None = None, key: str = ""
+) -> Tensor:
     """Read class embeddings, a bare tensor as upstream stores it or a safetensors file.
 
     Args:

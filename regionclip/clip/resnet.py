@@ -113,7 +113,7 @@ class ModifiedResNet(nn.Module):
                 remaining.remove(name)
         return maps
 
-    def forward(self, images: Tensor) -> Tensor:
+    def embed_images(self, images: Tensor) -> Tensor:
         """Embed whole images: normalised RGB [N, 3, resolution, resolution] to [N, embedding_dim].
 
         Raises:

@@ -161,16 +161,27 @@ def _check_tokenizer(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem("INPUT.TEXT_TOKENIZER", "a name that contains 'bpe'", repr(cfg.INPUT.TEXT_TOKENIZER), fix)
 
 
+def dataset_problems(name: str, key: str) -> Iterator[Problem]:
+    """Yield what stands in the way of reading the dataset `name`, which `key` asked for."""
+    known = DatasetCatalog.list()
+    if name not in known:
+        similar = sorted(other for other in known if other.split("_")[:2] == name.split("_")[:2])
+        fix = f"use one of {', '.join(similar)}" if similar else "see datasets/README.md for the names"
+        yield Problem(key, "a registered dataset", repr(name), fix)
+        return
+    metadata = MetadataCatalog.get(name)
+    annotations = metadata.get("json_file")
+    if annotations and not Path(annotations).is_file():
+        fix = metadata.get("fix_when_missing", "see datasets/README.md, or set DETECTRON2_DATASETS")
+        yield Problem(f"{key} {name}", f"its annotations in {annotations}", "no such file", fix)
+
+
 def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:
-    known = set(DatasetCatalog.list())
-    for split in ("TRAIN", "TEST"):
-        for name in cfg.DATASETS[split]:
-            if name not in known and name != "imgtxtpairs":
-                similar = sorted(other for other in known if other.split("_")[:2] == name.split("_")[:2])
-                fix = f"use one of {', '.join(similar)}" if similar else "see datasets/README.md for the names"
-                yield Problem(f"DATASETS.{split}", "a registered dataset", repr(name), fix)
+    # Training sets are checked where they are read: evaluation does not need them.
+    for name in cfg.DATASETS.TEST:
+        yield from dataset_problems(name, "DATASETS.TEST")
     if cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
-        for name in known.intersection(cfg.DATASETS.TEST):
+        for name in set(DatasetCatalog.list()).intersection(cfg.DATASETS.TEST):
             yield from _check_class_count(cfg, name)
 
 

@@ -25,14 +25,18 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.BB_RPN_WEIGHTS", None, "checkpoint of that detector; wins over proposer weights in MODEL.WEIGHTS"),
     Key("MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the proposer's NMS; None keeps its own"),
     Key("MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", None, "proposals per image; None keeps the proposer's own"),
-    Key("MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED", False, "proposer trained with large-scale jittering (SyncBN, 2-conv head)"),
+    Key(
+        "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED",
+        False,
+        "proposer trained with LSJ: SyncBN and 2-conv head",
+    ),
     # --- towers
     Key("MODEL.CLIP.ARCHITECTURE", "", "CLIP size by name or open_clip JSON file; empty means RESNETS.DEPTH decides"),
     Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text tower (lang_encoder)"),
     # --- classification
     Key("MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", False, "classify regions against frozen class embeddings"),
     Key("MODEL.CLIP.TEXT_EMB_PATH", None, "class embeddings [NUM_CLASSES, TEXT_EMB_DIM]"),
-    Key("MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", None, "class embeddings used instead at test time, any number of rows"),
+    Key("MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", None, "class embeddings [any, TEXT_EMB_DIM] at test time"),
     Key("MODEL.CLIP.TEXT_EMB_DIM", 1024, "width of the embeddings: 1024 RN50, 512 RN101, 640 RN50x4"),
     Key("MODEL.CLIP.CLSS_TEMP", 0.01, "temperature that divides the cosine similarities"),
     Key("MODEL.CLIP.NO_BOX_DELTA", False, "return proposals as boxes at inference; always so with GT boxes"),
@@ -45,7 +49,7 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.ROI_HEADS.SOFT_NMS_METHOD", "gaussian", "'gaussian', 'linear' or 'hard'"),
     Key("MODEL.ROI_HEADS.SOFT_NMS_SIGMA", 0.5, "width of the Gaussian decay"),
     Key("MODEL.ROI_HEADS.SOFT_NMS_PRUNE", 0.001, "boxes whose decayed score falls to this or below are dropped"),
-    Key("MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION", "exact", "'exact' compares classes; 'upstream' offsets coordinates"),
+    Key("MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION", "exact", "'exact', or 'upstream': by coordinate offsets"),
     # --- training losses
     Key("MODEL.CLIP.BG_CLS_LOSS_WEIGHT", None, "weight of background regions in the classification loss"),
     Key("MODEL.CLIP.FOCAL_SCALED_LOSS", None, "focal exponent of the classification loss; None is plain cross entropy"),
@@ -59,7 +63,7 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.CONCEPT_POOL_EMB", None, "concept embeddings [C, D] of the student; enables region-concept losses"),
     Key("MODEL.CLIP.CONCEPT_THRES", None, "teacher probability above which a pseudo label is used"),
     Key("MODEL.CLIP.TEACHER_RESNETS_DEPTH", 50, "depth flag of the teacher"),
-    Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "concept embeddings of the teacher; None means the student's file"),
+    Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "the teacher's concepts; None means the student's"),
     Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher"),
     Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),
     Key("DATASETS.PATH_TRAIN", (), "folders of the pretraining datasets, parallel to DATASETS.TRAIN"),

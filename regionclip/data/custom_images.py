@@ -13,7 +13,6 @@ from regionclip.data.lvis import ANNOTATION_FILES
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
-
 DEFAULT_FOLDER = "./datasets/custom_images"
 """Default of the config key INPUT_DIR."""
 

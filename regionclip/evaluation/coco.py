@@ -105,9 +105,7 @@ class COCODetectionEvaluator(PredictionWriter):
             for task in tasks_of(results)
         }
 
-    def _metrics_of(
-        self, figures: NDArray[np.float64], precisions: NDArray[np.float64], task: str
-    ) -> dict[str, float]:
+    def _metrics_of(self, figures: NDArray[np.float64], precisions: NDArray[np.float64], task: str) -> dict[str, float]:
         metrics = {
             name: float(value * 100) if value >= 0 else float("nan")
             for name, value in zip(METRICS, figures, strict=True)

@@ -16,19 +16,30 @@ from regionclip.config.checks import clip_architecture
 from regionclip.errors import user_error
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
-from regionclip.modeling.proposals import GroundTruthProposals, ImageInput, ProposalSource, RPNProposals, build_offline_rpn
+from regionclip.modeling.proposals import (
+    GroundTruthProposals,
+    ImageInput,
+    ProposalSource,
+    RPNProposals,
+    build_offline_rpn,
+)
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
 
 
 @META_ARCH_REGISTRY.register()
 class CLIPFastRCNN(nn.Module):
     """Two-stage open-vocabulary detector (fact sheet 5.2), with the published state-dict keys."""
 
+    backbone: Backbone
+    roi_heads: CLIPRes5ROIHeads | CLIPStandardROIHeads
+    preprocessor: ImagePreprocessor
+
     @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
-        roi_heads: nn.Module,
+        roi_heads: CLIPRes5ROIHeads | CLIPStandardROIHeads,
         preprocessor: ImagePreprocessor,
         offline_rpn: RPNProposals | None = None,
         lang_encoder: nn.Module | None = None,
@@ -134,9 +145,7 @@ class CLIPFastRCNN(nn.Module):
         """Return the region embeddings [R, D] of `proposal_boxes`, not normalised, image after image."""
         images = self.preprocessor([image["image"] for image in batched_inputs])
         features = self.backbone(images.tensor)
-        encoder = self.roi_heads.encoder
-        maps = [features[name] for name in self.roi_heads.in_features]
-        return encoder.embed(encoder.region_maps(maps, [p.proposal_boxes for p in proposals]))
+        return self.roi_heads.encode(features, [p.proposal_boxes for p in proposals])
 
 
 def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:

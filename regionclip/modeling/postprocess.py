@@ -24,7 +24,7 @@ def probability_only(probabilities: Tensor, objectness_logits: Tensor) -> Tensor
 
 
 def geometric_mean_with_logit(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
-    """Upstream's sqrt(p * logit): exceeds 1 for confident proposals; a negative logit gives NaN, which drops the row."""
+    """Score by upstream's sqrt(p * logit): it can exceed 1, and a negative logit gives NaN, which drops the row."""
     return (probabilities * objectness_logits[:, None]) ** 0.5
 
 
@@ -158,9 +158,7 @@ class DetectionSelector:
         candidates = boxes[region, category if boxes.shape[1] > 1 else 0]
         keep, kept_scores = self.suppression(candidates, scores[region, category], category, self.max_detections)
         region, category = region[keep], category[keep]
-        order, reported = self.reported_score(
-            kept_scores, probabilities[region, category], self.suppression.rescores
-        )
+        order, reported = self.reported_score(kept_scores, probabilities[region, category], self.suppression.rescores)
         result = Instances(image_size)
         result.pred_boxes = Boxes(candidates[keep][order])
         result.scores = reported

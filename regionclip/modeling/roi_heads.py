@@ -17,7 +17,7 @@ from detectron2.modeling.roi_heads import (
     build_mask_head,
     select_foreground_proposals,
 )
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from regionclip.clip import ModifiedResNet
@@ -128,10 +128,13 @@ class CLIPRes5ROIHeads(ForegroundSampling):
             if targets is None:
                 raise ValueError("training needs ground truth: the inputs have no 'instances'")
             return self._training_losses(features, self.label_and_sample_proposals(proposals, targets))
-        region_maps = self.encoder.region_maps(self._maps(features), [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor(self.encoder.embed(region_maps))
+        predictions = self.box_predictor(self.encode(features, [p.proposal_boxes for p in proposals]))
         detections, _ = self.box_predictor.inference(predictions, proposals)
         return self.forward_with_given_boxes(features, detections), {}
+
+    def encode(self, features: FeatureMaps, boxes: Sequence[Boxes]) -> Tensor:
+        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        return self.encoder.embed(self.encoder.region_maps(self._maps(features), boxes))
 
     def forward_with_given_boxes(self, features: FeatureMaps, instances: list[Instances]) -> list[Instances]:
         """Add `pred_masks` to instances with `pred_boxes` and `pred_classes`; without mask head they stay."""
@@ -191,6 +194,11 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
             "box_head": box_head,
             "box_predictor": build_box_predictor(cfg, embedding_shape),
         }
+
+    def encode(self, features: FeatureMaps, boxes: Sequence[Boxes]) -> Tensor:
+        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        maps = [features[name] for name in self.box_in_features]
+        return self.box_head(self.box_pooler(maps, list(boxes)))
 
     def borrow(self, tower: ModifiedResNet) -> None:
         """Use the attention pool of the image tower as box head, if there is one."""

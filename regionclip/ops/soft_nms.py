@@ -63,7 +63,8 @@ def soft_nms(
     limit = len(boxes) if max_detections is None else min(max_detections, len(boxes))
     remaining = torch.arange(len(boxes), device=boxes.device)
     scores = scores.clone()
-    kept, kept_scores = [], []
+    kept: list[Tensor] = []
+    kept_scores: list[Tensor] = []
     while len(kept) < limit and len(remaining):
         best = int(scores.argmax())
         kept.append(remaining[best])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,10 +126,7 @@ RULES: tuple[_Rule, ...] = (
     # Detectron2's stem sees pixels of about +-60.
     _Rule(r"stem\.conv1\.weight$", 4, lambda key, s: _spread(key, s, _convolution(s) / 60.0)),
     _weight_rule(r"fpn_lateral\d", lambda s: (1.0 / _fan_in(s)) ** 0.5, zero_sum=True, ndim=4),
-    *(
-        _weight_rule(rf"fpn_output{level}", lambda s, level=level: _pyramid_gain(level, s), zero_sum=True, ndim=4)
-        for level in "2345"
-    ),
+    *(_weight_rule(rf"fpn_output{level}", partial(_pyramid_gain, level), zero_sum=True, ndim=4) for level in "2345"),
     _weight_rule(r"(downsample\.0|shortcut)\.weight$", lambda s: (2.0 / _fan_in(s)) ** 0.5, zero_sum=True, ndim=4),
     _Rule(r"", 4, lambda key, s: _spread(key, s, _convolution(s), zero_sum=s[1] > 3)),
     _weight_rule(r"", lambda s: s[1] ** -0.5, ndim=2),

@@ -153,9 +153,7 @@ def _new_report(model: nn.Module, entries: dict[str, Tensor]) -> LoadReport:
 
 def _declared(model: nn.Module, attribute: str) -> set[str]:
     """Collect the entry names that modules declare about themselves under `attribute`."""
-    return {
-        f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, attribute, ())
-    }
+    return {f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, attribute, ())}
 
 
 @torch.no_grad()
@@ -170,5 +168,3 @@ def _copy(state: dict[str, Tensor], entries: dict[str, Tensor], report: LoadRepo
         else:
             entries[key].copy_(value)
             report.matched.add(key)
-
-

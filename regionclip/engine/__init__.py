@@ -1,0 +1,17 @@
+"""Running detectors: setup, weights, inference, evaluation, training, visualisation."""
+
+import regionclip.data
+import regionclip.modeling  # noqa: F401 - both register the names that configs use
+from regionclip.engine.evaluate import evaluate
+from regionclip.engine.inference import InferenceReport, run_inference
+from regionclip.engine.trainer import DetectorTrainer
+from regionclip.engine.visualization import VisualizationOptions, visualize_results
+
+__all__ = [
+    "DetectorTrainer",
+    "InferenceReport",
+    "VisualizationOptions",
+    "evaluate",
+    "run_inference",
+    "visualize_results",
+]

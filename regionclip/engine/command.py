@@ -1,0 +1,111 @@
+"""What the command lines share: arguments, exit codes, device, logging, output folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+import regionclip
+from regionclip.config import check_config, load_config
+from regionclip.data import use_custom_image_folder
+from regionclip.errors import UserError
+from regionclip.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+_LOGGERS = ("regionclip", "detectron2", "fvcore")
+
+
+def detector_argument_parser(description: str) -> argparse.ArgumentParser:
+    """Return upstream's command line (`--config-file`, `--eval-only`, `--num-gpus`, ..., opts) plus ours."""
+    parser = default_argument_parser()
+    parser.description = description
+    parser.add_argument(
+        "--trust-pickle", action="store_true", help="read checkpoints that can run code; only for files you trust"
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="accept that no file has weights for entries that start with PREFIX (repeatable)",
+    )
+    return parser
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run `main` and exit with its code; a `UserError` is printed, a line a problem, and exits with 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def load_checked_config(args: argparse.Namespace) -> CfgNode:
+    """Return the frozen config of a command line, checked, with its device and image folder in effect.
+
+    Raises:
+        UserError: the config cannot be read or contradicts itself.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
+    use_custom_image_folder(cfg.INPUT_DIR)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def choose_device(configured: str, num_gpus: int) -> str:
+    """Return the configured device, or `cpu` where it asks for a GPU that is not there or not wanted."""
+    return "cpu" if configured.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()) else configured
+
+
+def usable_gpus(requested: int) -> int:
+    """Return how many processes to start a machine: the GPUs asked for, or one on the CPU."""
+    return requested if requested and torch.cuda.is_available() else 1
+
+
+def log_to_console() -> None:
+    """Show log lines of this package and Detectron2 on the main process."""
+    for name in _LOGGERS:
+        setup_logger(distributed_rank=comm.get_rank(), name=name)
+
+
+def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
+    """Create OUTPUT_DIR with `config.yaml` and `log.txt`, and seed the random generators.
+
+    Called when everything that the user gave has been found good, so that a failed start leaves
+    nothing behind.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(output / "config.yaml") as file:
+            file.write(cfg.dump().encode())
+        handler = logging.FileHandler(output / "log.txt")
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+    logger.info("regionclip %s, torch %s, on %s", regionclip.__version__, torch.__version__, cfg.MODEL.DEVICE)
+    logger.info("Command line: %s", args)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    return output

@@ -1,0 +1,96 @@
+"""Evaluation of a model on the test sets of a config, with a table that names the protocol."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import print_csv_format
+from detectron2.utils import comm
+from tabulate import tabulate
+from torch import nn
+
+from regionclip.config.checks import clip_architecture, uses_clip_backbone
+from regionclip.data import build_test_loader
+from regionclip.engine.inference import InferenceReport, run_inference
+from regionclip.evaluation import build_evaluator
+from regionclip.files import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, InferenceReport]:
+    """Run the model on every dataset of DATASETS.TEST, and write predictions and metrics.
+
+    Files go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it:
+    `coco_instances_results.json` or `lvis_instances_results.json`, `instances_predictions.pth`,
+    and `metrics.json`.
+
+    Returns:
+        The report of each dataset by its name.
+
+    Raises:
+        UserError: a dataset cannot be read.
+    """
+    names, inference_dir = cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR) / "inference"
+    reports = {}
+    for name in names:
+        output_dir = inference_dir / name if len(names) > 1 else inference_dir
+        loader, evaluator = build_test_loader(cfg, name), build_evaluator(cfg, name, output_dir)
+        reports[name] = report = run_inference(model, loader, evaluator)
+        if comm.is_main_process():
+            _write_summary(cfg, name, report, output_dir)
+    return reports
+
+
+def protocol(cfg: CfgNode, dataset_name: str) -> str:
+    """Return in words what a figure on this dataset with this config means."""
+    classes, groups = (MetadataCatalog.get(dataset_name).get(key) for key in ("thing_classes", "class_groups"))
+    parts = [dataset_name, f"{len(classes or ())} classes"]
+    if groups:
+        parts[-1] += f" ({', '.join(f'{len(members)} {group}' for group, members in groups.items())})"
+    if uses_clip_backbone(cfg):
+        parts.append(f"CLIP {clip_architecture(cfg).name}")
+    parts.append(_regions(cfg))
+    heads = cfg.MODEL.ROI_HEADS
+    parts.append(f"soft-NMS ({heads.SOFT_NMS_METHOD})" if heads.SOFT_NMS_ENABLED else f"NMS {heads.NMS_THRESH_TEST}")
+    parts.append(f"top {cfg.TEST.DETECTIONS_PER_IMAGE}, score above {heads.SCORE_THRESH_TEST}")
+    return "; ".join(parts)
+
+
+def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a text table of the metrics, a row a task, without the figures of single classes."""
+    shown = {task: _headline(figures) for task, figures in metrics.items()}
+    columns = list(dict.fromkeys(name for figures in shown.values() for name in figures))
+    rows = [[task, *(figures.get(name, float("nan")) for name in columns)] for task, figures in shown.items()]
+    return tabulate(rows, headers=["task", *columns], tablefmt="simple", floatfmt=".2f")
+
+
+def _headline(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if not name.startswith("AP-")}
+
+
+def _regions(cfg: CfgNode) -> str:
+    clip = cfg.MODEL.CLIP
+    if clip.CROP_REGION_TYPE == "GT":
+        return "ground-truth boxes"
+    if not clip.CROP_REGION_TYPE:
+        return "own RPN boxes"
+    fusion = f", score times objectness ({clip.RPN_SCORE_FUSION})" if clip.MULTIPLY_RPN_SCORE else ""
+    return f"RPN boxes of {Path(clip.OFFLINE_RPN_CONFIG).stem}{fusion}"
+
+
+def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir: Path) -> None:
+    content: dict[str, Any] = {"protocol": protocol(cfg, name), "images": report.images, "failures": report.failures}
+    write_json(output_dir / "metrics.json", {**content, "metrics": report.metrics})
+    if report.metrics:
+        logger.info("%s\n%s", content["protocol"], results_table(report.metrics))
+        print_csv_format({task: dict(figures) for task, figures in report.metrics.items()})
+    else:
+        logger.info("%s: predictions only, no ground truth", content["protocol"])
+    counts = f"{report.images} images, {len(report.failures)} failed"
+    logger.info("Done: %s, %.2f s an image; results in %s", counts, report.seconds / max(report.images, 1), output_dir)

@@ -1,0 +1,67 @@
+"""The loop over test images: progress, and one bad image never stops the run."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class InferenceReport:
+    """What a run over a dataset gave."""
+
+    images: int = 0
+    """Images that were run through the model, over all processes."""
+    seconds: float = 0.0
+    """Wall-clock time of the loop on this process."""
+    failures: list[str] = field(default_factory=list)
+    """A line for each image that could not be read."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """What the evaluator returned; empty on all but the main process."""
+
+
+def run_inference(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator) -> InferenceReport:
+    """Run the model over a loader and evaluate.
+
+    Args:
+        model: put in evaluation mode for the loop.
+        loader: batches of mapped images; those with the key `error` are skipped and reported.
+        evaluator: takes inputs and outputs, and computes the metrics.
+    """
+    report = InferenceReport()
+    start = time.perf_counter()
+    evaluator.reset()
+    with inference_context(model), torch.no_grad():
+        for batch in _with_progress(loader):
+            report.failures += [image["error"] for image in batch if "error" in image]
+            images = [image for image in batch if "error" not in image]
+            if images:
+                evaluator.process(images, model(images))
+                report.images += len(images)
+    report.seconds = time.perf_counter() - start
+    # Counted over all processes: the run is as good as its worst part.
+    report.failures = list(itertools.chain(*comm.all_gather(report.failures)))
+    report.images = sum(comm.all_gather(report.images))
+    report.metrics = evaluator.evaluate() or {}
+    for failure in report.failures:
+        logger.error("Skipped unreadable image %s", failure)
+    return report
+
+
+def _with_progress(loader: DataLoader) -> Iterable[list[dict[str, Any]]]:
+    # tqdm shows done, total, elapsed, remaining and rate; lines on a terminal, rarely in a log file.
+    return tqdm(loader, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=1.0)
