@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -69,4 +70,5 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         cfg.INPUT.FORMAT,
         keep_annotations=cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT",
     )
-    return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    return build_detection_test_loader(records, mapper=mapper, num_workers=workers)

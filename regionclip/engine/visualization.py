@@ -66,7 +66,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     categories = _category_positions(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     failures = []
-    for record in tqdm(records, desc="pictures", unit="picture", mininterval=1.0):
+    for record in tqdm(records, desc="pictures", unit="picture"):
         try:
             picture = read_image(record["file_name"])
         except UnreadableImageError as error:

@@ -39,7 +39,7 @@ def _integers(key: str, count: int) -> NDArray[np.int64]:
     return (z >> np.uint64(40)).astype(np.int64) - _RANGE
 
 
-def _uniform(key: str, shape: Shape) -> Array:
+def uniform(key: str, shape: Shape) -> Array:
     """Return float32 numbers in [-1, 1), each exactly representable."""
     return (_integers(key, int(np.prod(shape, dtype=int))).astype(np.float32) * np.float32(1 / _RANGE)).reshape(shape)
 
@@ -47,7 +47,7 @@ def _uniform(key: str, shape: Shape) -> Array:
 def _spread(key: str, shape: Shape, deviation: float, zero_sum: bool = False) -> Array:
     """Return uniform weights of the given standard deviation, optionally with zero mean per output unit."""
     inputs = int(np.prod(shape[1:]))
-    weights = _uniform(key, shape)
+    weights = uniform(key, shape)
     if zero_sum and inputs > 8:
         # Integer sums: the result does not depend on the order of summation.
         whole = _integers(key, int(np.prod(shape))).reshape(shape[0], -1)
@@ -57,7 +57,7 @@ def _spread(key: str, shape: Shape, deviation: float, zero_sum: bool = False) ->
 
 
 def _around(key: str, shape: Shape, centre: float, amplitude: float) -> Array:
-    return np.float32(centre) + np.float32(amplitude) * _uniform(key, shape)
+    return np.float32(centre) + np.float32(amplitude) * uniform(key, shape)
 
 
 class _Rule(NamedTuple):

@@ -1,0 +1,89 @@
+"""Shared fixtures: goldens, deterministic detectors, and a tiny detector on disk."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import regionclip.engine  # noqa: F401 - registers datasets and models
+from regionclip.config import load_config
+from regionclip.modeling import build_model
+from regionclip.testing import deterministic_text_embeddings, fill_deterministic
+
+REPOSITORY = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+GOLDENS = DATA / "goldens"
+BESIDE = REPOSITORY.parent / "shared" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden_inputs():
+    """Photos of the goldens by name of their entries; all three where the complete file is at hand."""
+    complete = Path(os.environ.get("REGIONCLIP_GOLDENS", BESIDE)) / "inputs.npz"
+    return np.load(complete if complete.is_file() else GOLDENS / "inputs_460229.npz")
+
+
+@pytest.fixture(scope="session")
+def embedding_file(tmp_path_factory):
+    """Write deterministic class embeddings and return their path."""
+    folder = tmp_path_factory.mktemp("embeddings")
+
+    def write(name, rows, dim):
+        path = folder / f"{name}_{rows}x{dim}.pth"
+        if not path.exists():
+            torch.save(deterministic_text_embeddings(name, rows, dim), path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def golden_detector(embedding_file):
+    """Build the detector that a golden file was computed with."""
+
+    def build(case, *overrides):
+        golden = np.load(GOLDENS / f"{case}.npz")
+        meta = json.loads(str(golden["meta"]))
+        files = {f"EMB/{n}_{r}x{d}.pth": embedding_file(n, r, d) for n, (r, d) in meta["embeddings"].items()}
+        published = [files.get(option, option) for option in meta["opts"] if ": [" not in option]
+        cfg = load_config(f"configs/{meta['config']}", [*published, "MODEL.DEVICE", "cpu", *overrides])
+        model = build_model(cfg).eval()
+        fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
+        return golden, model
+
+    return build
+
+
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.CLIP.ARCHITECTURE": str(DATA / "tiny_clip.json"),
+    "MODEL.CLIP.TEXT_EMB_DIM": "32",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "4",
+    "INPUT.MIN_SIZE_TEST": "128",
+    "INPUT.MAX_SIZE_TEST": "256",
+    "MODEL.CLIP.CROP_REGION_TYPE": "RPN",
+    "MODEL.CLIP.OFFLINE_RPN_CONFIG": str(DATA / "tiny_rpn.yaml"),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    "DATALOADER.NUM_WORKERS": "0",
+}
+
+
+def flat(overrides):
+    """Turn a dict of overrides into the list that command lines take."""
+    return [part for pair in overrides.items() for part in pair]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, embedding_file):
+    """Overrides of a tiny LVIS detector with its weights and embeddings on disk."""
+    folder = tmp_path_factory.mktemp("tiny")
+    overrides = TINY | {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("lvis_1203", 1203, 32)}
+    config = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_custom_img.yaml"
+    model = build_model(load_config(config, flat(overrides)))
+    fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
+    weights = folder / "tiny.pth"
+    torch.save({"model": model.state_dict()}, weights)
+    return {"config": config, "overrides": overrides | {"MODEL.WEIGHTS": str(weights)}}
