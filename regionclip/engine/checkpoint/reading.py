@@ -84,7 +84,7 @@ def _read_content(path: Path, trust_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "nsupported" not in str(error):  # torch's word for a global outside its list
+        if not _is_pickle(path):
             raise
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -120,6 +120,12 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _is_pickle(path: Path) -> bool:
+    # What torch refuses is either a whole pickle with more than tensors in it, or no pickle at all.
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _unsafe_globals(path: Path) -> str:
