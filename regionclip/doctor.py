@@ -1,0 +1,160 @@
+"""Look over the installation: `python -m regionclip.doctor` prints a table with a fix for what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from regionclip.files import REPOSITORY
+
+PYTHON_AT_LEAST = (3, 11)
+TORCH_AT_LEAST = (2, 10)
+SETUP = "run `make setup`"
+
+LIBRARIES = {
+    "open_clip": "open_clip_torch",
+    "safetensors": "safetensors",
+    "pycocotools": "pycocotools",
+    "lvis": "lvis",
+    "faster_coco_eval": "faster-coco-eval",
+    "cv2": "opencv-python-headless",
+}
+"""Modules beside the large ones, and the distributions that bring them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table."""
+
+    component: str
+    state: str
+    fix: str = ""
+    """Empty when all is well."""
+    required: bool = True
+    """Whether detection needs it."""
+
+
+def check_python() -> Finding:
+    """Check the interpreter."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    wanted = ".".join(map(str, PYTHON_AT_LEAST))
+    return Finding("python", version, "" if sys.version_info >= PYTHON_AT_LEAST else f"use Python {wanted} or newer")
+
+
+def check_torch() -> Finding:
+    """Check torch and its version."""
+    version, problem = _import("torch")
+    if problem:
+        return Finding("torch", problem, SETUP)
+    number = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    wanted = ".".join(map(str, TORCH_AT_LEAST))
+    return Finding("torch", version, "" if number >= TORCH_AT_LEAST else f"install torch {wanted} or newer")
+
+
+def check_cuda() -> Finding:
+    """Say where models will run; a CPU is enough."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("CUDA", "unknown without torch", SETUP, required=False)
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return Finding("CUDA", f"{torch.version.cuda}, {torch.cuda.device_count()} x {', '.join(sorted(names))}")
+    compiler = "nvcc found" if shutil.which("nvcc") else "no nvcc"
+    built = f"torch built for {torch.version.cuda}" if torch.version.cuda else "torch built for CPU"
+    return Finding("CUDA", f"no GPU: models run on the CPU ({built}, {compiler})", required=False)
+
+
+def check_torchvision() -> Finding:
+    """Check that torchvision imports beside this torch and that its operators run."""
+    version, problem = _import("torchvision")
+    if not problem:
+        try:
+            import torch
+            import torchvision
+
+            torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        except Exception as error:
+            problem = f"{version}, operators fail: {_first_line(error)}"
+    return Finding("torchvision", problem or version, "install the torchvision of this torch" if problem else "")
+
+
+def check_detectron2() -> Finding:
+    """Check Detectron2; its compiled part is not needed."""
+    version, problem = _import("detectron2")
+    return Finding("detectron2", problem or version, f"{SETUP}, or see INSTALL.md" if problem else "")
+
+
+def check_libraries() -> Finding:
+    """Check the smaller libraries."""
+    missing = [name for module, name in LIBRARIES.items() if importlib.util.find_spec(module) is None]
+    return Finding("libraries", f"missing: {', '.join(missing)}" if missing else "all found", SETUP if missing else "")
+
+
+def check_extension() -> Finding:
+    """Say whether the optional native operators are built."""
+    built = importlib.util.find_spec("regionclip.ops._native") is not None
+    state = "built" if built else "not built: torchvision's operators are used"
+    return Finding("native operators", state, required=False)
+
+
+def check_weights() -> Finding:
+    """List the weights under `pretrained_ckpt/`."""
+    endings = {".pth", ".pt", ".pkl", ".safetensors"}
+    folder = REPOSITORY / "pretrained_ckpt"
+    found = sorted(path for path in folder.rglob("*") if path.suffix in endings) if folder.is_dir() else []
+    if not found:
+        return Finding("weights", "none in pretrained_ckpt/", "see docs/MODEL_ZOO.md", required=False)
+    size = sum(path.stat().st_size for path in found) / 1e9
+    return Finding("weights", f"{len(found)} files, {size:.1f} GB in {_relative(folder)}", required=False)
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_python,
+    check_torch,
+    check_cuda,
+    check_torchvision,
+    check_detectron2,
+    check_libraries,
+    check_extension,
+    check_weights,
+)
+
+
+def main() -> int:
+    """Print the table; return 1 when something that detection needs is wrong, else 0."""
+    findings = [check() for check in CHECKS]
+    names, states = (max(len(getattr(f, part)) for f in findings) for part in ("component", "state"))
+    for finding in findings:
+        mark = "ok" if not finding.fix else ("FIX" if finding.required else "-")
+        print(f"{mark:<4}{finding.component:<{names}}  {finding.state:<{states}}  {finding.fix}".rstrip())
+    return int(any(finding.fix and finding.required for finding in findings))
+
+
+def _import(module: str) -> tuple[str, str]:
+    """Return (version, problem); one of them is empty."""
+    if importlib.util.find_spec(module) is None:
+        return "", "not installed"
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:
+        return "", f"cannot be imported: {_first_line(error)}"
+    return str(getattr(imported, "__version__", "unknown version")), ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,481 @@
+import copy
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from regionclip.config import get_cfg
+from regionclip.data import build_test_loader, list_images, prepare_coco_ovd, use_custom_image_folder
+from regionclip.data.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
+from regionclip.data.custom_images import DEFAULT_FOLDER, load_custom_images
+from regionclip.data.loaders import TestMapper
+from regionclip.data.lvis import drop_empty_images_as_upstream, load_lvis
+from regionclip.errors import UserError
+
+COCO_NAMES = {category["id"]: category["name"] for category in COCO_CATEGORIES if category["isthing"]}
+
+# From the split of Bansal et al. (2018): 17 novel classes, and 15 of the 80 that are in neither set.
+NOVEL_IDS = [5, 6, 17, 18, 21, 22, 28, 32, 36, 41, 47, 49, 61, 63, 76, 81, 87]
+UNUSED_IDS = [10, 11, 13, 14, 37, 39, 40, 43, 46, 58, 64, 67, 77, 88, 89]
+ALL_IDS = [i for i in sorted(COCO_NAMES) if i not in UNUSED_IDS]
+SPLIT_IDS = {"all": ALL_IDS, "b": [i for i in ALL_IDS if i not in NOVEL_IDS], "t": NOVEL_IDS}
+
+LVIS_SPLITS = ("train", "val", "test_dev", "test_challenge")
+
+
+def datasets_root():
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def file_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestCocoSplit:
+    def test_split_has_48_base_and_17_novel_classes(self):
+        assert (len(BASE_CATEGORIES), len(NOVEL_CATEGORIES), len(ALL_CATEGORIES)) == (48, 17, 65)
+        assert not set(BASE_CATEGORIES) & set(NOVEL_CATEGORIES)
+        assert not set(BASE_CATEGORIES.values()) & set(NOVEL_CATEGORIES.values())
+
+    @pytest.mark.parametrize(
+        ("categories", "split"), [(ALL_CATEGORIES, "all"), (BASE_CATEGORIES, "b"), (NOVEL_CATEGORIES, "t")]
+    )
+    def test_ids_ascend_and_names_are_those_of_coco(self, categories, split):
+        assert list(categories.items()) == [(i, COCO_NAMES[i]) for i in SPLIT_IDS[split]]
+
+    @pytest.mark.parametrize("split", SPLIT_IDS)
+    @pytest.mark.parametrize(("ending", "year"), [("train", "train2017"), ("test", "val2017")])
+    def test_names_are_registered_with_their_classes(self, split, ending, year):
+        name = f"coco_2017_ovd_{split}_{ending}"
+        assert name in DatasetCatalog.list()
+        metadata, ids = MetadataCatalog.get(name), SPLIT_IDS[split]
+        assert metadata.thing_classes == [COCO_NAMES[i] for i in ids]
+        assert metadata.thing_dataset_id_to_contiguous_id == {i: position for position, i in enumerate(ids)}
+        assert Path(metadata.json_file) == datasets_root() / f"coco/annotations/ovd_ins_{year}_{split}.json"
+        assert Path(metadata.image_root) == datasets_root() / f"coco/{year}"
+        assert metadata.evaluator_type == "coco"
+        groups = {
+            "novel": [COCO_NAMES[i] for i in ids if i in NOVEL_IDS],
+            "base": [COCO_NAMES[i] for i in ids if i not in NOVEL_IDS],
+        }
+        assert metadata.class_groups == {group: names for group, names in groups.items() if names}
+
+
+# Classes of the annotations by image id: base, novel, unused, none, and one of each kind.
+IMAGES = {"train2017": {1: [1], 2: [17], 3: [10], 4: [], 5: [90, 87, 13]}, "val2017": {7: [5, 10], 9: [2, 2]}}
+
+
+def stock_annotations(images):
+    """Return the content of a stock COCO file with one annotation per entry of `images`."""
+    pairs = [(image, category) for image, categories in images.items() for category in categories]
+    return {
+        "info": {"year": 2017},
+        "licenses": [{"id": 1}],
+        "images": [{"id": i, "file_name": f"{i:012}.jpg", "height": 60, "width": 80} for i in images],
+        "annotations": [
+            {
+                "id": 100 + position,
+                "image_id": image,
+                "category_id": category,
+                "bbox": [position, 2, 10, 20],
+                "area": 200,
+                "iscrowd": position % 2,
+                "segmentation": [[position, 2, position + 10, 2, position + 10, 22, position, 22]],
+            }
+            for position, (image, category) in enumerate(pairs)
+        ],
+        "categories": [{"id": i, "name": name, "supercategory": "x"} for i, name in sorted(COCO_NAMES.items())],
+    }
+
+
+@pytest.fixture
+def coco_root(tmp_path):
+    """Make a COCO folder with tiny stock annotation files."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    for year, images in IMAGES.items():
+        (root / f"annotations/instances_{year}.json").write_text(json.dumps(stock_annotations(images)))
+    return root
+
+
+STOCK_FILES = ["instances_train2017.json", "instances_val2017.json"]
+
+
+class TestPrepareCocoOvd:
+    def test_six_files_are_written(self, coco_root):
+        written = prepare_coco_ovd(coco_root)
+        names = [f"ovd_ins_{year}_{split}.json" for year in IMAGES for split in SPLIT_IDS]
+        assert sorted(written) == sorted(coco_root / "annotations" / name for name in names)
+        assert file_names(coco_root / "annotations") == sorted(STOCK_FILES + names)
+
+    @pytest.mark.parametrize("year", IMAGES)
+    @pytest.mark.parametrize(("split", "ids"), SPLIT_IDS.items())
+    def test_what_belongs_to_the_split_is_kept(self, coco_root, year, split, ids):
+        prepare_coco_ovd(str(coco_root))
+        content = json.loads((coco_root / f"annotations/ovd_ins_{year}_{split}.json").read_text())
+        stock = stock_annotations(IMAGES[year])
+        annotated = [image for image, categories in IMAGES[year].items() if set(categories) & set(ids)]
+        assert content["annotations"] == [a for a in stock["annotations"] if a["category_id"] in ids]
+        assert content["images"] == [image for image in stock["images"] if image["id"] in annotated]
+        assert content["categories"] == [
+            {"id": i, "name": COCO_NAMES[i], "supercategory": "x", "split": "unseen" if i in NOVEL_IDS else "seen"}
+            for i in ids
+        ]
+        assert content["info"] == stock["info"]
+        assert content["licenses"] == stock["licenses"]
+
+    def test_second_run_changes_nothing(self, coco_root):
+        first = {path: path.read_bytes() for path in prepare_coco_ovd(coco_root)}
+        assert {path: path.read_bytes() for path in prepare_coco_ovd(coco_root)} == first
+        for year, images in IMAGES.items():
+            stock = json.loads((coco_root / f"annotations/instances_{year}.json").read_text())
+            assert stock == stock_annotations(images)
+
+    @pytest.mark.parametrize("year", IMAGES)
+    def test_missing_file_is_refused(self, coco_root, year):
+        (coco_root / f"annotations/instances_{year}.json").unlink()
+        with pytest.raises(UserError, match=f"instances_{year}.json"):
+            prepare_coco_ovd(coco_root)
+        assert file_names(coco_root / "annotations") == [name for name in STOCK_FILES if year not in name]
+
+    def test_missing_folder_is_refused_and_not_made(self, tmp_path):
+        with pytest.raises(UserError):
+            prepare_coco_ovd(tmp_path / "coco")
+        assert file_names(tmp_path) == []
+
+    @pytest.mark.parametrize("year", IMAGES)
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda text: "",
+            lambda text: text[: len(text) // 2],
+            lambda text: "[1, 2]",
+            lambda text: "null",
+            lambda text: json.dumps({**json.loads(text), "images": []}),
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "annotations"}),
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "categories"}),
+            lambda text: json.dumps({**json.loads(text), "categories": json.loads(text)["categories"][1:]}),
+            lambda text: text.replace('"person"', '"cat"'),
+            lambda text: text.replace('"category_id"', '"category"'),
+        ],
+        ids=[
+            "empty",
+            "truncated",
+            "a list",
+            "null",
+            "no images",
+            "no annotations",
+            "no categories",
+            "person missing",
+            "person renamed",
+            "annotations without class",
+        ],
+    )
+    def test_file_of_another_kind_is_refused(self, coco_root, year, damage):
+        path = coco_root / f"annotations/instances_{year}.json"
+        path.write_text(damage(path.read_text()))
+        with pytest.raises(UserError, match=f"instances_{year}.json"):
+            prepare_coco_ovd(coco_root)
+        assert file_names(coco_root / "annotations") == STOCK_FILES
+
+    def test_prepared_files_load_under_their_names(self, coco_root, tmp_path, monkeypatch):
+        if datasets_root() != Path("datasets"):
+            pytest.skip("DETECTRON2_DATASETS points to real datasets")
+        (tmp_path / "datasets").mkdir()
+        coco_root.rename(tmp_path / "datasets/coco")
+        prepare_coco_ovd(tmp_path / "datasets/coco")
+        monkeypatch.chdir(tmp_path)
+        records = DatasetCatalog.get("coco_2017_ovd_all_train")
+        classes = {record["image_id"]: [a["category_id"] for a in record["annotations"]] for record in records}
+        assert classes == {1: [0], 2: [11], 5: [64, 63]}
+        novel = DatasetCatalog.get("coco_2017_ovd_t_test")
+        assert [record["image_id"] for record in novel] == [7]
+        assert Path(novel[0]["file_name"]) == Path("datasets/coco/val2017/000000000007.jpg")
+
+    def test_stock_file_under_a_prepared_name_is_refused(self, coco_root, tmp_path, monkeypatch):
+        if datasets_root() != Path("datasets"):
+            pytest.skip("DETECTRON2_DATASETS points to real datasets")
+        (tmp_path / "datasets").mkdir()
+        coco_root.rename(tmp_path / "datasets/coco")
+        annotations = tmp_path / "datasets/coco/annotations"
+        (annotations / "instances_val2017.json").rename(annotations / "ovd_ins_val2017_all.json")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError, match="ovd_ins_val2017_all.json"):
+            DatasetCatalog.get("coco_2017_ovd_all_test")
+
+
+# Frequencies by category id: 2, 3 and 5 are base classes.
+FREQUENCIES = {1: "r", 2: "c", 3: "f", 4: "r", 5: "f"}
+
+
+def lvis_annotation(number, image, category):
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [10.5, 20, 30, 40],
+        "area": 1200,
+        "segmentation": [[10.5, 20, 40.5, 20, 40.5, 60, 10.5, 60]],
+    }
+
+
+@pytest.fixture
+def lvis_content():
+    """Five classes and four images, neither in ascending order of their ids."""
+    return {
+        "categories": [
+            {"id": i, "name": f"class_{i}", "synonyms": [f"class_{i}"], "frequency": FREQUENCIES[i]}
+            for i in (5, 1, 4, 2, 3)
+        ],
+        "images": [
+            {
+                "id": i,
+                "height": 100 + i,
+                "width": 200 + i,
+                "coco_url": f"http://images.cocodataset.org/{folder}/{i:012}.jpg",
+                "neg_category_ids": [i % 5 + 1],
+                "not_exhaustive_category_ids": [5],
+            }
+            for i, folder in ((30, "train2017"), (10, "val2017"), (20, "train2017"), (40, "train2017"))
+        ],
+        "annotations": [
+            lvis_annotation(1, 30, 5),
+            lvis_annotation(2, 10, 1),
+            lvis_annotation(3, 10, 2),
+            lvis_annotation(4, 20, 4),
+            lvis_annotation(5, 30, 3),
+            lvis_annotation(6, 30, 1),
+        ],
+    }
+
+
+@pytest.fixture
+def lvis_file(tmp_path, lvis_content):
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps(lvis_content))
+    return str(path)
+
+
+def classes_by_image(records):
+    return {record["image_id"]: [a["category_id"] for a in record["annotations"]] for record in records}
+
+
+class TestLvis:
+    def test_all_classes_and_images_are_kept_by_ascending_id(self, lvis_file):
+        records = load_lvis(lvis_file, "images")
+        assert list(classes_by_image(records).items()) == [(10, [0, 1]), (20, [3]), (30, [4, 2, 0]), (40, [])]
+
+    def test_base_set_drops_rare_classes_and_empty_images(self, lvis_file):
+        records = load_lvis(lvis_file, "images", base_only=True)
+        # Base classes 2, 3, 5 are numbered 0, 1, 2; image 20 has rare objects only.
+        assert list(classes_by_image(records).items()) == [(10, [0]), (30, [2, 1])]
+
+    def test_annotation_keeps_box_mask_and_frequency(self, lvis_file):
+        (annotation, *_) = load_lvis(lvis_file, "images", base_only=True)[0]["annotations"]
+        assert annotation == {
+            "bbox": [10.5, 20, 30, 40],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": 0,
+            "segmentation": [[10.5, 20, 40.5, 20, 40.5, 60, 10.5, 60]],
+            "frequency": "c",
+        }
+
+    def test_frequency_is_that_of_the_class(self, lvis_file):
+        frequencies = {
+            record["image_id"]: [a["frequency"] for a in record["annotations"]]
+            for record in load_lvis(lvis_file, "images")
+        }
+        assert frequencies == {10: ["r", "c"], 20: ["r"], 30: ["f", "f", "r"], 40: []}
+
+    def test_class_lists_of_an_image_stay_with_the_full_numbering_only(self, lvis_file):
+        full, base = load_lvis(lvis_file, "images"), load_lvis(lvis_file, "images", base_only=True)
+        assert [record["neg_category_ids"] for record in full] == [[1], [1], [1], [1]]
+        assert [record["not_exhaustive_category_ids"] for record in full] == [[5]] * 4
+        assert not {"neg_category_ids", "not_exhaustive_category_ids"} & {key for record in base for key in record}
+
+    def test_file_name_comes_from_the_address(self, lvis_file):
+        records = load_lvis(lvis_file, "images")
+        assert [Path(record["file_name"]) for record in records] == [
+            Path("images/val2017/000000000010.jpg"),
+            Path("images/train2017/000000000020.jpg"),
+            Path("images/train2017/000000000030.jpg"),
+            Path("images/train2017/000000000040.jpg"),
+        ]
+        assert (records[0]["height"], records[0]["width"]) == (110, 210)
+
+    def test_file_without_annotations_lists_its_images(self, tmp_path, lvis_content):
+        del lvis_content["annotations"]
+        (tmp_path / "info.json").write_text(json.dumps(lvis_content))
+        assert classes_by_image(load_lvis(str(tmp_path / "info.json"), "images")) == {10: [], 20: [], 30: [], 40: []}
+
+    @pytest.mark.parametrize("content", [None, "", '{"images": [', "[]", '{"images": []}', '{"images": [{"id": 1}]}'])
+    def test_file_of_another_kind_is_refused(self, tmp_path, content):
+        path = tmp_path / "lvis.json"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(UserError, match="lvis.json"):
+            load_lvis(str(path), "images")
+
+    def test_upstream_filter_sorts_by_count_and_cuts_at_500(self):
+        counts = [("a", 1), ("b", 0), ("c", 3), ("d", 600), ("e", 3), ("f", 500)]
+        records = [{"image_id": i, "annotations": list(range(count))} for i, count in counts]
+        before = copy.deepcopy(records)
+        filtered = drop_empty_images_as_upstream(records)
+        # Images with equally many annotations keep their order.
+        assert [(r["image_id"], len(r["annotations"])) for r in filtered] == [
+            ("d", 500),
+            ("f", 500),
+            ("c", 3),
+            ("e", 3),
+            ("a", 1),
+        ]
+        assert filtered[0]["annotations"] == list(range(500))
+        assert records == before
+
+    @pytest.mark.parametrize("ending", ["", "_fullysup", "_custom_img"])
+    @pytest.mark.parametrize("split", LVIS_SPLITS)
+    def test_names_are_registered_with_their_classes(self, split, ending):
+        name = f"lvis_v1_{split}{ending}"
+        assert name in DatasetCatalog.list()
+        by_id = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+        base_only = name == "lvis_v1_train"
+        names = [c["synonyms"][0] for c in by_id if not base_only or c["frequency"] in ("c", "f")]
+        assert len(names) == (866 if base_only else 1203)
+        metadata = MetadataCatalog.get(name)
+        assert metadata.thing_classes == names
+        assert metadata.evaluator_type == ("custom_img" if ending == "_custom_img" else "lvis")
+
+    @pytest.mark.parametrize("ending", ["", "_fullysup"])
+    @pytest.mark.parametrize("split", LVIS_SPLITS)
+    def test_names_read_the_published_files(self, split, ending):
+        metadata = MetadataCatalog.get(f"lvis_v1_{split}{ending}")
+        kind = "image_info_" if split.startswith("test") else ""
+        assert Path(metadata.json_file) == datasets_root() / f"lvis/lvis_v1_{kind}{split}.json"
+        assert Path(metadata.image_root) == datasets_root() / "coco"
+
+    def test_only_the_plain_training_set_is_filtered(self, lvis_content, tmp_path, monkeypatch):
+        if datasets_root() != Path("datasets"):
+            pytest.skip("DETECTRON2_DATASETS points to real datasets")
+        (tmp_path / "datasets/lvis").mkdir(parents=True)
+        for split in ("train", "val"):
+            (tmp_path / f"datasets/lvis/lvis_v1_{split}.json").write_text(json.dumps(lvis_content))
+        monkeypatch.chdir(tmp_path)
+        assert set(classes_by_image(DatasetCatalog.get("lvis_v1_train"))) == {10, 30}
+        for name in ("lvis_v1_train_fullysup", "lvis_v1_val", "lvis_v1_val_fullysup"):
+            assert set(classes_by_image(DatasetCatalog.get(name))) == {10, 20, 30, 40}
+
+
+def save_picture(path, height=6, width=8):
+    Image.new("RGB", (width, height), (10, 20, 30)).save(path)
+    return path
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """Make a folder of pictures, other files, and a sub-folder."""
+    folder = tmp_path / "pictures"
+    (folder / "sub.jpg").mkdir(parents=True)
+    for name in ("b.png", "a.JPG", "c.webp", "10.jpeg", "9.Bmp"):
+        save_picture(folder / name)
+    save_picture(folder / "sub.jpg/inner.png")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "jpg").write_text("no ending")
+    return folder
+
+
+class TestCustomImages:
+    def test_pictures_are_listed_by_name(self, picture_folder):
+        assert [path.name for path in list_images(picture_folder)] == ["10.jpeg", "9.Bmp", "a.JPG", "b.png", "c.webp"]
+
+    def test_records_hold_upright_size_and_position(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (8, 6)).save(tmp_path / "turned.jpg", exif=exif)
+        save_picture(tmp_path / "plain.png", height=3, width=5)
+        assert load_custom_images(tmp_path) == [
+            {"file_name": str(tmp_path / "plain.png"), "image_id": 0, "height": 3, "width": 5},
+            {"file_name": str(tmp_path / "turned.jpg"), "image_id": 1, "height": 8, "width": 6},
+        ]
+
+    def test_unreadable_picture_is_listed_without_size(self, picture_folder):
+        (picture_folder / "aa.png").touch()
+        sizes = [(record["height"], record["width"]) for record in load_custom_images(str(picture_folder))]
+        assert sizes == [(6, 8), (6, 8), (6, 8), (0, 0), (6, 8), (6, 8)]
+
+    def test_folder_without_pictures_is_refused(self, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        (tmp_path / "sub").mkdir()
+        save_picture(tmp_path / "sub/a.png")
+        with pytest.raises(UserError, match="INPUT_DIR"):
+            list_images(tmp_path)
+
+    def test_missing_folder_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="no such folder"):
+            list_images(tmp_path / "missing")
+        with pytest.raises(UserError, match="INPUT_DIR"):
+            list_images(save_picture(tmp_path / "file.png"))
+
+    def test_all_four_names_follow_the_folder(self, picture_folder, tmp_path):
+        (tmp_path / "other").mkdir()
+        other = save_picture(tmp_path / "other/z.png")
+        try:
+            for folder, first in ((picture_folder, picture_folder / "10.jpeg"), (tmp_path / "other", other)):
+                use_custom_image_folder(folder)
+                for split in LVIS_SPLITS:
+                    assert DatasetCatalog.get(f"lvis_v1_{split}_custom_img")[0]["file_name"] == str(first)
+        finally:
+            use_custom_image_folder(DEFAULT_FOLDER)
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Dataset record of a picture of 50 x 100 pixels with two objects and a crowd."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    annotation = {"bbox_mode": BoxMode.XYWH_ABS, "segmentation": [[1, 1, 9, 1, 9, 9]], "iscrowd": 0}
+    return {
+        "file_name": str(tmp_path / "a.png"),
+        "image_id": 7,
+        "height": 50,
+        "width": 100,
+        "annotations": [
+            {**annotation, "bbox": [10, 20, 30, 10], "category_id": 3},
+            {**annotation, "bbox": [0, 0, 99, 49], "category_id": 4, "iscrowd": 1},
+            {**annotation, "bbox": [50, 5, 50, 40], "category_id": 5},
+        ],
+    }
+
+
+class TestMapping:
+    # The shortest side becomes 40, unless the longest would then exceed 60; halves are rounded up.
+    @pytest.mark.parametrize(
+        ("height", "width", "new_height", "new_width"),
+        [
+            (50, 60, 40, 48),
+            (50, 100, 30, 60),
+            (100, 50, 60, 30),
+            (10, 13, 40, 52),
+            (40, 40, 40, 40),
+            (3, 7, 26, 60),
+            (32, 33, 40, 41),
+            (1, 1, 40, 40),
+            (20, 20000, 0.06, 60),
+        ],
+    )
+    def test_sides_are_resized_as_by_detectron2(self, tmp_path, height, width, new_height, new_width):
+        if new_height < 1:
+            pytest.skip("covered by the test of narrow pictures")
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        mapper = TestMapper(40, 60, "BGR", keep_annotations=False)
+        result = mapper({"file_name": str(tmp_path / "a.png"), "image_id": 1, "height": 0, "width": 0})
+        resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(result["image"].numpy(), np.array(resized)[:, :, ::-1].transpose(2, 0, 1))
+        assert (result["height"], result["width"]) == (height, width)
