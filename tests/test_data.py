@@ -466,12 +466,9 @@ class TestMapping:
             (3, 7, 26, 60),
             (32, 33, 40, 41),
             (1, 1, 40, 40),
-            (20, 20000, 0.06, 60),
         ],
     )
     def test_sides_are_resized_as_by_detectron2(self, tmp_path, height, width, new_height, new_width):
-        if new_height < 1:
-            pytest.skip("covered by the test of narrow pictures")
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "a.png")
         mapper = TestMapper(40, 60, "BGR", keep_annotations=False)
@@ -479,3 +476,108 @@ class TestMapping:
         resized = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(result["image"].numpy(), np.array(resized)[:, :, ::-1].transpose(2, 0, 1))
         assert (result["height"], result["width"]) == (height, width)
+
+    def test_published_sides_fit_a_very_wide_picture(self, tmp_path):
+        save_picture(tmp_path / "a.png", height=20, width=20000)
+        result = TestMapper(800, 1333, "RGB", keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
+        # 20 * 1333 / 20000 = 1.333
+        assert result["image"].shape == (3, 1, 1333)
+        assert (result["height"], result["width"]) == (20, 20000)
+
+    @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1)])
+    def test_picture_too_narrow_to_resize_does_not_stop_a_run(self, tmp_path, height, width):
+        save_picture(tmp_path / "a.png", height=height, width=width)
+        result = TestMapper(800, 1333, "RGB", keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
+        assert "error" in result or min(result["image"].shape) >= 1
+
+    def test_channels_are_in_the_order_asked_for(self, tmp_path):
+        save_picture(tmp_path / "a.png", height=4, width=4)
+        for channels, expected in (("RGB", [10, 20, 30]), ("BGR", [30, 20, 10])):
+            result = TestMapper(4, 4, channels, keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
+            assert result["image"][:, 0, 0].tolist() == expected
+
+    def test_turned_picture_has_its_upright_size(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        Image.new("RGB", (60, 30)).save(tmp_path / "a.jpg", exif=exif)
+        record = {"file_name": str(tmp_path / "a.jpg"), "height": 30, "width": 60}
+        result = TestMapper(15, 100, "BGR", keep_annotations=False)(record)
+        assert (result["height"], result["width"]) == (60, 30)
+        assert result["image"].shape == (3, 30, 15)
+
+    def test_boxes_follow_the_resized_picture(self, record):
+        instances = TestMapper(40, 60, "BGR", keep_annotations=True)(record)["instances"]
+        assert instances.image_size == (30, 60)
+        # Corners (10, 20, 40, 30) and (50, 5, 100, 45), times 0.6; the crowd is left out.
+        np.testing.assert_allclose(instances.gt_boxes.tensor, [[6, 12, 24, 18], [30, 3, 60, 27]], atol=1e-5)
+        assert instances.gt_classes.tolist() == [3, 5]
+
+    def test_boxes_without_area_are_dropped(self, record):
+        record["annotations"][0]["bbox"] = [10, 20, 0, 10]
+        instances = TestMapper(40, 60, "BGR", keep_annotations=True)(record)["instances"]
+        assert instances.gt_classes.tolist() == [5]
+
+    def test_picture_with_crowds_alone_has_no_boxes(self, record):
+        record["annotations"] = record["annotations"][1:2]
+        instances = TestMapper(40, 60, "BGR", keep_annotations=True)(record)["instances"]
+        assert len(instances) == 0
+        assert instances.gt_boxes.tensor.shape == (0, 4)
+
+    def test_annotations_are_kept_only_when_asked_for(self, record):
+        result = TestMapper(40, 60, "BGR", keep_annotations=False)(record)
+        assert set(result) == {"file_name", "image_id", "height", "width", "image"}
+        del record["annotations"]
+        assert "instances" not in TestMapper(40, 60, "BGR", keep_annotations=True)(record)
+
+    def test_unreadable_picture_is_passed_on_with_its_error(self, record):
+        Path(record["file_name"]).write_text("no picture")
+        result = TestMapper(40, 60, "BGR", keep_annotations=True)(record)
+        assert set(result) == {"file_name", "image_id", "height", "width", "error"}
+        assert record["file_name"] in result["error"]
+
+    @pytest.mark.parametrize("readable", [True, False])
+    def test_record_is_not_modified(self, record, readable):
+        if not readable:
+            Path(record["file_name"]).unlink()
+        before = copy.deepcopy(record)
+        TestMapper(40, 60, "BGR", keep_annotations=True)(record)
+        assert record == before
+
+
+@pytest.fixture
+def lvis_pictures(tmp_path, lvis_content, lvis_file):
+    """Register the tiny LVIS file with its pictures under a name."""
+    for image in lvis_content["images"]:
+        path = tmp_path.joinpath(*image["coco_url"].split("/")[-2:])
+        path.parent.mkdir(exist_ok=True)
+        save_picture(path, height=100, width=200)
+    name = "lvis_tests_tiny"
+    DatasetCatalog.register(name, lambda: load_lvis(lvis_file, str(tmp_path)))
+    yield name
+    DatasetCatalog.remove(name)
+
+
+@pytest.fixture
+def loader_cfg():
+    cfg = get_cfg()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 50, 80
+    return cfg
+
+
+class TestLoader:
+    def test_images_without_annotations_are_tested(self, lvis_pictures, loader_cfg):
+        batches = list(build_test_loader(loader_cfg, lvis_pictures))
+        assert [[item["image_id"] for item in batch] for batch in batches] == [[10], [20], [30], [40]]
+        assert {tuple(batch[0]["image"].shape) for batch in batches} == {(3, 40, 80)}
+
+    def test_upstream_filter_is_applied_by_key(self, lvis_pictures, loader_cfg):
+        loader_cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES = True
+        # Three, two and one annotations.
+        assert [batch[0]["image_id"] for batch in build_test_loader(loader_cfg, lvis_pictures)] == [30, 10, 20]
+
+    @pytest.mark.parametrize("region_type", ["GT", "RPN"])
+    def test_boxes_come_along_when_they_are_the_proposals(self, lvis_pictures, loader_cfg, region_type):
+        loader_cfg.MODEL.CLIP.CROP_REGION_TYPE = region_type
+        items = [batch[0] for batch in build_test_loader(loader_cfg, lvis_pictures)]
+        assert ["instances" in item for item in items] == [region_type == "GT"] * 4

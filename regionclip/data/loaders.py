@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.lvis import drop_empty_images_as_upstream
+from regionclip.errors import user_error
 
 
 class TestMapper:
@@ -28,7 +29,8 @@ class TestMapper:
 
     def __init__(self, shortest_side: int, longest_side: int, channels: str, *, keep_annotations: bool) -> None:
         """Make a mapper; sides in pixels, channels "RGB" or "BGR"."""
-        self.resize = T.ResizeShortestEdge(shortest_side, longest_side)
+        self.shortest_side = shortest_side
+        self.longest_side = longest_side
         self.channels = channels
         self.keep_annotations = keep_annotations
 
@@ -40,12 +42,19 @@ class TestMapper:
         except UnreadableImageError as error:
             return {**result, "error": str(error)}
         result.update(height=pixels.shape[0], width=pixels.shape[1])
-        inputs = T.AugInput(pixels)
-        transform = self.resize(inputs)
-        result["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        transform = self._resize_transform(*pixels.shape[:2])
+        resized = transform.apply_image(pixels)
+        result["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         if self.keep_annotations and "annotations" in record:
-            result["instances"] = self._instances(record, transform, inputs.image.shape[:2])
+            result["instances"] = self._instances(record, transform, resized.shape[:2])
         return result
+
+    def _resize_transform(self, height: int, width: int) -> T.Transform:
+        if self.shortest_side == 0:  # Detectron2's word for leaving the size alone
+            return T.NoOpTransform()
+        shape = T.ResizeShortestEdge.get_output_shape(height, width, self.shortest_side, self.longest_side)
+        # A very thin image would shrink to nothing.
+        return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
 
     def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
         annotations = [
@@ -60,15 +69,23 @@ class TestMapper:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Return Detectron2's test loader, one image a batch, for a registered dataset."""
+    """Return Detectron2's test loader, one image a batch, for a registered dataset.
+
+    Raises:
+        UserError: the dataset cannot be read, or has no boxes where they are the proposals.
+    """
     records = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    boxes_are_proposals = cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT"
+    if boxes_are_proposals and not any("annotations" in record for record in records):
+        fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
+        raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)
     if cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES and dataset_name.startswith("lvis"):
         records = drop_empty_images_as_upstream(records)
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,
         cfg.INPUT.FORMAT,
-        keep_annotations=cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT",
+        keep_annotations=boxes_are_proposals,
     )
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)

@@ -2,7 +2,7 @@
 
 import regionclip.data
 import regionclip.modeling  # noqa: F401 - both register the names that configs use
-from regionclip.engine.evaluate import evaluate
+from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.inference import InferenceReport, run_inference
 from regionclip.engine.trainer import DetectorTrainer
 from regionclip.engine.visualization import VisualizationOptions, visualize_results
@@ -12,6 +12,7 @@ __all__ = [
     "InferenceReport",
     "VisualizationOptions",
     "evaluate",
+    "prepare_evaluation",
     "run_inference",
     "visualize_results",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 import regionclip
 from regionclip.config import check_config, load_config
@@ -84,10 +84,31 @@ def usable_gpus(requested: int) -> int:
     return requested if requested and torch.cuda.is_available() else 1
 
 
+class _ConsoleHandler(logging.StreamHandler):
+    """Writes to whatever standard output is at that moment; the progress bar has standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.stream = sys.stdout
+        super().emit(record)
+
+
 def log_to_console() -> None:
-    """Show log lines of this package and Detectron2 on the main process."""
+    """Show log lines of this package and Detectron2; from other than the main process only warnings."""
+    # Detectron2 calls torch in two ways that torch means to change; users can do nothing about it.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    level = logging.INFO if comm.is_main_process() else logging.WARNING
     for name in _LOGGERS:
-        setup_logger(distributed_rank=comm.get_rank(), name=name)
+        package = logging.getLogger(name)
+        package.setLevel(level)
+        if not any(isinstance(handler, _ConsoleHandler) for handler in package.handlers):
+            _add_handler(package, _ConsoleHandler())
+
+
+def _add_handler(package: logging.Logger, handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(message)s", datefmt="%m/%d %H:%M:%S"))
+    package.addHandler(handler)
 
 
 def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
@@ -101,10 +122,8 @@ def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         with atomic_write(output / "config.yaml") as file:
             file.write(cfg.dump().encode())
-        handler = logging.FileHandler(output / "log.txt")
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
         for name in _LOGGERS:
-            logging.getLogger(name).addHandler(handler)
+            _add_handler(logging.getLogger(name), logging.FileHandler(output / "log.txt"))
     logger.info("regionclip %s, torch %s, on %s", regionclip.__version__, torch.__version__, cfg.MODEL.DEVICE)
     logger.info("Command line: %s", args)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())

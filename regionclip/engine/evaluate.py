@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,58 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
+from torch.utils.data import DataLoader
 
 from regionclip.config.checks import clip_architecture, uses_clip_backbone
 from regionclip.data import build_test_loader
 from regionclip.engine.inference import InferenceReport, run_inference
-from regionclip.evaluation import build_evaluator
+from regionclip.evaluation import PredictionWriter, build_evaluator
 from regionclip.files import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, InferenceReport]:
-    """Run the model on every dataset of DATASETS.TEST, and write predictions and metrics.
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One test set, found readable, with what evaluates it."""
 
-    Files go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it:
-    `coco_instances_results.json` or `lvis_instances_results.json`, `instances_predictions.pth`,
-    and `metrics.json`.
+    dataset_name: str
+    loader: DataLoader
+    evaluator: PredictionWriter
+    output_dir: Path
 
-    Returns:
-        The report of each dataset by its name.
+
+def prepare_evaluation(cfg: CfgNode) -> list[EvaluationJob]:
+    """Read the datasets of DATASETS.TEST; writes nothing.
+
+    Files will go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it.
 
     Raises:
         UserError: a dataset cannot be read.
     """
     names, inference_dir = cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR) / "inference"
-    reports = {}
+    jobs = []
     for name in names:
         output_dir = inference_dir / name if len(names) > 1 else inference_dir
-        loader, evaluator = build_test_loader(cfg, name), build_evaluator(cfg, name, output_dir)
-        reports[name] = report = run_inference(model, loader, evaluator)
+        loader = build_test_loader(cfg, name)
+        jobs.append(EvaluationJob(name, loader, build_evaluator(cfg, name, output_dir), output_dir))
+    return jobs
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> dict[str, InferenceReport]:
+    """Run the model on the jobs of `prepare_evaluation`, and write predictions and metrics.
+
+    Files of a job: `coco_instances_results.json` or `lvis_instances_results.json`,
+    `instances_predictions.pth`, and `metrics.json`.
+
+    Returns:
+        The report of each dataset by its name.
+    """
+    reports = {}
+    for job in jobs:
+        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator)
         if comm.is_main_process():
-            _write_summary(cfg, name, report, output_dir)
+            _write_summary(cfg, job.dataset_name, report, job.output_dir)
     return reports
 
 

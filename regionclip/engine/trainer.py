@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from regionclip.data import build_test_loader
 from regionclip.engine.checkpoint import DetectorCheckpointer, load_weights
-from regionclip.engine.evaluate import evaluate
+from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.modeling import build_model
 
 
@@ -63,5 +63,5 @@ class DetectorTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Evaluate during training: metrics by task, below the dataset name when there are several."""
-        metrics = {name: report.metrics for name, report in evaluate(cfg, model).items()}
+        metrics = {name: report.metrics for name, report in evaluate(cfg, model, prepare_evaluation(cfg)).items()}
         return next(iter(metrics.values())) if len(metrics) == 1 else metrics

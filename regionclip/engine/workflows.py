@@ -8,7 +8,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from regionclip.engine.checkpoint import load_weights
 from regionclip.engine.command import DONE, SOME_FAILED, load_checked_config, open_output
-from regionclip.engine.evaluate import evaluate
+from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.trainer import DetectorTrainer
 from regionclip.modeling import build_model
 
@@ -23,6 +23,7 @@ def evaluate_only(args: argparse.Namespace) -> int:
         UserError: bad config, weights or data; nothing has been written then.
     """
     cfg = load_checked_config(args)
+    jobs = prepare_evaluation(cfg)
     model = build_model(cfg)
     weights, rpn_weights = cfg.MODEL.WEIGHTS, None
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
@@ -32,7 +33,7 @@ def evaluate_only(args: argparse.Namespace) -> int:
         weights, rpn_weights = checkpoints.get_checkpoint_file(), None
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     open_output(cfg, args)
-    reports = evaluate(cfg, model)
+    reports = evaluate(cfg, model, jobs)
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE
 
 

@@ -153,7 +153,7 @@ class DetectionSelector:
         boxes, scores, probabilities = boxes[rows], scores[rows, :-1], probabilities[rows]
         clipped = Boxes(boxes.reshape(-1, 4))
         clipped.clip(image_size)
-        boxes = clipped.tensor.view(len(rows), -1, 4)  # [R', 1 or K, 4]
+        boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
         region, category = (scores > self.score_threshold).nonzero(as_tuple=True)
         candidates = boxes[region, category if boxes.shape[1] > 1 else 0]
         keep, kept_scores = self.suppression(candidates, scores[region, category], category, self.max_detections)

@@ -1,0 +1,300 @@
+"""The command lines as a user runs them: results, exit codes, and one clear line for bad input."""
+
+import json
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regionclip.engine.command import choose_device
+from tests.conftest import REPOSITORY, flat
+from tests.test_loading import Bomb
+
+ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.yaml"
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path):
+    """Run a tool in `tmp_path` and return (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
+        captured = capfd.readouterr()
+        return stop.value.code or 0, captured.out + captured.err
+
+    return call
+
+
+def picture(path, size=(90, 60), mode="RGB", **options):
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+
+
+@pytest.fixture
+def detect(run, tiny, tmp_path):
+    """Run the tiny detector on the pictures in `tmp_path/in`."""
+
+    def call(*arguments, **overrides):
+        merged = {k: v for k, v in (tiny["overrides"] | {"INPUT_DIR": tmp_path / "in"} | overrides).items()}
+        return run("train_net.py", "--eval-only", "--config-file", tiny["config"], *arguments, *flat(merged))
+
+    return call
+
+
+def errors(output):
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def detected_images(folder):
+    predictions = torch.load(folder / "output/inference/instances_predictions.pth", weights_only=True)
+    return [prediction["image_id"] for prediction in predictions]
+
+
+def oriented(path, code):
+    exif = Image.Exif()
+    exif[0x0112] = code
+    picture(path, exif=exif)
+
+
+def sixteen_bit(path):
+    values = np.random.default_rng(0).integers(0, 65535, (60, 90), dtype=np.uint16)
+    Image.fromarray(values).save(path)
+
+
+def test_unusual_pictures_are_detected_on(detect, tmp_path):
+    folder = tmp_path / "in"
+    picture(folder / "a_one_pixel.png", size=(1, 1))
+    picture(folder / "b_wide.png", size=(20000, 20))
+    picture(folder / "c_grey.png", mode="L")
+    picture(folder / "d_cmyk.jpg", mode="CMYK")
+    sixteen_bit(folder / "e_sixteen_bit.png")
+    oriented(folder / "f_rotated.jpg", 6)
+    (folder / "notes.txt").write_text("no picture")
+    picture(folder / "sub" / "ignored.png")
+    code, output = detect()
+    assert code == 0, output
+    assert detected_images(tmp_path) == [0, 1, 2, 3, 4, 5]
+    boxes = json.loads((tmp_path / "output/inference/lvis_instances_results.json").read_text())
+    assert boxes
+    sizes = [(1, 1), (20000, 20), (90, 60), (90, 60), (90, 60), (60, 90)]
+    for result in boxes:
+        x, y, width, height = result["bbox"]
+        assert x >= 0 and y >= 0
+        assert x + width <= sizes[result["image_id"]][0] * 1.001
+        assert y + height <= sizes[result["image_id"]][1] * 1.001
+
+
+def test_corrupt_pictures_are_reported_at_the_end_and_the_rest_is_done(detect, tmp_path):
+    folder = tmp_path / "in"
+    picture(folder / "a_good.jpg")
+    picture(folder / "b_cut.jpg", size=(300, 200))
+    (folder / "b_cut.jpg").write_bytes((folder / "b_cut.jpg").read_bytes()[:4000])
+    (folder / "c_empty.png").write_bytes(b"")
+    picture(folder / "d_good.jpg")
+    code, output = detect()
+    assert code == 1, output
+    assert detected_images(tmp_path) == [0, 3]
+    tail = output.splitlines()[-12:]
+    assert any("b_cut.jpg" in line for line in tail)
+    assert any("c_empty.png" in line for line in tail)
+    assert "2 images, 2 failed" in output
+
+
+def no_pictures(folder):
+    folder.mkdir()
+
+
+def unsafe_embeddings(path):
+    path.write_bytes(pickle.dumps(Bomb()))
+    return {"MODEL.CLIP.TEXT_EMB_PATH": str(path)}
+
+
+BAD_INPUT = {
+    "missing weights": lambda tmp: {"MODEL.WEIGHTS": "no/such.pth"},
+    "no weights at all": lambda tmp: {"MODEL.WEIGHTS": ""},
+    "512-d embeddings": lambda tmp: {"MODEL.CLIP.TEXT_EMB_PATH": save(torch.rand(1203, 512), tmp / "e.pth")},
+    "80 rows for 1203 classes": lambda tmp: {"MODEL.CLIP.TEXT_EMB_PATH": save(torch.rand(80, 32), tmp / "e.pth")},
+    "unsafe embeddings": lambda tmp: unsafe_embeddings(tmp / "e.pth"),
+    "truncated weights": lambda tmp: {"MODEL.WEIGHTS": truncated(tmp / "w.pth")},
+    "unsafe weights": lambda tmp: {"MODEL.WEIGHTS": save({"model": {"a": torch.rand(1)}, "x": Bomb()}, tmp / "w.pth")},
+    "unknown dataset": lambda tmp: {"DATASETS.TEST": "('coco_2018_val',)"},
+    "missing annotations": lambda tmp: {"DATASETS.TEST": "('lvis_v1_val',)"},
+    "missing image folder": lambda tmp: {"INPUT_DIR": "no/such/folder"},
+    "unknown key": lambda tmp: {"MODEL.NO_SUCH_KEY": "1"},
+    "unknown region source": lambda tmp: {"MODEL.CLIP.CROP_REGION_TYPE": "GRIDS"},
+    "ground truth without annotations": lambda tmp: {
+        "MODEL.CLIP.CROP_REGION_TYPE": "GT",
+        "MODEL.CLIP.MULTIPLY_RPN_SCORE": "False",
+    },
+}
+
+
+def save(content, path):
+    torch.save(content, path)
+    return str(path)
+
+
+def truncated(path):
+    save({"model": {"a": torch.rand(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    return str(path)
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_code_2(detect, tmp_path, case):
+    picture(tmp_path / "in" / "a.jpg")
+    code, output = detect(**BAD_INPUT[case](tmp_path))
+    assert code == 2, output
+    assert len(errors(output)) >= 1
+    assert "Traceback" not in output
+    assert "expected" in errors(output)[0] and "Fix:" in errors(output)[0]
+    assert not (tmp_path / "output").exists()
+    assert not Path("exploded").exists()
+
+
+def test_empty_folder_is_one_error(detect, tmp_path):
+    (tmp_path / "in").mkdir()
+    code, output = detect()
+    assert (code, len(errors(output))) == (2, 1), output
+    assert not (tmp_path / "output").exists()
+
+
+def test_unreadable_yaml_is_one_error(run, tmp_path):
+    (tmp_path / "broken.yaml").write_text("MODEL: [")
+    code, output = run("train_net.py", "--eval-only", "--config-file", "broken.yaml")
+    assert (code, len(errors(output))) == (2, 1), output
+
+
+def coco_files(root):
+    """Write two pictures and COCO annotations for both splits, with the stock 80 categories."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    for year in ("train2017", "val2017"):
+        images, annotations = [], []
+        for i, name in enumerate(("one.jpg", "two.jpg")):
+            picture(root / year / name)
+            images.append({"id": i + 1, "file_name": name, "width": 90, "height": 60})
+            for n, category in enumerate((1, 17, 44)):  # person (base), cat (novel), bottle (base)
+                box = [5.0 + 20 * n, 5.0, 20.0, 30.0 + i]
+                area, number = box[2] * box[3], len(annotations) + 1
+                x, y, w, h = box
+                mask = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                common = {"image_id": i + 1, "category_id": category, "iscrowd": 0, "segmentation": mask}
+                annotations.append({"id": number, "bbox": box, "area": area} | common)
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{year}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("boxes", ["GT", "RPN"])
+def test_coco_evaluation_end_to_end(run, tiny, embedding_file, tmp_path, boxes):
+    coco_files(tmp_path / "datasets" / "coco")
+    code, output = run("prepare_coco_ovd.py")
+    assert code == 0, output
+    overrides = tiny["overrides"] | {
+        "MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_65", 65, 32),
+        "MODEL.CLIP.CROP_REGION_TYPE": boxes,
+        "MODEL.CLIP.MULTIPLY_RPN_SCORE": str(boxes == "RPN"),
+    }
+    code, output = run("train_net.py", "--eval-only", "--num-gpus", "0", "--config-file", ZERO_SHOT, *flat(overrides))
+    assert code == 0, output
+    summary = json.loads((tmp_path / "output/inference/metrics.json").read_text())
+    assert summary["images"] == 2
+    assert "65 classes (17 novel, 48 base)" in summary["protocol"]
+    assert ("ground-truth boxes" if boxes == "GT" else "RPN boxes of tiny_rpn") in summary["protocol"]
+    metrics = summary["metrics"]["bbox"]
+    assert {"AP", "AP50", "AP50-novel", "AP50-base", "AP50-all", "AP-person"} <= set(metrics)
+    assert metrics["AP50-all"] == pytest.approx(metrics["AP50"])
+    # Three classes have objects: one novel, two base; the mean of the groups is the mean over classes.
+    assert metrics["AP50-all"] == pytest.approx((metrics["AP50-novel"] + 2 * metrics["AP50-base"]) / 3)
+    results = json.loads((tmp_path / "output/inference/coco_instances_results.json").read_text())
+    assert {result["image_id"] for result in results} == {1, 2}
+
+
+def test_annotated_pictures_keep_their_names(run, tiny, detect, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    picture(tmp_path / "in" / "b.png")
+    detect()
+    results = "output/inference/lvis_instances_results.json"
+    code, output = run(
+        *("visualize_json_results.py", "--input", results, "--output", "regions", "--input-dir", tmp_path / "in"),
+        *("--dataset", "lvis_v1_val_custom_img", "--conf-threshold", "0", "--show-unique-boxes", "--max-boxes", "5"),
+    )
+    assert code == 0, output
+    assert sorted(path.name for path in (tmp_path / "regions").iterdir()) == ["a.jpg", "b.png"]
+    assert Image.open(tmp_path / "regions" / "a.jpg").size == (90, 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--input", "none.json", "--output", "o", "--dataset", "lvis_v1_val_custom_img"], "no such file"),
+        (["--input", "bad.json", "--output", "o", "--dataset", "lvis_v1_val_custom_img"], "results format"),
+        (["--input", "bad.json", "--output", "o", "--dataset", "coco_2018"], "registered dataset"),
+    ],
+)
+def test_visualising_bad_input_is_one_error(run, tmp_path, arguments, expected):
+    picture(tmp_path / "datasets" / "custom_images" / "a.jpg")
+    (tmp_path / "bad.json").write_text('{"no": "list"}')
+    code, output = run("visualize_json_results.py", *arguments)
+    assert (code, len(errors(output))) == (2, 1), output
+    assert expected in output
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("tool", ["train_net.py", "visualize_json_results.py", "prepare_coco_ovd.py"])
+def test_help_is_printed(run, tool):
+    code, output = run(tool, "--help")
+    assert code == 0
+    assert "usage:" in output
+
+
+def test_upstream_command_line_runs_as_a_process(tiny, tmp_path):
+    """One real process from another folder: no state of the tests helps it."""
+    picture(tmp_path / "in" / "a.jpg")
+    overrides = tiny["overrides"] | {"INPUT_DIR": str(tmp_path / "in"), "OUTPUT_DIR": str(tmp_path / "out")}
+    command = [sys.executable, str(REPOSITORY / "tools/train_net.py"), "--eval-only", "--num-gpus", "1"]
+    done = subprocess.run(
+        [*command, "--config-file", tiny["config"], *flat(overrides)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "inference" / "lvis_instances_results.json").is_file()
+    assert (tmp_path / "out" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in REPOSITORY.glob("*.sh")))
+def test_scripts_call_the_tools_with_published_names(script, tmp_path):
+    """A stand-in for Python records the calls."""
+    record = tmp_path / "calls.txt"
+    recorder = tmp_path / "python"
+    recorder.write_text(f'#!/bin/sh\necho "$@" >> {record}\n')
+    recorder.chmod(0o755)
+    subprocess.run(
+        ["bash", str(REPOSITORY / script)], env={"PYTHON": str(recorder), "PATH": "/usr/bin:/bin"}, check=True
+    )
+    call = record.read_text()
+    assert "./tools/train_net.py" in call
+    assert ("--eval-only" in call) == ("train_transfer" not in script)
+    assert "./pretrained_ckpt/regionclip/regionclip_" in call
+    assert "./pretrained_ckpt/concept_emb/" in call
+    files = [part for part in call.split() if part.startswith("./configs")]
+    assert files
+    assert all((REPOSITORY / part).is_file() for part in files)
+
+
+def test_device_falls_back_to_the_cpu():
+    assert choose_device("cuda", num_gpus=0) == "cpu"
+    assert choose_device("cpu", num_gpus=8) == "cpu"
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("cuda", num_gpus=1) == expected
