@@ -37,7 +37,6 @@ setup(
     description="Open-vocabulary object detection with region-text models, on Detectron2",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["regionclip", "regionclip.*"]),
     package_data={"regionclip": ["py.typed"]},

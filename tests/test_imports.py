@@ -1,0 +1,46 @@
+"""Imports run one way: tools -> engine -> modeling -> clip, ops."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FORBIDDEN = {
+    "clip": ("detectron2", "regionclip.modeling", "regionclip.data", "regionclip.engine", "regionclip.config"),
+    "ops": ("detectron2", "regionclip.clip", "regionclip.modeling", "regionclip.data", "regionclip.engine"),
+    "modeling": ("regionclip.engine", "regionclip.data", "regionclip.evaluation", "argparse"),
+    "data": ("regionclip.engine", "regionclip.modeling", "regionclip.evaluation", "argparse"),
+    "evaluation": ("regionclip.engine", "regionclip.modeling", "argparse"),
+    "config": ("regionclip.engine", "regionclip.modeling", "regionclip.data", "argparse"),
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_room_imports_nothing_above_it(room):
+    for path in (REPOSITORY / "regionclip" / room).rglob("*.py"):
+        bad = [name for name in imported(path) if name.startswith(FORBIDDEN[room])]
+        assert not bad, f"{path.name} imports {bad}"
+
+
+@pytest.mark.parametrize("module", ["regionclip", "regionclip.clip", "regionclip.ops", "regionclip.doctor"])
+def test_lower_rooms_load_without_detectron2(module):
+    code = f"import sys; sys.modules['detectron2'] = None; import {module}; assert 'open_clip' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_finds_this_installation_good():
+    done = subprocess.run([sys.executable, "-m", "regionclip.doctor"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert {line.split()[1] for line in done.stdout.splitlines()} >= {"python", "torch", "torchvision", "detectron2"}
