@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,12 @@ def write_json(path: str | os.PathLike[str], content: Any, default: Callable[[An
     """Write `content` as JSON to `path`, atomically; `default` converts types that JSON lacks."""
     with atomic_write(path) as file:
         file.write(json.dumps(content, default=default).encode())
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle or a torch archive: what torch refuses of these could run code."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _current_umask() -> int:

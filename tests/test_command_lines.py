@@ -129,6 +129,8 @@ BAD_INPUT = {
     "unsafe weights": lambda tmp: {"MODEL.WEIGHTS": save({"model": {"a": torch.rand(1)}, "x": Bomb()}, tmp / "w.pth")},
     "unknown dataset": lambda tmp: {"DATASETS.TEST": "('coco_2018_val',)"},
     "missing annotations": lambda tmp: {"DATASETS.TEST": "('lvis_v1_val',)"},
+    "no dataset at all": lambda tmp: {"DATASETS.TEST": "()"},
+    "weights of nothing": lambda tmp: {"MODEL.WEIGHTS": save({"model": {1: torch.rand(2)}}, tmp / "w.pth")},
     "missing image folder": lambda tmp: {"INPUT_DIR": "no/such/folder"},
     "unknown key": lambda tmp: {"MODEL.NO_SUCH_KEY": "1"},
     "unknown region source": lambda tmp: {"MODEL.CLIP.CROP_REGION_TYPE": "GRIDS"},
@@ -160,6 +162,38 @@ def test_bad_input_is_one_line_and_exit_code_2(detect, tmp_path, case):
     assert "expected" in errors(output)[0] and "Fix:" in errors(output)[0]
     assert not (tmp_path / "output").exists()
     assert not Path("exploded").exists()
+
+
+def test_own_words_on_own_pictures(detect, run, embedding_file, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    words = {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("mine", 5, 32), "MODEL.ROI_HEADS.NUM_CLASSES": "5"}
+    code, output = detect(**words)
+    assert code == 0, output
+    results = tmp_path / "output/inference/lvis_instances_results.json"
+    assert {result["category_id"] for result in json.loads(results.read_text())} <= {1, 2, 3, 4, 5}
+    # The names of LVIS would be wrong for them.
+    arguments = ("--output", "regions", "--input-dir", tmp_path / "in", "--dataset", "lvis_v1_val_custom_img")
+    code, output = run("visualize_json_results.py", "--input", results, *arguments)
+    assert (code, len(errors(output))) == (2, 1), output
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"images": [{"id": 1}]}'])
+def test_corrupt_annotations_are_one_error(run, tiny, embedding_file, tmp_path, content):
+    annotations = tmp_path / "datasets" / "coco" / "annotations" / "ovd_ins_val2017_all.json"
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text(content)
+    overrides = tiny["overrides"] | {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_65", 65, 32)}
+    code, output = run("train_net.py", "--eval-only", "--config-file", ZERO_SHOT, *flat(overrides))
+    assert (code, len(errors(output))) == (2, 1), output
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("name", ["coco_2018_train", "coco_2017_ovd_b_train"])
+def test_training_on_missing_data_is_one_error(run, tiny, embedding_file, name):
+    overrides = tiny["overrides"] | {"DATASETS.TRAIN": f"('{name}',)", "DATASETS.TEST": "()"}
+    overrides |= {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_65", 65, 32)}
+    code, output = run("train_net.py", "--config-file", ZERO_SHOT, *flat(overrides))
+    assert (code, len(errors(output))) == (2, 1), output
 
 
 def test_empty_folder_is_one_error(detect, tmp_path):

@@ -18,7 +18,7 @@ ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.
 
 def test_defaults_are_detectron2s_plus_ours():
     cfg, stock = get_cfg(), get_detectron2_cfg()
-    ours = {key.name for key in KEYS + DEAD_KEYS}
+    ours = {key.name for key in KEYS}
     assert {name: get_value(cfg, name) for name in leaves(stock)} == {
         name: get_value(stock, name) for name in leaves(stock)
     }
@@ -115,6 +115,11 @@ CONTRADICTIONS = {
     "INPUT.FORMAT": ("INPUT.FORMAT", "BGR"),
     "INPUT.TEXT_TOKENIZER": ("INPUT.TEXT_TOKENIZER", "words"),
     "DATASETS.TEST": ("DATASETS.TEST", "('coco_2018_val',)"),
+    "MODEL.META_ARCHITECTURE": ("MODEL.META_ARCHITECTURE", "NoSuchRCNN"),
+    "MODEL.BACKBONE.NAME": ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+    "MODEL.ROI_HEADS.NAME": ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
+    "MODEL.ROI_HEADS.IN_FEATURES": ("MODEL.ROI_HEADS.IN_FEATURES", "['res3', 'res4']"),
+    "MODEL.CLIP.CLSS_TEMP": ("MODEL.CLIP.CLSS_TEMP", "0.0"),
 }
 
 
@@ -157,14 +162,56 @@ def test_embeddings_of_another_kind_are_refused(embedding_file, tmp_path, conten
         check_config(good(embedding_file, **{"MODEL.CLIP.TEXT_EMB_PATH": str(path)}))
 
 
-def test_dead_keys_merge_with_a_warning(embedding_file, caplog):
+@pytest.mark.parametrize("key", [key.name for key in DEAD_KEYS])
+def test_dead_keys_merge_with_a_warning(tmp_path, caplog, key):
+    """Upstream's files set some of them, integers where the defaults are fractions among them."""
+    text = "1"
+    for name in reversed(key.split(".")):
+        text = f"{{{name}: {text}}}"
+    (tmp_path / "old.yaml").write_text(text)
     with caplog.at_level(logging.WARNING):
-        check_config(good(embedding_file, **{"MODEL.CLIP.RUN_CVPR_OVR": "True"}))
-    assert "MODEL.CLIP.RUN_CVPR_OVR has no effect" in caplog.text
+        load_config(str(tmp_path / "old.yaml"))
+        load_config("", [key, "1"])
+    assert caplog.text.count("Deprecated config key") == 2
+
+
+def test_class_specific_boxes_do_not_go_with_open_set_classes(embedding_file):
+    open_set = {
+        "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH": embedding_file("open", 17, 1024),
+        "MODEL.CLIP.CROP_REGION_TYPE": "RPN",
+        "MODEL.CLIP.OFFLINE_RPN_CONFIG": "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml",
+        "MODEL.CLIP.NO_BOX_DELTA": "False",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "False",
+    }
+    with pytest.raises(UserError, match="CLS_AGNOSTIC_BBOX_REG"):
+        check_config(good(embedding_file, **open_set))
+
+
+def test_standard_head_pools_to_the_grid_of_the_attention_pool(embedding_file):
+    head = {"MODEL.ROI_HEADS.NAME": "CLIPStandardROIHeads", "MODEL.FPN.OUT_CHANNELS": "2048"}
+    with pytest.raises(UserError, match="expected 7, the grid of the attention pool"):
+        check_config(good(embedding_file, **head))
+    check_config(good(embedding_file, **head, **{"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "7"}))
+
+
+def test_a_config_file_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text('MODEL:\n  WEIGHTS: !!python/object/apply:os.system ["touch exploded"]\n')
+    with pytest.raises(UserError, match="readable YAML"):
+        load_config("config.yaml")
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize(
-    "text", ["MODEL: [unclosed", "MODEL:\n  NO_SUCH_KEY: 1\n", "MODEL:\n  CLIP:\n    CLSS_TEMP: [1]\n", "- a\n- list\n"]
+    "text",
+    [
+        '_BASE_: "config.yaml"\n',
+        "_BASE_: missing.yaml\n",
+        "MODEL: [unclosed",
+        "MODEL:\n  NO_SUCH_KEY: 1\n",
+        "MODEL:\n  CLIP:\n    CLSS_TEMP: [1]\n",
+        "- a\n- list\n",
+    ],
 )
 def test_unreadable_yaml_is_one_error(tmp_path, text):
     path = tmp_path / "config.yaml"

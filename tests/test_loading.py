@@ -185,7 +185,7 @@ def test_whole_regionclip_file_as_proposer_weights(detector, tmp_path):
     path = tmp_path / "regionclip.pth"
     torch.save({"model": state}, path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_weights(model, "", str(path), require_all=False)
+    load_weights(model, "", str(path), required=())
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key] if key.startswith("offline_") else before[key]), key
 
@@ -196,9 +196,9 @@ def test_proposer_file_leaves_everything_else_bit_identical(detector, tmp_path, 
     weights, rpn_weights = tmp_path / "clip.pth", tmp_path / "rpn.pth"
     torch.save(clip_weights(), weights)
     torch.save({"model": proposer_weights(model)}, rpn_weights)
-    load_weights(model, str(weights), require_all=False)
+    load_weights(model, str(weights), required=())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_weights(model, "", str(rpn_weights), require_all=False)
+    load_weights(model, "", str(rpn_weights), required=())
     statistics = [key for key in before if key.startswith("backbone.") and "running_" in key]
     assert len(statistics) > 20
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before if not key.startswith("offline_"))
@@ -216,6 +216,15 @@ def test_proposer_file_wins_over_the_main_file(detector, tmp_path):
     assert torch.equal(model.state_dict()["offline_proposal_generator.rpn_head.conv.weight"], expected)
 
 
+def test_proposer_file_that_does_not_fit_is_an_error_whatever_the_main_file_holds(detector, tmp_path):
+    model = detector(**PROPOSERS["FPN proposer"])
+    main_path, rpn_path = tmp_path / "main.pth", tmp_path / "rpn.pth"
+    torch.save({"model": model.state_dict()}, main_path)
+    torch.save({"model": proposer_weights(detector())}, rpn_path)
+    with pytest.raises(UserError, match="weights of offline_backbone"):
+        load_weights(model, str(main_path), str(rpn_path))
+
+
 def test_clip_fills_the_tower_under_a_pyramid(tmp_path):
     overrides = {k: TINY[k] for k in ("MODEL.DEVICE", "MODEL.CLIP.ARCHITECTURE")} | {"MODEL.FPN.OUT_CHANNELS": "16"}
     model = build_model(
@@ -223,7 +232,7 @@ def test_clip_fills_the_tower_under_a_pyramid(tmp_path):
     )
     path = tmp_path / "clip.pth"
     torch.save(clip_weights(), path)
-    report = load_weights(model, str(path), require_all=False)
+    report = load_weights(model, str(path), required=())
     tower = {key for key in model.state_dict() if key.startswith("backbone.bottom_up.")}
     assert tower == report.matched
 
@@ -315,6 +324,17 @@ def test_bad_file_is_one_clear_error(detector, tmp_path, monkeypatch, kind):
     assert not Path("exploded").exists()
 
 
+def test_address_that_cannot_be_reached_is_one_clear_error():
+    with pytest.raises(UserError, match="readable checkpoint"):
+        read_checkpoint("http://127.0.0.1:1/weights.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
+    torch.save({f"{prefix}backbone.weight": torch.ones(1)}, tmp_path / "w.pth")
+    assert set(read_checkpoint(str(tmp_path / "w.pth")).state) == {"backbone.weight"}
+
+
 def test_missing_file_is_one_clear_error():
     with pytest.raises(UserError, match="no such file"):
         read_checkpoint("no/such/file.pth")
@@ -335,7 +355,7 @@ def test_proposer_file_without_proposals_is_refused(detector, tmp_path):
     path = tmp_path / "clip.pth"
     torch.save(clip_weights(), path)
     with pytest.raises(UserError, match="region proposal network"):
-        load_weights(detector(), str(path), str(path), require_all=False)
+        load_weights(detector(), str(path), str(path), required=())
 
 
 def test_model_zoo_pickle_is_read_without_running_code(tmp_path):
@@ -355,7 +375,7 @@ def test_imagenet_backbone_starts_a_plain_detector(tmp_path):
     arrays = {key: np.full(value.shape, 0.5, np.float32) for key, value in entries.items()}
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "MSRA", "matching_heuristics": True}))
-    load_weights(model, str(path), require_all=False)
+    load_weights(model, str(path), required=())
     assert all((v == 0.5).all() for k, v in model.state_dict().items() if k.startswith("backbone."))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regionclip.errors import user_error
+from regionclip.files import resolve_path
 
 HEAD_WIDTH = 64
 """Channels of one attention head, in both towers of every CLIP model."""
@@ -88,8 +89,8 @@ def get_architecture(name: str) -> CLIPArchitecture:
     """
     if name in _ARCHITECTURES:
         return _ARCHITECTURES[name]
-    if name.endswith(".json") and Path(name).is_file():
-        return _from_open_clip_json(Path(name))
+    if name.endswith(".json") and resolve_path(name).is_file():
+        return _from_open_clip_json(resolve_path(name))
     raise user_error(
         "MODEL.CLIP.ARCHITECTURE",
         f"one of {', '.join(_ARCHITECTURES)}, or an open_clip model configuration (.json)",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regionclip.errors import user_error
-from regionclip.files import resolve_path
+from regionclip.files import is_pickle, resolve_path
 
 
 def load_class_embeddings(
@@ -50,12 +50,13 @@ def _read_tensor(path: Path, what: str) -> Tensor:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)["embeddings"]
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        if not (isinstance(error, pickle.UnpicklingError) and is_pickle(path)):
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            fix = "download or extract the file again"
+            raise user_error(what, "a tensor file", f"unreadable ({reason})", fix) from error
         fix = "load it where you trust it and save the bare tensor with torch.save"
         raise user_error(what, "a plain tensor", "a pickle that could run code", fix) from error
-    except Exception as error:
-        actual = f"unreadable ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        raise user_error(what, "a tensor file", actual, "download or extract the file again") from error
     if not isinstance(content, Tensor):
         raise user_error(what, "a bare tensor [K, D]", type(content).__name__, "save only the tensor with torch.save")
     return content

@@ -17,7 +17,7 @@ This page is printed by `python -m regionclip.config`.
 DEAD_HEADER = """
 ## Accepted without effect
 
-Keys of upstream that nothing ever read; old files merge, and a changed value is warned about.
+Keys of upstream that nothing ever read: old files and command lines merge, with a warning.
 """
 
 

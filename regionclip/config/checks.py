@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from regionclip.clip import CLIPArchitecture, architecture_from_depth, get_architecture, load_class_embeddings
-from regionclip.config.keys import DEAD_KEYS, get_value
+from regionclip.config.keys import get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
 
-logger = logging.getLogger(__name__)
-
+CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 CLIP_BACKBONES = ("build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone")
 REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
 """Values of CROP_REGION_TYPE by meta-architecture."""
@@ -31,17 +30,14 @@ CHOICES = {
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise one error that lists every contradiction of `cfg`, and warn about keys without effect.
+    """Raise one error that lists every contradiction of `cfg`.
 
-    Each problem names the key, what was expected, what was found, and the fix. Datasets must have
-    been registered before (`import regionclip.data`).
+    Each problem names the key, what was expected, what was found, and the fix. Datasets and models
+    must have been registered before (`import regionclip.engine` does).
 
     Raises:
         UserError: at least one problem was found.
     """
-    for key in DEAD_KEYS:
-        if get_value(cfg, key.name) != key.default:
-            logger.warning("%s has no effect (%s); remove it", key.name, key.meaning)
     problems = [problem for check in _CHECKS for problem in check(cfg)]
     if problems:
         raise UserError(problems)
@@ -100,6 +96,9 @@ def _check_paths(cfg: CfgNode) -> Iterator[Problem]:
         keys += ["MODEL.CLIP.OFFLINE_RPN_CONFIG", "MODEL.CLIP.BB_RPN_WEIGHTS"]
     for key in keys:
         value = get_value(cfg, key)
+        if value and not isinstance(value, str):
+            yield Problem(key, "a path", repr(value), "write a file name")
+            continue
         # Addresses such as detectron2://... are resolved, and downloaded, by Detectron2's path manager.
         if value and "://" not in value and not find_weights(value).is_file():
             fix = "correct the path (docs/MODEL_ZOO.md says where each file comes from)"
@@ -126,20 +125,18 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem("INPUT.FORMAT", "RGB for CLIP's pixel mean", repr(image_format), "add INPUT.FORMAT RGB")
     if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
         return
-    side, name = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, architecture.name
-    if side // 2 != architecture.attention_grid:
-        wanted = architecture.pooler_resolution
-        yield Problem(
-            "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
-            f"{wanted}, which fits the attention pool of {name}",
-            str(side),
-            f"add MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION {wanted}",
-        )
-    width = cfg.MODEL.CLIP.TEXT_EMB_DIM
-    if width != architecture.embedding_dim:
-        wanted = architecture.embedding_dim
-        fix = f"add MODEL.CLIP.TEXT_EMB_DIM {wanted}"
-        yield Problem("MODEL.CLIP.TEXT_EMB_DIM", f"{wanted}, the embedding width of {name}", str(width), fix)
+    wanted = {"MODEL.CLIP.TEXT_EMB_DIM": (architecture.embedding_dim, "the embedding width")}
+    pooler = "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"
+    if cfg.MODEL.ROI_HEADS.NAME == "CLIPStandardROIHeads":
+        # No layer4 stands between RoIAlign and the attention pool.
+        wanted[pooler] = (architecture.attention_grid, "the grid of the attention pool")
+        wanted["MODEL.FPN.OUT_CHANNELS"] = (architecture.attention_width, "the width of the attention pool")
+    elif architecture.attention_grid != cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2:
+        wanted[pooler] = (architecture.pooler_resolution, "which fits the attention pool")
+    for key, (value, meaning) in wanted.items():
+        actual = get_value(cfg, key)
+        if actual != value:
+            yield Problem(key, f"{value}, {meaning} of {architecture.name}", str(actual), f"add {key} {value}")
 
 
 def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
@@ -153,6 +150,53 @@ def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
                 load_class_embeddings(clip[name], rows=count, dim=clip.TEXT_EMB_DIM, key=f"MODEL.CLIP.{name}")
             except UserError as error:
                 yield from error.problems
+
+
+def test_class_count(cfg: CfgNode) -> int:
+    """Return how many classes the detector tells apart at test time; open-set embeddings decide, if any."""
+    clip = cfg.MODEL.CLIP
+    if clip.USE_TEXT_EMB_CLASSIFIER and clip.OPENSET_TEST_TEXT_EMB_PATH:
+        return len(load_class_embeddings(clip.OPENSET_TEST_TEXT_EMB_PATH))
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def _check_classifier(cfg: CfgNode) -> Iterator[Problem]:
+    clip, box_head = cfg.MODEL.CLIP, cfg.MODEL.ROI_BOX_HEAD
+    if not clip.USE_TEXT_EMB_CLASSIFIER:
+        return
+    if not clip.CLSS_TEMP > 0:
+        yield Problem(
+            "MODEL.CLIP.CLSS_TEMP", "a temperature above 0", str(clip.CLSS_TEMP), "add MODEL.CLIP.CLSS_TEMP 0.01"
+        )
+    uses_deltas = not (clip.NO_BOX_DELTA or clip.CROP_REGION_TYPE == "GT")
+    if clip.OPENSET_TEST_TEXT_EMB_PATH and uses_deltas and not box_head.CLS_AGNOSTIC_BBOX_REG:
+        key = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
+        yield Problem(
+            key, "True with open-set classes, which have no box deltas of their own", "False", f"add {key} True"
+        )
+
+
+def _check_names(cfg: CfgNode) -> Iterator[Problem]:
+    registries = {
+        "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+        "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+        "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    }
+    for key, registry in registries.items():
+        name = get_value(cfg, key)
+        if name not in registry:
+            yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPFastRCNN":
+        return
+    wanted = {"MODEL.BACKBONE.NAME": CLIP_BACKBONES, "MODEL.ROI_HEADS.NAME": CLIP_HEADS}
+    for key, names in wanted.items():
+        if get_value(cfg, key) not in names:
+            fix = f"add {key} {names[0]}"
+            yield Problem(key, f"{' or '.join(names)} with CLIPFastRCNN", repr(get_value(cfg, key)), fix)
+    features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+    if cfg.MODEL.ROI_HEADS.NAME == "CLIPRes5ROIHeads" and len(features) != 1:
+        fix = "add MODEL.ROI_HEADS.IN_FEATURES \"['res4']\""
+        yield Problem("MODEL.ROI_HEADS.IN_FEATURES", "one feature map with CLIPRes5ROIHeads", str(features), fix)
 
 
 def _check_tokenizer(cfg: CfgNode) -> Iterator[Problem]:
@@ -186,16 +230,16 @@ def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
-    classes = MetadataCatalog.get(dataset).get("thing_classes")
-    if classes is None:
+    metadata = MetadataCatalog.get(dataset)
+    classes = metadata.get("thing_classes")
+    if classes is None or metadata.get("evaluator_type") == "custom_img":  # own pictures go with any words
         return
+    try:
+        count = test_class_count(cfg)
+    except UserError:
+        return  # reported by the check of the embeddings
     open_set = cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH
-    key, count = "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if open_set:
-        try:
-            key, count = "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", len(load_class_embeddings(open_set))
-        except UserError:
-            return  # reported by the check of the embeddings
+    key = "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH" if open_set else "MODEL.ROI_HEADS.NUM_CLASSES"
     if count != len(classes):
         fix = f"use class embeddings and NUM_CLASSES of {dataset}, or test on the dataset that they belong to"
         yield Problem(key, f"{len(classes)} classes, as in {dataset}", str(count), fix)
@@ -205,7 +249,9 @@ _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_choices,
     _check_region_source,
     _check_paths,
+    _check_names,
     _check_architecture,
+    _check_classifier,
     _check_embeddings,
     _check_tokenizer,
     _check_datasets,

@@ -119,20 +119,26 @@ DEAD_KEYS: tuple[Key, ...] = (
     Key("AUG.TEST.CENTER_CROP", False, "never read"),
     Key("AUG.TEST.INTERPOLATION", 3, "never read"),
 )
-"""Keys of upstream that never had an effect: accepted, so that old files merge, and warned about."""
+"""Keys of upstream that never had an effect: accepted, so that old files merge, warned about, and ignored."""
 
 
 def get_cfg() -> CfgNode:
-    """Return Detectron2's default config with every key of `KEYS` and `DEAD_KEYS` added."""
+    """Return Detectron2's default config with every key of `KEYS` added.
+
+    Files and overrides that set a key of `DEAD_KEYS` merge; yacs warns and ignores the value.
+    """
     cfg = get_detectron2_cfg()
-    for key in KEYS + DEAD_KEYS:
+    for key in KEYS:
         *parents, leaf = key.name.split(".")
         node = cfg
         for parent in parents:
             node = node.setdefault(parent, CfgNode())
         # Lists are copied: yacs would otherwise share one list among all configs.
         node[leaf] = list(key.default) if isinstance(key.default, list) else key.default
-    cfg.AUG.TIMM_AUG.set_new_allowed(True)
+    for key in DEAD_KEYS:
+        cfg.register_deprecated_key(key.name)
+    for node in ("AUG.TIMM_AUG", "AUG.TEST"):  # dead as a whole: a file gives them as mappings
+        cfg.register_deprecated_key(node)
     return cfg
 
 

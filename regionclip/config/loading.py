@@ -28,11 +28,11 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         if not path.is_file():
             raise user_error(config_file, "a YAML config file", "no such file", "choose one from configs/")
         try:
-            cfg.merge_from_file(str(path))
+            cfg.merge_from_file(str(path), allow_unsafe=False)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise user_error(config_file, "readable YAML", reason, "correct the file") from error
-        except (KeyError, ValueError, AssertionError, AttributeError, TypeError, FileNotFoundError) as error:
+        except (KeyError, ValueError, AssertionError, AttributeError, TypeError, OSError, RecursionError) as error:
             fix = "compare it with docs/config.md and the files in configs/"
             raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
     try:
@@ -48,4 +48,5 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
+    # A KeyError would print its message in quotes.
+    return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())

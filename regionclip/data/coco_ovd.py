@@ -105,7 +105,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         names = {category["id"]: category["name"] for category in content["categories"]}
-        _ = content["images"][0]["id"], content["annotations"][0]["image_id"]
+        _ = [(a["image_id"], a["category_id"]) for a in content["annotations"]], content["images"][0]["id"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         actual = f"{type(error).__name__}: {error}"
         raise user_error(str(path), "COCO's JSON format", actual, "download the file again") from error

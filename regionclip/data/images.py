@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".t
 """Endings, in lower case, of the files that count as images in a folder."""
 
 _EXIF_ORIENTATION = 0x0112
-_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I")
+_QUARTER_TURNS = (5, 6, 7, 8)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for broken pictures and broken EXIF data."""
+
+_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L")
+_AMBIGUOUS_MODES = ("I", "F")
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+"""Formats without 32-bit pixels, which Pillow may open in a 32-bit mode."""
 
 
 class UnreadableImageError(OSError):
@@ -37,9 +45,8 @@ def read_image(path: str | Path, channels: str = "RGB") -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            colour = _to_rgb(ImageOps.exif_transpose(image))
-            pixels = np.array(colour)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            pixels = np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+    except _DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
 
@@ -53,15 +60,19 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # the codes of quarter turns
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow turns the size of a TIFF itself.
+            turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+    except _DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     return (width, height) if turned else (height, width)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT_MODES:
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    is_sixteen_bit = image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and file_format in _SIXTEEN_BIT_FORMATS)
+    if image.mode in _AMBIGUOUS_MODES and not is_sixteen_bit:
+        raise ValueError("32-bit pixels, whose range no file states; convert the picture to 8 or 16 bits")
+    if is_sixteen_bit:
         # Pillow's own conversion would clip everything above 255 to white.
-        values = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        values = np.asarray(image, dtype=np.uint16)
         image = Image.fromarray((values >> 8).astype(np.uint8))
     return image.convert("RGB")

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from torch.utils.data import DataLoader
 
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.lvis import drop_empty_images_as_upstream
-from regionclip.errors import user_error
+from regionclip.errors import UserError, user_error
 
 
 class TestMapper:
@@ -74,12 +74,17 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     Raises:
         UserError: the dataset cannot be read, or has no boxes where they are the proposals.
     """
-    records = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    records = _read_records(dataset_name)
     boxes_are_proposals = cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT"
-    if boxes_are_proposals and not any("annotations" in record for record in records):
+    annotated = any("annotations" in record for record in records)
+    if boxes_are_proposals and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
         raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)
-    if cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES and dataset_name.startswith("lvis"):
+    if (
+        cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES
+        and dataset_name.startswith("lvis")
+        and any("annotations" in record for record in records)
+    ):
         records = drop_empty_images_as_upstream(records)
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST,
@@ -89,3 +94,15 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     )
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
+
+
+def _read_records(dataset_name: str) -> list[dict[str, Any]]:
+    try:
+        return get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, OSError, AssertionError) as error:
+        annotations = MetadataCatalog.get(dataset_name).get("json_file", dataset_name)
+        actual = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        fix = "download or write the annotations again (datasets/README.md)"
+        raise user_error(f"{dataset_name} {annotations}", "a readable dataset", actual, fix) from error

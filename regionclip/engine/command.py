@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
+
+Result = TypeVar("Result")
 
 _LOGGERS = ("regionclip", "detectron2", "fvcore")
 
@@ -50,18 +52,24 @@ def detector_argument_parser(description: str) -> argparse.ArgumentParser:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with its code; a `UserError` is printed, a line a problem, and exits with 2."""
     try:
-        sys.exit(main())
-    except UserError as error:
-        for problem in error.problems:
-            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(report_user_errors(main))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
+def report_user_errors(action: Callable[[], Result]) -> Result:
+    """Return what `action` returns; a `UserError` is printed, a line a problem, and exits with 2."""
+    try:
+        return action()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
 def load_checked_config(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a command line, checked, with its device and image folder in effect.
+    """Return the frozen config of a command line, checked, with its device, image folder and seed in effect.
 
     Raises:
         UserError: the config cannot be read or contradicts itself.
@@ -71,6 +79,8 @@ def load_checked_config(args: argparse.Namespace) -> CfgNode:
     use_custom_image_folder(cfg.INPUT_DIR)
     check_config(cfg)
     cfg.freeze()
+    if cfg.SEED >= 0:
+        seed_all_rng(cfg.SEED + comm.get_rank())
     return cfg
 
 
@@ -102,6 +112,7 @@ def log_to_console() -> None:
     for name in _LOGGERS:
         package = logging.getLogger(name)
         package.setLevel(level)
+        package.propagate = False  # lvis gives the root logger a handler of its own
         if not any(isinstance(handler, _ConsoleHandler) for handler in package.handlers):
             _add_handler(package, _ConsoleHandler())
 
@@ -112,7 +123,7 @@ def _add_handler(package: logging.Logger, handler: logging.Handler) -> None:
 
 
 def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
-    """Create OUTPUT_DIR with `config.yaml` and `log.txt`, and seed the random generators.
+    """Create OUTPUT_DIR with `config.yaml` and `log.txt`.
 
     Called when everything that the user gave has been found good, so that a failed start leaves
     nothing behind.
@@ -126,5 +137,4 @@ def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
             _add_handler(logging.getLogger(name), logging.FileHandler(output / "log.txt"))
     logger.info("regionclip %s, torch %s, on %s", regionclip.__version__, torch.__version__, cfg.MODEL.DEVICE)
     logger.info("Command line: %s", args)
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     return output

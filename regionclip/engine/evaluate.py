@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from regionclip.config.checks import clip_architecture, uses_clip_backbone
+from regionclip.config.checks import clip_architecture, test_class_count, uses_clip_backbone
 from regionclip.data import build_test_loader
 from regionclip.engine.inference import InferenceReport, run_inference
+from regionclip.errors import user_error
 from regionclip.evaluation import PredictionWriter, build_evaluator
 from regionclip.files import write_json
 
@@ -44,11 +46,15 @@ def prepare_evaluation(cfg: CfgNode) -> list[EvaluationJob]:
         UserError: a dataset cannot be read.
     """
     names, inference_dir = cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR) / "inference"
+    if not names:
+        raise user_error("DATASETS.TEST", "at least one dataset", "none", "name one, see datasets/README.md")
     jobs = []
     for name in names:
         output_dir = inference_dir / name if len(names) > 1 else inference_dir
         loader = build_test_loader(cfg, name)
-        jobs.append(EvaluationJob(name, loader, build_evaluator(cfg, name, output_dir), output_dir))
+        jobs.append(
+            EvaluationJob(name, loader, build_evaluator(cfg, name, output_dir, test_class_count(cfg)), output_dir)
+        )
     return jobs
 
 
@@ -66,13 +72,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
         reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
+    comm.synchronize()  # a process that exits early would take the others with it
     return reports
 
 
 def protocol(cfg: CfgNode, dataset_name: str) -> str:
     """Return in words what a figure on this dataset with this config means."""
-    classes, groups = (MetadataCatalog.get(dataset_name).get(key) for key in ("thing_classes", "class_groups"))
-    parts = [dataset_name, f"{len(classes or ())} classes"]
+    groups = MetadataCatalog.get(dataset_name).get("class_groups")
+    parts = [dataset_name, f"{test_class_count(cfg)} classes"]
     if groups:
         parts[-1] += f" ({', '.join(f'{len(members)} {group}' for group, members in groups.items())})"
     if uses_clip_backbone(cfg):
@@ -92,6 +99,14 @@ def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return tabulate(rows, headers=["task", *columns], tablefmt="simple", floatfmt=".2f")
 
 
+def _without_nan(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    # JSON has no NaN.
+    return {
+        task: {name: None if math.isnan(value) else value for name, value in figures.items()}
+        for task, figures in metrics.items()
+    }
+
+
 def _headline(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if not name.startswith("AP-")}
 
@@ -107,8 +122,13 @@ def _regions(cfg: CfgNode) -> str:
 
 
 def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir: Path) -> None:
-    content: dict[str, Any] = {"protocol": protocol(cfg, name), "images": report.images, "failures": report.failures}
-    write_json(output_dir / "metrics.json", {**content, "metrics": report.metrics})
+    content: dict[str, Any] = {
+        "protocol": protocol(cfg, name),
+        "classes": test_class_count(cfg),
+        "images": report.images,
+        "failures": report.failures,
+    }
+    write_json(output_dir / "metrics.json", {**content, "metrics": _without_nan(report.metrics)})
     if report.metrics:
         logger.info("%s\n%s", content["protocol"], results_table(report.metrics))
         print_csv_format({task: dict(figures) for task, figures in report.metrics.items()})

@@ -41,13 +41,15 @@ class DetectorTrainer(DefaultTrainer):
             self.start_iter = self.iter + 1
             return
         clip = self.cfg.MODEL.CLIP
+        # New heads are trained from scratch; the proposer is frozen, and a backbone that was named is wanted.
+        required = ("offline_", "backbone.") if self.cfg.MODEL.WEIGHTS else ("offline_",)
         load_weights(
             self.checkpointer.model,
             self.cfg.MODEL.WEIGHTS,
             clip.BB_RPN_WEIGHTS if clip.CROP_REGION_TYPE == "RPN" else None,
             trust_pickle=self.trust_pickle,
             allow_missing=self.allow_missing,
-            require_all=False,
+            required=required,
         )
 
     @classmethod

@@ -64,6 +64,9 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     by_image = _read_results(input_file)
     records = DatasetCatalog.get(dataset_name)
     categories = _category_positions(dataset_name)
+    _require_known_categories(by_image, categories, input_file, dataset_name)
+    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
     metadata = MetadataCatalog.get(dataset_name)
     failures = []
     for record in tqdm(records, desc="pictures", unit="picture"):
@@ -104,14 +107,28 @@ def _read_results(input_file: str) -> dict[int, list[Result]]:
     by_image: dict[int, list[Result]] = defaultdict(list)
     try:
         for result in json.loads(path.read_text()):
-            _ = result["bbox"][3], result["category_id"], result["score"]
-            by_image[result["image_id"]].append(result)
+            box, score = [float(value) for value in result["bbox"]], float(result["score"])
+            x, y, width, height = box
+            by_image[result["image_id"]].append({**result, "bbox": [x, y, width, height], "score": score})
     except (ValueError, KeyError, TypeError, IndexError) as error:
         actual = f"{type(error).__name__}: {error}"
         raise user_error(
             f"--input {input_file}", "a list in COCO's results format", actual, "use *_instances_results.json"
         ) from error
     return by_image
+
+
+def _require_known_categories(
+    by_image: dict[int, list[Result]], categories: dict[int, int], input_file: str, dataset_name: str
+) -> None:
+    # Own words over own pictures are numbered like LVIS's: the summary beside the results tells.
+    summary = Path(input_file).with_name("metrics.json")
+    counted = json.loads(summary.read_text()).get("classes") if summary.is_file() else None
+    unknown = {r["category_id"] for results in by_image.values() for r in results} - categories.keys()
+    if unknown or counted not in (None, len(categories)):
+        actual = f"category {min(unknown)}" if unknown else f"results of a detector with {counted} classes"
+        fix = "name the dataset that the results were made on"
+        raise user_error(f"--dataset {dataset_name}", f"results with its {len(categories)} categories", actual, fix)
 
 
 def _category_positions(dataset_name: str) -> dict[int, int]:

@@ -6,10 +6,12 @@ import argparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+from regionclip.config.checks import dataset_problems
 from regionclip.engine.checkpoint import load_weights
 from regionclip.engine.command import DONE, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.trainer import DetectorTrainer
+from regionclip.errors import UserError
 from regionclip.modeling import build_model
 
 
@@ -44,6 +46,9 @@ def train(args: argparse.Namespace) -> int:
         UserError: bad config, weights or data.
     """
     cfg = load_checked_config(args)
+    problems = [problem for name in cfg.DATASETS.TRAIN for problem in dataset_problems(name, "DATASETS.TRAIN")]
+    if problems:
+        raise UserError(problems)
     trainer = DetectorTrainer(cfg, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     trainer.resume_or_load(resume=args.resume)
     open_output(cfg, args)

@@ -13,8 +13,14 @@ from regionclip.evaluation.lvis import LVISDetectionEvaluator
 from regionclip.evaluation.predictions import PredictionWriter
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> PredictionWriter:
-    """Return the evaluator of a registered dataset; files go to `output_dir`.
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, class_count: int) -> PredictionWriter:
+    """Return the evaluator of a registered dataset.
+
+    Args:
+        cfg: names the implementation of the metrics.
+        dataset_name: registered dataset.
+        output_dir: for the files.
+        class_count: classes of the detector; pictures without annotations take any number.
 
     Raises:
         UserError: the dataset has a kind of ground truth that no evaluator here reads.
@@ -32,10 +38,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path) -> 
             class_groups=metadata.get("class_groups"),
             backend=backend,
         )
-    lvis_ids = [i + 1 for i in range(len(metadata.get("thing_classes", ())))]
     if kind == "lvis":
+        lvis_ids = [i + 1 for i in range(len(metadata.thing_classes))]
         return LVISDetectionEvaluator(metadata.json_file, output_dir, category_ids=lvis_ids, backend=backend)
     if kind == "custom_img":
-        return PredictionWriter(output_dir, "lvis_instances_results.json", lvis_ids)
+        return PredictionWriter(output_dir, "lvis_instances_results.json", range(1, class_count + 1))
     fix = "evaluate on a COCO or LVIS dataset, or on *_custom_img for predictions alone"
     raise user_error(f"DATASETS.TEST {dataset_name}", "a COCO or LVIS dataset", f"evaluator type {kind!r}", fix)

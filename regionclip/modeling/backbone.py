@@ -9,6 +9,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regionclip.clip import CLIPArchitecture, ModifiedResNet
 from regionclip.clip.resnet import NormFactory
@@ -48,8 +49,14 @@ class CLIPResNetBackbone(ModifiedResNet, Backbone):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map normalised RGB [N, 3, H, W] to `{name: [N, C, H / stride, W / stride]}`, floored."""
-        return self.feature_maps(images, self.out_features)
+        """Map normalised RGB [N, 3, H, W] to `{name: [N, C, H / stride, W / stride]}`, floored.
+
+        Images smaller than the largest stride are padded with zeros to it: a pool would leave nothing.
+        """
+        smallest = max(_STRIDES[name] for name in self.out_features)
+        height, width = images.shape[-2:]
+        padding = (0, max(smallest - width, 0), 0, max(smallest - height, 0))
+        return self.feature_maps(F.pad(images, padding) if any(padding) else images, self.out_features)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each map that `forward` returns."""

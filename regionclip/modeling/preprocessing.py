@@ -8,10 +8,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-MIN_SIDE = 16
-"""Smallest padded side: the stride of `res4`, below which a pool would leave nothing."""
 
 
 def pixels_to_unit_range(cfg: CfgNode) -> bool:
@@ -52,10 +48,7 @@ class ImagePreprocessor(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> ImageList:
         """Return the batch of `images`, each [3, H, W] with values in [0, 255]."""
-        batch = ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
-        height, width = batch.tensor.shape[-2:]
-        padding = (0, max(MIN_SIDE - width, 0), 0, max(MIN_SIDE - height, 0))
-        return ImageList(F.pad(batch.tensor, padding), batch.image_sizes) if any(padding) else batch
+        return ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
 
     def _normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)

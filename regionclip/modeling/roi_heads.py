@@ -40,7 +40,7 @@ class ForegroundSampling(ROIHeads):
             return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
         if not len(gt_classes):
             # Upstream keeps one region, so that the image still takes part: the first, as background.
-            first = matched_idxs.new_zeros(1)
+            first = matched_idxs.new_zeros(min(1, len(matched_idxs)))
             return first, torch.full_like(first, self.num_classes)
         labels = gt_classes[matched_idxs]
         foreground = (matched_labels == 1).nonzero()[:, 0]
@@ -166,12 +166,16 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
     pool is wide.
     """
 
+    @configurable
+    def __init__(self, *, only_foreground: bool = False, **kwargs: Any) -> None:
+        """Make a head; `only_foreground` samples no background, `kwargs` as for Detectron2's head."""
+        super().__init__(**kwargs)
+        self.only_foreground = only_foreground
+
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        arguments = super().from_config(cfg, input_shape)
-        arguments.pop("keypoint_in_features", None)
-        return arguments
+        return {**super().from_config(cfg, input_shape), "only_foreground": cfg.MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS}
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -42,6 +42,12 @@ class LoadReport:
         """Missing entries that the configured model needs."""
         return [key for key in self.missing if key not in self.optional]
 
+    def forget(self, prefix: str) -> None:
+        """Treat entries under `prefix` as if no file had been read."""
+        self.matched = {key for key in self.matched if not key.startswith(prefix)}
+        self.unexpected = {key for key in self.unexpected if not key.startswith(prefix)}
+        self.reshaped = {key: shapes for key, shapes in self.reshaped.items() if not key.startswith(prefix)}
+
     def table(self) -> str:
         """Return a text table: for each prefix how many entries matched, are missing, unexpected, reshaped."""
         columns: dict[str, Iterable[str]] = {
@@ -64,7 +70,7 @@ def load_weights(
     *,
     trust_pickle: bool = False,
     allow_missing: Sequence[str] = (),
-    require_all: bool = True,
+    required: Sequence[str] = ("",),
 ) -> LoadReport:
     """Load the detector's file, then the proposer's, and check that the model is covered.
 
@@ -77,7 +83,7 @@ def load_weights(
         rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; wins over `offline_*` entries of the first file.
         trust_pickle: allow files that run code.
         allow_missing: prefixes of keys that may stay without weights.
-        require_all: raise when a needed part is not covered; training from scratch turns it off.
+        required: prefixes of keys that need weights; training needs fewer than inference.
 
     Raises:
         UserError: a file cannot be read, or a part that the config needs is in no file.
@@ -91,11 +97,12 @@ def load_weights(
         files.append(weights)
     if rpn_weights:
         content = read_checkpoint(rpn_weights, trust_pickle=trust_pickle)
+        # The proposer has to come from this file as a whole, whatever the first one held.
+        report.forget("offline_")
         _copy(rename_proposer(rpn_weights, content.state), entries, report)
         files.append(rpn_weights)
     logger.info("Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
-    if require_all:
-        require_coverage(report, files, allow_missing)
+    require_coverage(report, files, allow_missing, required)
     return report
 
 
@@ -107,9 +114,12 @@ def load_state(model: nn.Module, path: str, state: dict[str, Tensor]) -> LoadRep
     return report
 
 
-def require_coverage(report: LoadReport, files: Sequence[str], allow_missing: Sequence[str]) -> None:
-    """Raise a `UserError` that lists the parts without weights, except the allowed prefixes."""
-    keys = [key for key in report.uncovered if not key.startswith(tuple(allow_missing))]
+def require_coverage(
+    report: LoadReport, files: Sequence[str], allow_missing: Sequence[str], required: Sequence[str] = ("",)
+) -> None:
+    """Raise a `UserError` that lists the parts under the required prefixes without weights, except the allowed."""
+    needed = [key for key in report.uncovered if key.startswith(tuple(required))]
+    keys = [key for key in needed if not key.startswith(tuple(allow_missing))]
     parts = Counter(part_of(key) for key in keys)
     if not parts:
         return

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from regionclip.config.checks import find_weights
 from regionclip.errors import UserError, user_error
+from regionclip.files import is_pickle
 
 STATE_KEYS = ("model", "state_dict", "model_state")
 """Names under which trainers wrap the state dict: Detectron2, open_clip, pycls."""
@@ -57,11 +58,12 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
         UserError: missing, truncated or unreadable file, no weights in it, or a pickle that could
             run code.
     """
-    local = Path(PathManager.get_local_path(path)) if "://" in path else find_weights(path)
-    if not local.is_file():
-        raise user_error(path, "a checkpoint file", "no such file", "see docs/MODEL_ZOO.md for where files come from")
     try:
-        content = _read_content(local, trust_pickle)
+        local = Path(PathManager.get_local_path(path)) if "://" in path else find_weights(path)
+        if not local.is_file():
+            fix = "see docs/MODEL_ZOO.md for where files come from"
+            raise user_error(path, "a checkpoint file", "no such file", fix)
+        return _split(path, _read_content(local, trust_pickle))
     except UserError:
         raise
     except Exception as error:
@@ -69,7 +71,6 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
         raise user_error(
             path, "a readable checkpoint", f"{type(error).__name__}: {reason}", "download or copy the file again"
         ) from error
-    return _split(path, content)
 
 
 def _read_content(path: Path, trust_pickle: bool) -> Any:
@@ -84,7 +85,7 @@ def _read_content(path: Path, trust_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
+        if not is_pickle(path):
             raise
         if trust_pickle:
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -120,12 +121,6 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _is_pickle(path: Path) -> bool:
-    # What torch refuses is either a whole pickle with more than tensors in it, or no pickle at all.
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _unsafe_globals(path: Path) -> str:
@@ -165,6 +160,6 @@ def _as_tensor(value: Tensor | np.ndarray) -> Tensor:
 
 
 def _unwrapped(key: str) -> str:
-    for prefix in _WRAPPER_PREFIXES:
-        key = key.removeprefix(prefix)
+    while key.startswith(_WRAPPER_PREFIXES):  # compiled and distributed, in either order
+        key = key.partition(".")[2]
     return key
