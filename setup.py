@@ -49,6 +49,7 @@ setup(
         "tqdm",
         "tabulate",
         "open_clip_torch>=2.30",
+        "timm",
         "safetensors",
         "pycocotools",
         "lvis",

@@ -1,6 +1,7 @@
 """State dicts equal the published listings: keys, shapes, dtypes, parameters and what trains."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +27,8 @@ def overrides_of(header, embedding_file):
         if value.endswith(".pth"):
             overrides[i] = embedding_file(value, int(re.search(r"\d+", value)[0]), width)
         elif value.endswith(".yaml"):
-            overrides[i] = str(next((REPOSITORY / "configs").glob(f"*/{value}")))
-    if header["meta_arch"] == "CLIPFastRCNN" and "MODEL.CLIP.CROP_REGION_TYPE" not in overrides:
+            overrides[i] = str(next((REPOSITORY / "configs").glob(f"*/{Path(value).name}")))
+    if header.get("meta_arch") == "CLIPFastRCNN" and "MODEL.CLIP.CROP_REGION_TYPE" not in overrides:
         overrides += ["MODEL.CLIP.CROP_REGION_TYPE", "RPN"]
     return overrides
 

@@ -1,7 +1,7 @@
 """CLIP's text tower and tokenizer, both from open_clip.
 
-Kept out of the package's `__init__`: open_clip takes seconds to import and detection with ready
-class embeddings never needs it.
+Kept out of the package's `__init__`: open_clip takes seconds to import, and the image towers do not
+need it.
 """
 
 from __future__ import annotations

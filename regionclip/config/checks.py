@@ -14,7 +14,9 @@ from regionclip.config.keys import get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
 
+DENSE_TOWERS = tuple(f"build_clip_{name}_backbone" for name in ("vit", "swin", "davit", "focal"))
 CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
+DENSE_HEADS = ("CLIPTransformerROIHeads",)
 CLIP_BACKBONES = ("build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone")
 REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
 """Values of CROP_REGION_TYPE by meta-architecture."""
@@ -52,6 +54,11 @@ def clip_architecture(cfg: CfgNode) -> CLIPArchitecture:
     if cfg.MODEL.CLIP.ARCHITECTURE:
         return get_architecture(cfg.MODEL.CLIP.ARCHITECTURE)
     return architecture_from_depth(cfg.MODEL.RESNETS.DEPTH)
+
+
+def reads_class_names(cfg: CfgNode) -> bool:
+    """Return whether the detector embeds class names itself, and needs no embedding file."""
+    return cfg.MODEL.ROI_HEADS.NAME in DENSE_HEADS
 
 
 def uses_clip_backbone(cfg: CfgNode) -> bool:
@@ -141,7 +148,7 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
 
 def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
     clip = cfg.MODEL.CLIP
-    if not clip.USE_TEXT_EMB_CLASSIFIER:
+    if not clip.USE_TEXT_EMB_CLASSIFIER or reads_class_names(cfg):
         return
     rows = {"TEXT_EMB_PATH": cfg.MODEL.ROI_HEADS.NUM_CLASSES, "OPENSET_TEST_TEXT_EMB_PATH": None}
     for name, count in rows.items():
@@ -162,7 +169,7 @@ def test_class_count(cfg: CfgNode) -> int:
 
 def _check_classifier(cfg: CfgNode) -> Iterator[Problem]:
     clip, box_head = cfg.MODEL.CLIP, cfg.MODEL.ROI_BOX_HEAD
-    if not clip.USE_TEXT_EMB_CLASSIFIER:
+    if not clip.USE_TEXT_EMB_CLASSIFIER or reads_class_names(cfg):
         return
     if not clip.CLSS_TEMP > 0:
         yield Problem(
@@ -188,11 +195,13 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
             yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
     if cfg.MODEL.META_ARCHITECTURE != "CLIPFastRCNN":
         return
-    wanted = {"MODEL.BACKBONE.NAME": CLIP_BACKBONES, "MODEL.ROI_HEADS.NAME": CLIP_HEADS}
+    is_dense = cfg.MODEL.BACKBONE.NAME in DENSE_TOWERS
+    wanted = {"MODEL.BACKBONE.NAME": CLIP_BACKBONES + DENSE_TOWERS}
+    wanted["MODEL.ROI_HEADS.NAME"] = DENSE_HEADS if is_dense else CLIP_HEADS
     for key, names in wanted.items():
         if get_value(cfg, key) not in names:
             fix = f"add {key} {names[0]}"
-            yield Problem(key, f"{' or '.join(names)} with CLIPFastRCNN", repr(get_value(cfg, key)), fix)
+            yield Problem(key, f"{' or '.join(names)} in this CLIPFastRCNN", repr(get_value(cfg, key)), fix)
     features = cfg.MODEL.ROI_HEADS.IN_FEATURES
     if cfg.MODEL.ROI_HEADS.NAME == "CLIPRes5ROIHeads" and len(features) != 1:
         fix = "add MODEL.ROI_HEADS.IN_FEATURES \"['res4']\""

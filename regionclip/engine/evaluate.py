@@ -17,12 +17,13 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from regionclip.config.checks import clip_architecture, test_class_count, uses_clip_backbone
+from regionclip.config.checks import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
 from regionclip.data import build_test_loader
 from regionclip.engine.inference import InferenceReport, run_inference
 from regionclip.errors import user_error
 from regionclip.evaluation import PredictionWriter, build_evaluator
 from regionclip.files import write_json
+from regionclip.modeling import CLIPFastRCNN
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     """
     reports = {}
     for job in jobs:
+        if isinstance(model, CLIPFastRCNN) and reads_class_names(cfg):
+            model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
         reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)

@@ -6,6 +6,7 @@ from regionclip.modeling.build import build_model
 from regionclip.modeling.clip_rcnn import CLIPFastRCNN
 from regionclip.modeling.generalized_rcnn import CLIPGeneralizedRCNN, CLIPProposalNetwork
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
+from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads
 
 __all__ = [
     "CLIPFastRCNN",
@@ -15,5 +16,6 @@ __all__ = [
     "CLIPRes5ROIHeads",
     "CLIPResNetBackbone",
     "CLIPStandardROIHeads",
+    "CLIPTransformerROIHeads",
     "build_model",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -12,6 +12,8 @@ from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from regionclip.clip.region_text import EMBEDDING_DIM
+from regionclip.clip.text import TextEncoder
 from regionclip.config.checks import clip_architecture
 from regionclip.errors import user_error
 from regionclip.modeling.backbone import clip_tower
@@ -24,6 +26,10 @@ from regionclip.modeling.proposals import (
     build_offline_rpn,
 )
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
+from regionclip.modeling.transformer_backbones import FEATURE
+from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads, make_projection
+
+RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,7 +37,7 @@ class CLIPFastRCNN(nn.Module):
     """Two-stage open-vocabulary detector (fact sheet 5.2), with the published state-dict keys."""
 
     backbone: Backbone
-    roi_heads: CLIPRes5ROIHeads | CLIPStandardROIHeads
+    roi_heads: RegionHeads
     preprocessor: ImagePreprocessor
 
     @configurable
@@ -39,10 +45,11 @@ class CLIPFastRCNN(nn.Module):
         self,
         *,
         backbone: Backbone,
-        roi_heads: CLIPRes5ROIHeads | CLIPStandardROIHeads,
+        roi_heads: RegionHeads,
         preprocessor: ImagePreprocessor,
         offline_rpn: RPNProposals | None = None,
         lang_encoder: nn.Module | None = None,
+        image_projection: nn.Parameter | None = None,
     ) -> None:
         """Make a detector.
 
@@ -52,6 +59,7 @@ class CLIPFastRCNN(nn.Module):
             preprocessor: normalises images for the backbone.
             offline_rpn: proposer; None takes ground-truth boxes.
             lang_encoder: text tower, kept for concept features.
+            image_projection: [C, D] from the region vectors of a dense tower to the joint space.
         """
         super().__init__()
         self.offline_backbone = offline_rpn.backbone if offline_rpn else None
@@ -62,9 +70,12 @@ class CLIPFastRCNN(nn.Module):
         self.preprocessor = preprocessor
         self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
         self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
+        self.image_projection = image_projection
         tower = clip_tower(backbone)
-        if tower is not None:
-            roi_heads.borrow(tower)
+        if isinstance(roi_heads, CLIPTransformerROIHeads):
+            roi_heads.borrow(backbone, image_projection)
+        elif tower is not None:
+            cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(tower)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -81,12 +92,19 @@ class CLIPFastRCNN(nn.Module):
             ),
             "offline_rpn": _build_offline_rpn_if_wanted(cfg),
             "lang_encoder": _build_text_encoder_if_wanted(cfg),
+            "image_projection": _build_projection_if_wanted(cfg, backbone),
         }
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.preprocessor.mean.device
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Embed class names for a detector that reads them itself; raises `TypeError` for any other."""
+        if not isinstance(self.roi_heads, CLIPTransformerROIHeads):
+            raise TypeError("this detector compares with class embeddings from a file: set MODEL.CLIP.TEXT_EMB_PATH")
+        self.roi_heads.set_classes(names)
 
     def train(self, mode: bool = True) -> CLIPFastRCNN:
         """Set training mode; the proposer always stays in evaluation mode."""
@@ -156,10 +174,13 @@ def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:
     return build_offline_rpn(cfg) if source == "RPN" else None
 
 
+def _build_projection_if_wanted(cfg: CfgNode, backbone: Backbone) -> nn.Parameter | None:
+    if CLIPTransformerROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
+        return None
+    return make_projection(backbone.output_shape()[FEATURE].channels, EMBEDDING_DIM)
+
+
 def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
     if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
         return None
-    # Imported here: open_clip takes seconds to load and most detectors have no text tower.
-    from regionclip.clip.text import TextEncoder
-
     return TextEncoder(clip_architecture(cfg))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionclip.errors import user_error
 
@@ -18,6 +20,25 @@ _BOOKKEEPING = re.compile(
     r"|anchor_generator\.cell_anchors\."
 )
 """Entries that are no weights of a detector: scalars of CLIP, constants of old Detectron2 files."""
+
+_TEXT_TOWER = "roi_heads.box_predictor.lang_encoder"
+_DENSE_PREFIXES = (
+    ("image_encoder.", "backbone."),
+    ("visual.", "backbone."),
+    ("norm.", "backbone.norm."),
+    ("text_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
+    ("lang_encoder.lang_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
+    ("lang_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
+    ("text.", f"{_TEXT_TOWER}.lang_encoder."),
+)
+"""Beginnings of keys in the files of UniCL, K-LITE and FocalNet; the first that fits decides."""
+
+_DENSE_NAMES = {
+    "vision_projection": "image_projection",
+    **dict.fromkeys(("text_projection", "lang_projection", "lang_encoder.lang_proj"), f"{_TEXT_TOWER}.lang_proj"),
+    **dict.fromkeys(("logit_scale", "lang_encoder.logit_scale"), f"{_TEXT_TOWER}.logit_scale"),
+}
+"""Whole keys of the same files."""
 
 _IMAGENET_STEM = ("stem.conv1.weight", "conv1_w", "stem.conv1.norm.weight")
 _PROPOSER_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
@@ -43,12 +64,37 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
         )
     if _is_imagenet_backbone(state):
         return _align_imagenet(state, model_state)
+    if "image_projection" in model_state:
+        return rename_for_dense_tower(state, model_state)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if not _BOOKKEEPING.search(key):
             for target in _targets(key, model_state):
                 renamed[target] = value
     return renamed
+
+
+def rename_for_dense_tower(state: State, model_state: State) -> dict[str, Tensor]:
+    """Return the weights of a UniCL-style file under the keys of a transformer detector (zero-shot fact sheet 6)."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        target = next((f"{new}{key[len(old) :]}" for old, new in _DENSE_PREFIXES if key.startswith(old)), key)
+        target = _DENSE_NAMES.get(key, target)
+        if target == "backbone.pos_embed" and target in model_state:
+            value = _resize_positions(value, model_state[target].shape[1])
+        if target in model_state or not _BOOKKEEPING.search(key):
+            renamed[target] = value
+    return renamed
+
+
+def _resize_positions(table: Tensor, tokens: int) -> Tensor:
+    """Resize a square position table [1, 1 + n * n, C] with class token to `tokens` entries, bicubic."""
+    if table.shape[1] == tokens:
+        return table
+    side, wanted = (int((count - 1) ** 0.5) for count in (table.shape[1], tokens))
+    grid = table[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
+    resized = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
