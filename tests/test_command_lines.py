@@ -3,8 +3,10 @@
 import json
 import pickle
 import runpy
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +334,46 @@ def test_device_falls_back_to_the_cpu():
     assert choose_device("cpu", num_gpus=8) == "cpu"
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("cuda", num_gpus=1) == expected
+
+
+def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
+    for i in range(30):
+        picture(tmp_path / "in" / f"{i:02}.jpg", size=(90 + i, 60))
+    overrides = tiny["overrides"] | {"INPUT_DIR": str(tmp_path / "in")}
+    tool = [sys.executable, str(REPOSITORY / "tools/train_net.py"), "--eval-only", "--config-file", tiny["config"]]
+
+    def command(folder):
+        return [*tool, *flat(overrides | {"OUTPUT_DIR": str(tmp_path / folder)})]
+
+    journal = tmp_path / "out" / "inference" / "predictions.0.jsonl"
+    process = subprocess.Popen(command("out"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.is_file() and journal.read_text().count("\n") > 5):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = journal.read_text()
+    assert 5 < before.count("\n") < 31, "the run was not interrupted in the middle"
+    journal.write_text(before + '{"image_id": 29, "inst')  # a line torn by the interruption
+    done = subprocess.run(command("out"), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "images were finished by an interrupted run" in done.stdout
+    assert "Done: 30 images, 0 failed" in done.stdout
+    assert not journal.exists()
+    results = (tmp_path / "out/inference/lvis_instances_results.json").read_text()
+    # The same without interruption, in a folder of the same name: the config is part of the fingerprint.
+    shutil.rmtree(tmp_path / "out")
+    assert subprocess.run(command("out"), cwd=tmp_path, capture_output=True).returncode == 0
+    whole = (tmp_path / "out/inference/lvis_instances_results.json").read_text()
+    by_image = [sorted(json.loads(text), key=lambda r: (r["image_id"], -r["score"])) for text in (results, whole)]
+    assert by_image[0] == by_image[1]
+
+
+def test_journal_of_another_run_is_left_out(detect, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    journal = tmp_path / "output" / "inference" / "predictions.0.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text('another fingerprint\n{"image_id": 0, "instances": []}\n')
+    code, output = detect()
+    assert code == 0, output
+    assert detected_images(tmp_path) == [0]
+    assert json.loads((tmp_path / "output/inference/lvis_instances_results.json").read_text())

@@ -4,13 +4,14 @@ from regionclip.data import coco_ovd, custom_images, lvis
 from regionclip.data.coco_ovd import prepare_coco_ovd
 from regionclip.data.custom_images import list_images, use_custom_image_folder
 from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.data.loaders import build_test_loader
+from regionclip.data.loaders import TestLoader, build_test_loader
 
 coco_ovd.register()
 lvis.register()
 custom_images.register()
 
 __all__ = [
+    "TestLoader",
     "UnreadableImageError",
     "build_test_loader",
     "list_images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch.utils.data import DataLoader
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.lvis import drop_empty_images_as_upstream
 from regionclip.errors import UserError, user_error
+
+TestLoader = DataLoader | list[list[dict[str, Any]]]
+"""Batches of mapped images; a plain list when nothing is left to do."""
 
 
 class TestMapper:
@@ -68,8 +72,10 @@ class TestMapper:
         return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+def build_test_loader(cfg: CfgNode, dataset_name: str, finished: Collection[int] = ()) -> TestLoader:
     """Return Detectron2's test loader, one image a batch, for a registered dataset.
+
+    Images whose id is in `finished` are left out.
 
     Raises:
         UserError: the dataset cannot be read, or has no boxes where they are the proposals.
@@ -86,6 +92,9 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         and any("annotations" in record for record in records)
     ):
         records = drop_empty_images_as_upstream(records)
+    records = [record for record in records if record["image_id"] not in finished]
+    if not records:
+        return []  # Detectron2's sampler refuses to have nothing to do
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,
@@ -98,7 +107,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
 
 def _read_records(dataset_name: str) -> list[dict[str, Any]]:
     try:
-        return get_detection_dataset_dicts(dataset_name, filter_empty=False)
+        return get_detection_dataset_dicts(dataset_name, filter_empty=False, check_consistency=False)
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, OSError, AssertionError) as error:

@@ -15,11 +15,11 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
-from torch.utils.data import DataLoader
 
 from regionclip.config.checks import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
-from regionclip.data import build_test_loader
+from regionclip.data import TestLoader, build_test_loader
 from regionclip.engine.inference import InferenceReport, run_inference
+from regionclip.engine.journal import PredictionJournal, fingerprint
 from regionclip.errors import user_error
 from regionclip.evaluation import PredictionWriter, build_evaluator
 from regionclip.files import write_json
@@ -33,15 +33,18 @@ class EvaluationJob:
     """One test set, found readable, with what evaluates it."""
 
     dataset_name: str
-    loader: DataLoader
+    loader: TestLoader
     evaluator: PredictionWriter
     output_dir: Path
+    journal: PredictionJournal | None = None
 
 
-def prepare_evaluation(cfg: CfgNode) -> list[EvaluationJob]:
+def prepare_evaluation(cfg: CfgNode, weights: Sequence[str] = ()) -> list[EvaluationJob]:
     """Read the datasets of DATASETS.TEST; writes nothing.
 
-    Files will go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it.
+    Files will go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it. With
+    the names of the weight files a journal is kept: the same command, after an interruption, runs
+    only the images that were not finished.
 
     Raises:
         UserError: a dataset cannot be read.
@@ -52,10 +55,13 @@ def prepare_evaluation(cfg: CfgNode) -> list[EvaluationJob]:
     jobs = []
     for name in names:
         output_dir = inference_dir / name if len(names) > 1 else inference_dir
-        loader = build_test_loader(cfg, name)
-        jobs.append(
-            EvaluationJob(name, loader, build_evaluator(cfg, name, output_dir, test_class_count(cfg)), output_dir)
-        )
+        journal = PredictionJournal(output_dir, fingerprint(cfg, weights)) if weights else None
+        finished = {prediction["image_id"] for prediction in journal.finished()} if journal else set()
+        if finished:
+            logger.info("%s: %d images were finished by an interrupted run", name, len(finished))
+        loader = build_test_loader(cfg, name, finished)
+        evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg))
+        jobs.append(EvaluationJob(name, loader, evaluator, output_dir, journal))
     return jobs
 
 
@@ -72,7 +78,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     for job in jobs:
         if isinstance(model, CLIPFastRCNN) and reads_class_names(cfg):
             model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
-        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator)
+        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
     comm.synchronize()  # a process that exits early would take the others with it
@@ -138,4 +144,4 @@ def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir:
     else:
         logger.info("%s: predictions only, no ground truth", content["protocol"])
     counts = f"{report.images} images, {len(report.failures)} failed"
-    logger.info("Done: %s, %.2f s an image; results in %s", counts, report.seconds / max(report.images, 1), output_dir)
+    logger.info("Done: %s, in %.0f s; results in %s", counts, report.seconds, output_dir)

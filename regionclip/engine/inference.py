@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from regionclip.data import TestLoader
+from regionclip.engine.journal import PredictionJournal
+from regionclip.evaluation import PredictionWriter
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class InferenceReport:
     """What a run over a dataset gave."""
 
     images: int = 0
-    """Images that were run through the model, over all processes."""
+    """Images with predictions, over all processes, those of an interrupted run included."""
     seconds: float = 0.0
     """Wall-clock time of the loop on this process."""
     failures: list[str] = field(default_factory=list)
@@ -35,17 +37,26 @@ class InferenceReport:
     """What the evaluator returned; empty on all but the main process."""
 
 
-def run_inference(model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator) -> InferenceReport:
+def run_inference(
+    model: nn.Module,
+    loader: TestLoader,
+    evaluator: PredictionWriter,
+    journal: PredictionJournal | None = None,
+) -> InferenceReport:
     """Run the model over a loader and evaluate.
 
     Args:
         model: put in evaluation mode for the loop.
         loader: batches of mapped images; those with the key `error` are skipped and reported.
         evaluator: takes inputs and outputs, and computes the metrics.
+        journal: gets every finished image, and gives those of an interrupted run.
     """
     report = InferenceReport()
     start = time.perf_counter()
     evaluator.reset()
+    if journal is not None and comm.is_main_process():
+        evaluator.predictions += journal.finished()
+        report.images = len(evaluator.predictions)
     with inference_context(model), torch.no_grad():
         for batch in _with_progress(loader):
             report.failures += [image["error"] for image in batch if "error" in image]
@@ -53,17 +64,21 @@ def run_inference(model: nn.Module, loader: DataLoader, evaluator: DatasetEvalua
             if images:
                 evaluator.process(images, model(images))
                 report.images += len(images)
+                if journal is not None:
+                    journal.append(evaluator.predictions[-len(images) :])
     report.seconds = time.perf_counter() - start
     # Counted over all processes: the run is as good as its worst part.
     report.failures = list(itertools.chain(*comm.all_gather(report.failures)))
     report.images = sum(comm.all_gather(report.images))
     report.metrics = evaluator.evaluate() or {}
+    if journal is not None:
+        journal.remove()
     for failure in report.failures:
         logger.error("Skipped unreadable image %s", failure)
     return report
 
 
-def _with_progress(loader: DataLoader) -> Iterable[list[dict[str, Any]]]:
+def _with_progress(loader: TestLoader) -> Iterable[list[dict[str, Any]]]:
     # Done, total, elapsed, remaining and rate: every second on a terminal, every half minute in a log.
     interval = 1.0 if sys.stderr.isatty() else 30.0
     return tqdm(loader, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)

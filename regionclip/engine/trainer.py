@@ -9,9 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from torch import nn
-from torch.utils.data import DataLoader
 
-from regionclip.data import build_test_loader
 from regionclip.engine.checkpoint import DetectorCheckpointer, load_weights
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.modeling import build_model
@@ -56,11 +54,6 @@ class DetectorTrainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the detector."""
         return build_model(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """Build the loader of a test set."""
-        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from regionclip.config.checks import dataset_problems
 from regionclip.engine.checkpoint import load_weights
@@ -25,14 +26,14 @@ def evaluate_only(args: argparse.Namespace) -> int:
         UserError: bad config, weights or data; nothing has been written then.
     """
     cfg = load_checked_config(args)
-    jobs = prepare_evaluation(cfg)
-    model = build_model(cfg)
     weights, rpn_weights = cfg.MODEL.WEIGHTS, None
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
         rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS
-    checkpoints = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpoints = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
     if args.resume and checkpoints.has_checkpoint():
         weights, rpn_weights = checkpoints.get_checkpoint_file(), None
+    jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name])
+    model = build_model(cfg)
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)

@@ -40,9 +40,7 @@ class PredictionWriter(DatasetEvaluator):
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Take the detections of a batch."""
-        for image, output in zip(inputs, outputs, strict=True):
-            instances = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
-            self.predictions.append({"image_id": image["image_id"], "instances": instances})
+        self.predictions += [prediction_of(*pair) for pair in zip(inputs, outputs, strict=True)]
 
     def evaluate(self) -> dict[str, Any]:
         """Write the detections of all processes; return the metrics, on the main process only."""
@@ -63,6 +61,12 @@ class PredictionWriter(DatasetEvaluator):
     def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the metrics of results in COCO's format; there are none without ground truth."""
         return {}
+
+
+def prediction_of(image: dict[str, Any], output: dict[str, Any]) -> Prediction:
+    """Return the detections of one image as plain numbers."""
+    instances = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+    return {"image_id": image["image_id"], "instances": instances}
 
 
 def tasks_of(results: Sequence[dict[str, Any]]) -> list[str]:
