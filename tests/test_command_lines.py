@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from regionclip.clip import architecture_from_depth
+from regionclip.config import load_config
 from regionclip.engine.command import choose_device
 from tests.conftest import REPOSITORY, flat
 from tests.test_loading import Bomb
@@ -309,15 +311,31 @@ def test_upstream_command_line_runs_as_a_process(tiny, tmp_path):
     assert (tmp_path / "out" / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in REPOSITORY.glob("*.sh")))
-def test_scripts_call_the_tools_with_published_names(script, tmp_path):
-    """A stand-in for Python records the calls."""
+SIZES = ("rn50", "rn50x4")
+CASES = {
+    "test_zeroshot_inference.sh": [f"{s}-{b}-{d}" for s in SIZES for b in ("gt", "rpn") for d in ("coco", "lvis")],
+    "test_transfer_learning.sh": [f"{s}-{d}" for s in SIZES for d in ("coco", "coco-novel", "coco-base", "lvis")],
+    "train_transfer_learning.sh": [f"{s}-{d}" for s in SIZES for d in ("coco", "lvis")],
+    "visualize_zeroshot_inference.sh": list(SIZES),
+    "visualize_transfer_learning.sh": list(SIZES),
+}
+
+
+def test_every_script_is_tested():
+    assert set(CASES) == {path.name for path in REPOSITORY.glob("*.sh")}
+
+
+@pytest.mark.parametrize(("script", "case"), [(s, c) for s, cases in CASES.items() for c in ("", *cases)])
+def test_scripts_call_the_tools_with_published_names(script, case, tmp_path):
+    """A stand-in for Python records the calls; an empty case takes the default."""
     record = tmp_path / "calls.txt"
     recorder = tmp_path / "python"
     recorder.write_text(f'#!/bin/sh\necho "$@" >> {record}\n')
     recorder.chmod(0o755)
     subprocess.run(
-        ["bash", str(REPOSITORY / script)], env={"PYTHON": str(recorder), "PATH": "/usr/bin:/bin"}, check=True
+        ["bash", str(REPOSITORY / script), *filter(None, [case])],
+        env={"PYTHON": str(recorder), "PATH": "/usr/bin:/bin"},
+        check=True,
     )
     call = record.read_text()
     assert "./tools/train_net.py" in call
@@ -327,6 +345,21 @@ def test_scripts_call_the_tools_with_published_names(script, tmp_path):
     files = [part for part in call.split() if part.startswith("./configs")]
     assert files
     assert all((REPOSITORY / part).is_file() for part in files)
+    is_large = "x4" in case or (not case and "visualize" in script)
+    assert ("DEPTH 200" in call) == ("_cls_emb_rn50x4.pth" in call) == is_large
+    # The whole command merges, and the sizes agree with each other.
+    overrides = call.splitlines()[0].split("--config-file ")[1].split()
+    cfg = load_config(overrides[0], overrides[1:])
+    size = architecture_from_depth(cfg.MODEL.RESNETS.DEPTH)
+    assert size.pooler_resolution == cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+    assert size.embedding_dim == cfg.MODEL.CLIP.TEXT_EMB_DIM
+
+
+def test_script_refuses_an_unknown_case():
+    for script in CASES:
+        done = subprocess.run(["bash", str(REPOSITORY / script), "rn49-gt-coco"], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "error: unknown model" in done.stderr
 
 
 def test_device_falls_back_to_the_cpu():

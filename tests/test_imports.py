@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -44,3 +45,16 @@ def test_doctor_finds_this_installation_good():
     done = subprocess.run([sys.executable, "-m", "regionclip.doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert {line.split()[1] for line in done.stdout.splitlines()} >= {"python", "torch", "torchvision", "detectron2"}
+
+
+def test_config_can_be_checked_before_anything_else_is_imported():
+    code = """
+import torch
+from regionclip.config import check_config, load_config
+torch.save(torch.rand(65, 1024), "embeddings.pth")
+config = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.yaml"
+check_config(load_config(config, ["MODEL.CLIP.CROP_REGION_TYPE", "GT", "MODEL.CLIP.TEXT_EMB_PATH", "embeddings.pth"]))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
