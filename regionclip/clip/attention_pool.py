@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class AttentionPool2d(nn.Module):
     """Attend from the mean of a feature map to all of its cells (fact sheet 2.2).
 
-    Only the output of the mean token leaves the layer, so only its query is computed; this equals
-    the published layer, which computes all of them, up to rounding (6e-8).
+    Only the output of the mean token leaves the layer, so only its query is computed, and keys and
+    values are folded onto it. This equals the published layer, which projects every token three
+    times, up to rounding, at a thirtieth of the multiplications.
     """
 
     def __init__(self, grid: int, width: int, heads: int, output_dim: int) -> None:
@@ -45,13 +45,16 @@ class AttentionPool2d(nn.Module):
         cells = x.flatten(2).transpose(1, 2)  # [N, L, C]
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # [N, 1 + L, C]
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
-        attended = F.scaled_dot_product_attention(
-            self._split_heads(self.q_proj(tokens[:, :1])),
-            self._split_heads(self.k_proj(tokens)),
-            self._split_heads(self.v_proj(tokens)),
-        )  # [N, heads, 1, C / heads]
-        return self.c_proj(attended.flatten(1))
+        query = self.q_proj(tokens[:, 0]).unflatten(1, (self.heads, -1))  # [N, heads, C / heads]
+        # Each query meets the tokens through its own row of k_proj, [N, heads, C]; likewise the
+        # attended tokens meet v_proj once, instead of every token being projected twice.
+        key_rows = torch.einsum("nhd,hdc->nhc", query, self._by_head(self.k_proj.weight))
+        key_offset = (query * self._by_head(self.k_proj.bias)).sum(dim=2, keepdim=True)
+        scores = key_rows @ tokens.transpose(1, 2) + key_offset  # [N, heads, 1 + L]
+        weights = (scores * query.shape[2] ** -0.5).softmax(dim=2)
+        attended = torch.einsum("nhc,hdc->nhd", weights @ tokens, self._by_head(self.v_proj.weight))
+        return self.c_proj((attended + self._by_head(self.v_proj.bias)).flatten(1))
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        # [N, T, C] -> [N, heads, T, C / heads]
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def _by_head(self, parameter: Tensor) -> Tensor:
+        # [C, ...] -> [heads, C / heads, ...]
+        return parameter.unflatten(0, (self.heads, -1))
