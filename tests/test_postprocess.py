@@ -39,7 +39,7 @@ def select(boxes, probabilities, objectness, **changes):
 
 
 def slow_selection(boxes, scores):
-    """Select as the fact sheet orders it: clip, threshold, suppression in each class, sort."""
+    """Select in the published order: clip, threshold, suppression in each class, sort."""
     kept = []
     limits = torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
     clipped = torch.minimum(boxes.clamp(min=0), limits)

@@ -100,7 +100,7 @@ def test_davit_equals_timm(size):
 
 
 def slow_focalnet(w, x, depths, levels):
-    """FocalNet from the formulas of the fact sheet, in functional form."""
+    """FocalNet from its formulas, in functional form."""
 
     def norm(x, name):
         return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], w[f"{name}.weight"], w[f"{name}.bias"]).permute(

@@ -18,7 +18,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 
 @dataclass(frozen=True)
 class CLIPArchitecture:
-    """Dimensions of a CLIP model with a ModifiedResNet image tower (fact sheet 2.1 and 2.3)."""
+    """Dimensions of a CLIP model with a ModifiedResNet image tower."""
 
     name: str
     blocks: tuple[int, int, int, int]

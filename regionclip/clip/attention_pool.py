@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class AttentionPool2d(nn.Module):
-    """Attend from the mean of a feature map to all of its cells (fact sheet 2.2).
+    """Attend from the mean of a feature map to all of its cells.
 
     Only the output of the mean token leaves the layer, so only its query is computed, and keys and
     values are folded onto it. This equals the published layer, which projects every token three

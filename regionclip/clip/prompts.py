@@ -1,4 +1,4 @@
-"""Prompt templates that turn a class name into sentences (fact sheet 7.7)."""
+"""Prompt templates that turn a class name into sentences."""
 
 from __future__ import annotations
 

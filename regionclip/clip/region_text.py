@@ -1,4 +1,4 @@
-"""The text tower of the transformer detectors, and class embeddings from names (zero-shot fact sheet 5)."""
+"""The text tower of the transformer detectors, and class embeddings from names."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ NormFactory = Callable[[int], nn.Module]
 
 
 class Bottleneck(nn.Module):
-    """Residual block whose stride is an average pool before the last convolution (fact sheet 2.1)."""
+    """Residual block whose stride is an average pool before the last convolution."""
 
     expansion = 4
 
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """CLIP's image tower up to `res5`, with the published state-dict keys (fact sheet 2.1)."""
+    """CLIP's image tower up to `res5`, with the published state-dict keys."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ _SPECIAL_TOKENS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_
 
 
 class TextEncoder(TextTransformer):
-    """Text tower with the published keys of `lang_encoder.*` (fact sheet 2.3)."""
+    """Text tower with the published keys of `lang_encoder.*`."""
 
     def __init__(self, architecture: CLIPArchitecture) -> None:
         """Make the tower that belongs to `architecture`."""
@@ -71,7 +71,7 @@ def tokenize(texts: Sequence[str], tokenizer: SimpleTokenizer, *, keep_end_of_te
         texts: N texts.
         tokenizer: usually a `Tokenizer`.
         keep_end_of_text: a text of more than 75 tokens loses its last tokens, not its end-of-text
-            token; False cuts as upstream does, which loses it (fact sheet 7.6).
+            token; False cuts as upstream does, which loses it.
     """
     if keep_end_of_text:
         return tokenizer(list(texts), context_length=CONTEXT_LENGTH)

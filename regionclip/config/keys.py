@@ -1,4 +1,4 @@
-"""Every yacs key beyond Detectron2's own, with its default and one line of meaning (fact sheet 1.1)."""
+"""Every yacs key beyond Detectron2's own, with its default and one line of meaning."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def class_groups(categories: Categories) -> dict[str, list[str]]:
 
 
 def prepare_coco_ovd(coco_root: str | Path) -> list[Path]:
-    """Write the six `ovd_ins_*` files beside the stock COCO annotation files (fact sheet 7.2).
+    """Write the six `ovd_ins_*` files beside the stock COCO annotation files.
 
     Each keeps the categories of its split (with a field `split`: `seen` or `unseen`), their
     annotations, and the images that have at least one.

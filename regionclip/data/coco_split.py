@@ -1,4 +1,4 @@
-"""The 48 base and 17 novel categories of open-vocabulary COCO (Bansal et al., 2018; fact sheet 7.2)."""
+"""The 48 base and 17 novel categories of open-vocabulary COCO (Bansal et al., 2018)."""
 
 BASE_CATEGORIES = {
     1: "person",

@@ -1,4 +1,4 @@
-"""A user's own folder of images under the `lvis_v1_*_custom_img` names (fact sheet 7.4)."""
+"""A user's own folder of images under the `lvis_v1_*_custom_img` names."""
 
 from __future__ import annotations
 

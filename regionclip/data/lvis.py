@@ -1,4 +1,4 @@
-"""LVIS: the open-vocabulary (866 base, 337 novel), fully supervised and stock datasets (fact sheet 7.3)."""
+"""LVIS: the open-vocabulary (866 base, 337 novel), fully supervised and stock datasets."""
 
 from __future__ import annotations
 

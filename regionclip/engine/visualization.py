@@ -1,4 +1,4 @@
-"""Drawing a results file on the pictures it belongs to (fact sheet 8.2)."""
+"""Drawing a results file on the pictures it belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO's metrics, and AP50 over the base and novel classes (fact sheet 7.8)."""
+"""COCO's metrics, and AP50 over the base and novel classes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Predictions = tuple[Tensor, Tensor]
 
 
 class CLIPOutputLayers(FastRCNNOutputLayers):
-    """Predictor of the CLIP detectors (fact sheet 6.2), with the published keys."""
+    """Predictor of the CLIP detectors, with the published keys."""
 
     @configurable
     def __init__(
@@ -95,7 +95,7 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
 
 
 class TextEmbeddingOutputLayers(CLIPOutputLayers):
-    """Predictor whose classes are frozen text embeddings, compared by cosine (fact sheet 6.2)."""
+    """Predictor whose classes are frozen text embeddings, compared by cosine."""
 
     @configurable
     def __init__(

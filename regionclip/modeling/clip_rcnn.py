@@ -34,7 +34,7 @@ RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
 @META_ARCH_REGISTRY.register()
 class CLIPFastRCNN(nn.Module):
-    """Two-stage open-vocabulary detector (fact sheet 5.2), with the published state-dict keys."""
+    """Two-stage open-vocabulary detector, with the published state-dict keys."""
 
     backbone: Backbone
     roi_heads: RegionHeads

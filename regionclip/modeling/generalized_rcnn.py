@@ -1,4 +1,4 @@
-"""Detectron2's own meta-architectures on a CLIP backbone (fact sheet 2.5)."""
+"""Detectron2's own meta-architectures on a CLIP backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of the classification branch (fact sheet 6.5)."""
+"""Losses of the classification branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From boxes and class probabilities to detections: score fusion, suppression, top-k (fact sheet 6.3, 6.4)."""
+"""From boxes and class probabilities to detections: score fusion, suppression, top-k."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class HardSuppression:
 
 @dataclass(frozen=True)
 class SoftSuppression:
-    """Lower the scores of overlapping boxes of the class (fact sheet 6.6)."""
+    """Lower the scores of overlapping boxes of the class."""
 
     method: SoftNMSMethod
     sigma: float

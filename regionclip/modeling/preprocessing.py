@@ -16,7 +16,7 @@ def pixels_to_unit_range(cfg: CfgNode) -> bool:
 
 
 class ImagePreprocessor(nn.Module):
-    """Normalise images and pad them with zeros, right and bottom, to a common size (fact sheet 5.2)."""
+    """Normalise images and pad them with zeros, right and bottom, to a common size."""
 
     mean: Tensor
     std: Tensor

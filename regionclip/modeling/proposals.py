@@ -76,7 +76,7 @@ class RPNProposals:
 
 
 def offline_rpn_config(cfg: CfgNode) -> CfgNode:
-    """Return the config of the proposer: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP (fact sheet 5.1)."""
+    """Return the config of the proposer: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP."""
     clip = cfg.MODEL.CLIP
     rpn_cfg = load_config(clip.OFFLINE_RPN_CONFIG)
     rpn_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE

@@ -1,4 +1,4 @@
-"""ROI heads that borrow CLIP's last stage and attention pool from the backbone (fact sheet 6.1)."""
+"""ROI heads that borrow CLIP's last stage and attention pool from the backbone."""
 
 from __future__ import annotations
 

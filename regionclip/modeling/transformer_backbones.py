@@ -1,4 +1,4 @@
-"""The dense transformer towers as Detectron2 backbones (zero-shot fact sheet 3)."""
+"""The dense transformer towers as Detectron2 backbones."""
 
 from __future__ import annotations
 

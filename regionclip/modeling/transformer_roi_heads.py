@@ -1,4 +1,4 @@
-"""ROI head of the transformer detectors: mean over a region, projection, live text tower (zero-shot fact sheet 4)."""
+"""ROI head of the transformer detectors: mean over a region, projection, live text tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft-NMS: overlapping boxes lose score instead of vanishing (Bodla et al., 2017; fact sheet 6.6)."""
+"""Soft-NMS: overlapping boxes lose score instead of vanishing (Bodla et al., 2017)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Image towers other than CLIP's ResNet: one dense map, mean over a region, projection (zero-shot fact sheet 3)."""
+"""Image towers other than CLIP's ResNet: one dense map, mean over a region, projection."""

@@ -1,4 +1,4 @@
-"""DaViT: attention within windows, then attention between channels (zero-shot fact sheet 3.3)."""
+"""DaViT: attention within windows, then attention between channels."""
 
 from __future__ import annotations
 

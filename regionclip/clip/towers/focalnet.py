@@ -1,4 +1,4 @@
-"""FocalNet with depth-wise convolutions and norms after the residual sum (zero-shot fact sheet 3.4).
+"""FocalNet with depth-wise convolutions and norms after the residual sum.
 
 Neither timm's nor the public FocalNet has these, so it is written here.
 """

@@ -1,4 +1,4 @@
-"""ViT-B/16 whose patch tokens are normed and averaged (zero-shot fact sheet 3.1), on timm's blocks."""
+"""ViT-B/16 whose patch tokens are normed and averaged, on timm's blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose keys are these? The published key layouts, renamed to those of a model (fact sheet 3.1, 4)."""
+"""Whose keys are these? The published key layouts, renamed to those of a model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
 
 
 def rename_for_dense_tower(state: State, model_state: State) -> dict[str, Tensor]:
-    """Return the weights of a UniCL-style file under the keys of a transformer detector (zero-shot fact sheet 6)."""
+    """Return the weights of a UniCL-style file under the keys of a transformer detector."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         target = next((f"{new}{key[len(old) :]}" for old, new in _DENSE_PREFIXES if key.startswith(old)), key)

@@ -75,7 +75,7 @@ def load_weights(
     """Load the detector's file, then the proposer's, and check that the model is covered.
 
     Class embeddings given by the config stay. Entries are copied one by one, so nothing but the
-    listed entries changes: in particular no BatchNorm statistics of other parts (fact sheet 4.3).
+    listed entries changes: in particular no BatchNorm statistics of other parts.
 
     Args:
         model: built from the config.
