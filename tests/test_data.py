@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from regionclip.config import get_cfg
-from regionclip.data import build_test_loader, list_images, prepare_coco_ovd, use_custom_image_folder
+from regionclip.data import build_test_loader, list_images, prepare_coco_ovd, read_test_records, use_custom_image_folder
 from regionclip.data.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
 from regionclip.data.custom_images import DEFAULT_FOLDER, load_custom_images
 from regionclip.data.loaders import TestMapper
@@ -601,7 +601,7 @@ def loader_cfg():
 
 
 def test_images_without_annotations_are_tested(lvis_pictures, loader_cfg):
-    batches = list(build_test_loader(loader_cfg, lvis_pictures))
+    batches = list(build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures)))
     assert [[item["image_id"] for item in batch] for batch in batches] == [[10], [20], [30], [40]]
     assert {tuple(batch[0]["image"].shape) for batch in batches} == {(3, 40, 80)}
 
@@ -609,11 +609,13 @@ def test_images_without_annotations_are_tested(lvis_pictures, loader_cfg):
 def test_upstream_filter_is_applied_by_key(lvis_pictures, loader_cfg):
     loader_cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES = True
     # Three, two and one annotations.
-    assert [batch[0]["image_id"] for batch in build_test_loader(loader_cfg, lvis_pictures)] == [30, 10, 20]
+    assert [
+        batch[0]["image_id"] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures))
+    ] == [30, 10, 20]
 
 
 @pytest.mark.parametrize("region_type", ["GT", "RPN"])
 def test_boxes_come_along_when_they_are_the_proposals(lvis_pictures, loader_cfg, region_type):
     loader_cfg.MODEL.CLIP.CROP_REGION_TYPE = region_type
-    items = [batch[0] for batch in build_test_loader(loader_cfg, lvis_pictures)]
+    items = [batch[0] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures))]
     assert ["instances" in item for item in items] == [region_type == "GT"] * 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -72,34 +71,31 @@ class TestMapper:
         return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, finished: Collection[int] = ()) -> TestLoader:
-    """Return Detectron2's test loader, one image a batch, for a registered dataset.
-
-    Images whose id is in `finished` are left out.
+def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
+    """Return Detectron2's records of the images of a registered dataset to test on.
 
     Raises:
         UserError: the dataset cannot be read, or has no boxes where they are the proposals.
     """
     records = _read_records(dataset_name)
-    boxes_are_proposals = cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT"
     annotated = any("annotations" in record for record in records)
-    if boxes_are_proposals and not annotated:
+    if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
         raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)
-    if (
-        cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES
-        and dataset_name.startswith("lvis")
-        and any("annotations" in record for record in records)
-    ):
-        records = drop_empty_images_as_upstream(records)
-    records = [record for record in records if record["image_id"] not in finished]
+    if cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES and dataset_name.startswith("lvis") and annotated:
+        return drop_empty_images_as_upstream(records)
+    return records
+
+
+def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader:
+    """Return Detectron2's test loader, one image a batch, for records of `read_test_records`."""
     if not records:
         return []  # Detectron2's sampler refuses to have nothing to do
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,
         cfg.INPUT.FORMAT,
-        keep_annotations=boxes_are_proposals,
+        keep_annotations=cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT",
     )
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from tabulate import tabulate
 from torch import nn
 
 from regionclip.config.checks import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
-from regionclip.data import TestLoader, build_test_loader
+from regionclip.data import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.inference import InferenceReport, run_inference
 from regionclip.engine.journal import PredictionJournal, fingerprint
 from regionclip.errors import user_error
-from regionclip.evaluation import PredictionWriter, build_evaluator
+from regionclip.evaluation import Prediction, PredictionWriter, build_evaluator
 from regionclip.files import write_json
 from regionclip.modeling import CLIPFastRCNN
 
@@ -37,9 +38,13 @@ class EvaluationJob:
     evaluator: PredictionWriter
     output_dir: Path
     journal: PredictionJournal | None = None
+    finished: list[Prediction] = field(default_factory=list)
+    """What an interrupted run left behind; on the main process only."""
 
 
-def prepare_evaluation(cfg: CfgNode, weights: Sequence[str] = ()) -> list[EvaluationJob]:
+def prepare_evaluation(
+    cfg: CfgNode, weights: Sequence[str] = (), allow_missing: Sequence[str] = ()
+) -> list[EvaluationJob]:
     """Read the datasets of DATASETS.TEST; writes nothing.
 
     Files will go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it. With
@@ -55,14 +60,25 @@ def prepare_evaluation(cfg: CfgNode, weights: Sequence[str] = ()) -> list[Evalua
     jobs = []
     for name in names:
         output_dir = inference_dir / name if len(names) > 1 else inference_dir
-        journal = PredictionJournal(output_dir, fingerprint(cfg, weights)) if weights else None
-        finished = {prediction["image_id"] for prediction in journal.finished()} if journal else set()
-        if finished:
-            logger.info("%s: %d images were finished by an interrupted run", name, len(finished))
-        loader = build_test_loader(cfg, name, finished)
+        records = read_test_records(cfg, name)
+        journal = None
+        if weights:
+            journal = PredictionJournal(output_dir, fingerprint(cfg, name, records, weights, allow_missing))
+        finished, ids = _finished_before(name, journal)
+        loader = build_test_loader(cfg, [record for record in records if record["image_id"] not in ids])
         evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg))
-        jobs.append(EvaluationJob(name, loader, evaluator, output_dir, journal))
+        jobs.append(EvaluationJob(name, loader, evaluator, output_dir, journal, finished))
     return jobs
+
+
+def _finished_before(name: str, journal: PredictionJournal | None) -> tuple[list[Prediction], set[int]]:
+    """Return the finished predictions, on the main process, and their image ids, on every process."""
+    # Read once: another process may start writing while a slower one still reads.
+    finished = journal.finished() if journal and comm.is_main_process() else []
+    ids = set(itertools.chain(*comm.all_gather([prediction["image_id"] for prediction in finished])))
+    if ids:
+        logger.info("%s: %d images were finished by an interrupted run", name, len(ids))
+    return finished, ids
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> dict[str, InferenceReport]:
@@ -78,10 +94,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     for job in jobs:
         if isinstance(model, CLIPFastRCNN) and reads_class_names(cfg):
             model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
-        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal)
+        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal, job.finished)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
     comm.synchronize()  # a process that exits early would take the others with it
+    # Kept until now: an interruption between two datasets loses neither.
+    for job in jobs:
+        if job.journal is not None:
+            job.journal.remove()
     return reports
 
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from regionclip.data import TestLoader
 from regionclip.engine.journal import PredictionJournal
-from regionclip.evaluation import PredictionWriter
+from regionclip.evaluation import Prediction, PredictionWriter
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def run_inference(
     loader: TestLoader,
     evaluator: PredictionWriter,
     journal: PredictionJournal | None = None,
+    finished: Sequence[Prediction] = (),
 ) -> InferenceReport:
     """Run the model over a loader and evaluate.
 
@@ -49,14 +50,14 @@ def run_inference(
         model: put in evaluation mode for the loop.
         loader: batches of mapped images; those with the key `error` are skipped and reported.
         evaluator: takes inputs and outputs, and computes the metrics.
-        journal: gets every finished image, and gives those of an interrupted run.
+        journal: gets every finished image.
+        finished: predictions of an interrupted run, whose images the loader leaves out; each on one
+            process only.
     """
-    report = InferenceReport()
+    report = InferenceReport(images=len(finished))
     start = time.perf_counter()
     evaluator.reset()
-    if journal is not None and comm.is_main_process():
-        evaluator.predictions += journal.finished()
-        report.images = len(evaluator.predictions)
+    evaluator.predictions += finished
     with inference_context(model), torch.no_grad():
         for batch in _with_progress(loader):
             report.failures += [image["error"] for image in batch if "error" in image]
@@ -71,8 +72,6 @@ def run_inference(
     report.failures = list(itertools.chain(*comm.all_gather(report.failures)))
     report.images = sum(comm.all_gather(report.images))
     report.metrics = evaluator.evaluate() or {}
-    if journal is not None:
-        journal.remove()
     for failure in report.failures:
         logger.error("Skipped unreadable image %s", failure)
     return report

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+import regionclip
+from regionclip.config import load_config
 from regionclip.config.checks import find_weights
 from regionclip.evaluation.predictions import Prediction
-
-logger = logging.getLogger(__name__)
 
 
 class PredictionJournal:
     """One line for each finished image, in a file for each process.
 
-    The first line is a fingerprint of config and weights: a journal of another run is left out.
+    The first line is a fingerprint of the run: a journal of another run is left out, and replaced
+    when the first image is finished.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -59,28 +60,55 @@ class PredictionJournal:
     def _open(self) -> TextIO:
         path = self.folder / f"predictions.{comm.get_rank()}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            head, *lines = path.read_text().split("\n")
-            kept = _complete(lines) if head == self.fingerprint else []
-        else:
-            kept = []
-        # Written anew: a torn last line must not run into the next one.
-        file = path.open("w")
-        file.write("\n".join([self.fingerprint, *map(json.dumps, kept)]) + "\n")
+        content = path.read_text() if path.is_file() else ""
+        if not content.startswith(self.fingerprint + "\n"):
+            file = path.open("w")
+            file.write(self.fingerprint + "\n")
+            return file
+        file = path.open("a")
+        if not content.endswith("\n"):
+            file.write("\n")  # a torn last line must not run into the next one
         return file
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("predictions.*.jsonl"))
 
 
-def fingerprint(cfg: CfgNode, weights: Sequence[str]) -> str:
-    """Return a hash of the config and of the state of the weight files."""
-    digest = hashlib.sha256(cfg.dump().encode())
-    for name in weights:
-        path = find_weights(name)
-        state = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
-        digest.update(repr((name, state)).encode())
-    return digest.hexdigest()
+def fingerprint(
+    cfg: CfgNode,
+    dataset_name: str,
+    records: Sequence[dict[str, Any]],
+    weights: Sequence[str],
+    allow_missing: Sequence[str] = (),
+) -> str:
+    """Return a hash of everything that decides the predictions of an evaluation.
+
+    Args:
+        cfg: its values, and the state (size and time) of the files that it names.
+        dataset_name: registered dataset, with its annotation file.
+        records: the images, and the state of their files.
+        weights: checkpoint files, as the user names them.
+        allow_missing: prefixes of weights that may keep their initial values.
+    """
+    clip = cfg.MODEL.CLIP
+    files = [find_weights(name) for name in weights]
+    files += [find_weights(name) for name in (clip.TEXT_EMB_PATH, clip.OPENSET_TEST_TEXT_EMB_PATH) if name]
+    files += [Path(name) for name in (MetadataCatalog.get(dataset_name).get("json_file"),) if name]
+    files += [Path(record["file_name"]) for record in records]
+    parts: list[Any] = [regionclip.__version__, dataset_name, cfg.dump(), sorted(allow_missing)]
+    if clip.OFFLINE_RPN_CONFIG:
+        parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
+    parts += [record["image_id"] for record in records]
+    parts += [(str(path), _state(path)) for path in files]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    # A file that is not there is reported when it is read.
+    if not path.is_file():
+        return ()
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
 
 
 def _complete(lines: Iterable[str]) -> list[dict[str, Any]]:

@@ -58,5 +58,7 @@ class DetectorTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Evaluate during training: metrics by task, below the dataset name when there are several."""
+        if not cfg.DATASETS.TEST:
+            return {}
         metrics = {name: report.metrics for name, report in evaluate(cfg, model, prepare_evaluation(cfg)).items()}
         return next(iter(metrics.values())) if len(metrics) == 1 else metrics

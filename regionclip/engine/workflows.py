@@ -32,7 +32,7 @@ def evaluate_only(args: argparse.Namespace) -> int:
     checkpoints = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
     if args.resume and checkpoints.has_checkpoint():
         weights, rpn_weights = checkpoints.get_checkpoint_file(), None
-    jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name])
+    jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name], args.allow_missing)
     model = build_model(cfg)
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     open_output(cfg, args)

@@ -3,6 +3,6 @@
 from regionclip.evaluation.build import build_evaluator
 from regionclip.evaluation.coco import COCODetectionEvaluator
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
-from regionclip.evaluation.predictions import PredictionWriter
+from regionclip.evaluation.predictions import Prediction, PredictionWriter
 
-__all__ = ["COCODetectionEvaluator", "LVISDetectionEvaluator", "PredictionWriter", "build_evaluator"]
+__all__ = ["COCODetectionEvaluator", "LVISDetectionEvaluator", "Prediction", "PredictionWriter", "build_evaluator"]
