@@ -8,7 +8,12 @@ RUN = $(VENV)/bin/python
 .PHONY: setup demo test test-all
 
 setup:
+	@test -x $(RUN) || $(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make" \
+		"environments. Fix: install it with its venv module (Debian and Ubuntu: apt install python3.11-venv)," \
+		"or name another interpreter: make PYTHON=..." >&2; exit 2; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version > /dev/null 2>&1 || $(RUN) -m ensurepip > /dev/null || { echo "error: $(VENV) has no" \
+		"pip. Fix: install pip into it, or remove it so that it is made anew" >&2; exit 2; }
 	@$(RUN) tools/install.py
 	@$(RUN) -m regionclip.doctor
 

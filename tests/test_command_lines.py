@@ -362,6 +362,33 @@ def test_script_refuses_an_unknown_case():
         assert "error: unknown model" in done.stderr
 
 
+@pytest.mark.parametrize(("detected", "drawn"), [(0, True), (1, True), (2, False)])
+def test_drawing_follows_the_folders_and_the_exit_code_of_detection(tmp_path, detected, drawn):
+    record, stand_in = tmp_path / "calls.txt", tmp_path / "python"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {record}\ncase $1 in *train_net.py) exit {detected};; esac\n')
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(REPOSITORY / "visualize_zeroshot_inference.sh"), "rn50", "OUTPUT_DIR", "/o", "INPUT_DIR", "/i"],
+        env={"PYTHON": str(stand_in), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == detected
+    calls = record.read_text().splitlines()
+    assert len(calls) == 1 + drawn
+    assert calls[0].endswith("OUTPUT_DIR /o INPUT_DIR /i")
+    if drawn:
+        for part in ("--input /o/inference/lvis_instances_results.json", "--output /o/regions", "--input-dir /i"):
+            assert part in calls[1]
+
+
+def test_unwritable_output_is_one_error(detect, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    (tmp_path / "file").write_text("not a folder")
+    code, output = detect(OUTPUT_DIR=tmp_path / "file" / "out")
+    assert (code, len(errors(output))) == (2, 1), output
+    assert "OUTPUT_DIR" in output
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
 def test_device_falls_back_to_the_cpu():
     assert choose_device("cuda", num_gpus=0) == "cpu"
     assert choose_device("cpu", num_gpus=8) == "cpu"

@@ -7,7 +7,7 @@ import torch
 import yaml
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from regionclip.config import DEAD_KEYS, KEYS, check_config, get_cfg, load_config
+from regionclip.config import DEAD_KEYS, FIXED_KEYS, KEYS, check_config, get_cfg, load_config
 from regionclip.config.keys import get_value
 from regionclip.errors import UserError
 from tests.conftest import DATA, REPOSITORY, flat
@@ -18,7 +18,7 @@ ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.
 
 def test_defaults_are_detectron2s_plus_ours():
     cfg, stock = get_cfg(), get_detectron2_cfg()
-    ours = {key.name for key in KEYS}
+    ours = {key.name for key in KEYS + FIXED_KEYS}
     assert {name: get_value(cfg, name) for name in leaves(stock)} == {
         name: get_value(stock, name) for name in leaves(stock)
     }

@@ -18,11 +18,17 @@ from regionclip.clip.towers.davit import DaViT, DaViTSize
 from regionclip.clip.towers.focalnet import FocalNet, FocalNetSize
 from regionclip.clip.towers.vit import MeanPooledViT
 from regionclip.config import check_config, load_config
+from regionclip.config.checks import test_class_count as class_count
+from regionclip.config.keys import get_value
+from regionclip.data import use_custom_image_folder
+from regionclip.engine import prepare_evaluation
 from regionclip.engine.checkpoint import load_weights
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
 from regionclip.modeling.transformer_backbones import DaViTBackbone, SwinBackbone, ViTBackbone
 from regionclip.testing import fill_deterministic
+from tests.conftest import DATA, REPOSITORY
+from tests.test_command_lines import picture
 
 
 def filled(model):
@@ -259,6 +265,23 @@ def test_very_small_images_run(name, size):
     assert torch.isfinite(output["instances"].scores).all()
 
 
+@torch.no_grad()
+def test_region_embeddings_are_in_the_joint_space():
+    model = build_model(config_of("davit_d3")).eval()
+    fill_deterministic(model)
+    replaced = {key: value * 2 if key == "image_projection" else value for key, value in model.state_dict().items()}
+    proposals = Instances((96, 120), proposal_boxes=item()["instances"].gt_boxes)
+    before = model.encode_regions([item()], [proposals])
+    assert before.shape == (2, 512)
+    model.load_state_dict(replaced, assign=True)  # puts other parameters in the place of the first
+    torch.testing.assert_close(model.encode_regions([item()], [proposals]), 2 * before)
+
+
+def test_box_deltas_start_at_zero():
+    deltas = build_model(config_of("davit_d3")).roi_heads.box_predictor.bbox_pred
+    assert not deltas.weight.any() and not deltas.bias.any()
+
+
 def test_training_is_refused():
     model = build_model(config_of("swin_base")).train()
     model.set_classes(["cat"])
@@ -270,6 +293,53 @@ def test_shipped_configs_are_consistent():
     check_config(config_of("swin_base", "DATASETS.TEST", "()"))
     with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.NAME"):
         check_config(config_of("swin_base", "DATASETS.TEST", "()", "MODEL.ROI_HEADS.NAME", "CLIPRes5ROIHeads"))
+
+
+def test_files_of_the_branch_merge(tmp_path):
+    """Its files say in a word where class embeddings come from, and spell out what the towers are."""
+    base = REPOSITORY / "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_focal_base_C4_zsinf.yaml"
+    path = tmp_path / "focal.yaml"
+    path.write_text(
+        f"_BASE_: {base}\n"
+        "MODEL:\n"
+        "  CLIP: {USE_TEXT_EMB_CLASSIFIER: text-encoder, CROP_REGION_TYPE: GT}\n"
+        "  FOCAL: {USE_POSTLN: True, DROP_PATH_RATE: 0.3, PATCH_NORM: True, USE_CHECKPOINT: False, APE: False}\n"
+        "  SWIN: {QKV_BIAS: True, DROP_RATE: 0.1}\n"
+        "DATASETS: {TEST: []}\n"
+    )
+    cfg = load_config(str(path))
+    check_config(cfg)
+    assert cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.FOCAL.USE_POSTLN", "False"], r"MODEL\.FOCAL\.USE_POSTLN: expected True"),
+        (["MODEL.SWIN.APE", "True"], r"MODEL\.SWIN\.APE: expected False"),
+        (["MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", "text-embedding"], "or text-encoder with CLIPTransformerROIHeads"),
+    ],
+)
+def test_what_is_not_built_is_an_error(tmp_path, overrides, message):
+    cfg = config_of("focal_base", "DATASETS.TEST", "()")
+    # Not merged as an override: yacs would refuse a word in the place of a flag before the check does.
+    *parents, leaf = overrides[0].split(".")
+    get_value(cfg, ".".join(parents))[leaf] = {"True": True, "False": False}.get(overrides[1], overrides[1])
+    with pytest.raises(UserError, match=message):
+        check_config(cfg)
+
+
+def test_own_pictures_take_the_words_of_their_dataset(tmp_path):
+    """A detector made for 80 classes scores the 1203 words of the LVIS names."""
+    picture(tmp_path / "in" / "a.jpg")
+    use_custom_image_folder(tmp_path / "in")
+    tests = ["DATASETS.TEST", "('lvis_v1_val_custom_img',)", "OUTPUT_DIR", str(tmp_path / "out")]
+    cfg = config_of("davit_d3", *tests, "INPUT_DIR", str(tmp_path / "in"))
+    assert class_count(cfg, "lvis_v1_val_custom_img") == 1203
+    cfg.MODEL.CLIP.CROP_REGION_TYPE, cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG = "RPN", str(DATA / "tiny_rpn.yaml")
+    check_config(cfg)
+    (job,) = prepare_evaluation(cfg)
+    assert job.evaluator.category_ids == list(range(1, 1204))
 
 
 TOWER, TEXT = "backbone.", "roi_heads.box_predictor.lang_encoder."
@@ -320,6 +390,10 @@ def test_position_table_of_another_size_is_resized(tmp_path):
     cfg = load_config("configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_vit_b16_C4_zsinf.yaml", GROUND_TRUTH)
     model = build_model(cfg)
     assert isinstance(model.backbone, ViTBackbone)
+    for count in (24 * 24, 200):  # without class token, and no square
+        torch.save({"image_encoder.pos_embed": torch.ones(1, count, 768)}, tmp_path / "weights.pth")
+        with pytest.raises(UserError, match="pos_embed"):
+            load_weights(model, str(tmp_path / "weights.pth"), required=("backbone.pos_embed",))
     table = torch.ones(1, 1 + 24 * 24, 768)
     torch.save({"image_encoder.pos_embed": table}, tmp_path / "weights.pth")
     load_weights(model, str(tmp_path / "weights.pth"), required=())

@@ -10,6 +10,8 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +60,28 @@ PACKAGES = (
     Package("mypy", "mypy==2.4.1"),
 )
 
+KEPT = ("torch", "torchvision", "numpy", "pillow", "opencv-python", "opencv-python-headless", "pycocotools")
+"""Distributions that keep their version: other software of the environment was built against them."""
+
 
 def is_missing(package: Package) -> bool:
     """Return whether the module cannot be found."""
     return importlib.util.find_spec(package.module) is None
 
 
+def installed_versions() -> list[str]:
+    """Return the requirements that keep what is installed: pip may add to it, never change it."""
+    installed = {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
+    return [f"{name}=={version}" for name, version in sorted(installed.items()) if name in KEPT]
+
+
 def pip_install(*arguments: str) -> None:
     """Run `pip install`; stop with its exit code when it fails."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    result = subprocess.run(command, check=False)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write("\n".join(installed_versions()))
+        constraints.flush()
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        result = subprocess.run([*command, "--constraint", constraints.name, *arguments], check=False)
     if result.returncode:
         sys.exit(f"error: pip install {' '.join(arguments)} failed; check the connection to the package registry")
 

@@ -55,12 +55,30 @@ choose_transfer() {
   esac
 }
 
+# override KEY DEFAULT OVERRIDES...: prints the last value of KEY among the overrides.
+override() {
+  local key=$1 value=$2
+  shift 2
+  while [ $# -gt 1 ]; do
+    if [ "$1" = "$key" ]; then value=$2; fi
+    shift 2
+  done
+  echo "$value"
+}
+
 # detect_custom_images OVERRIDES...: detects on INPUT_DIR and draws what was found.
 detect_custom_images() {
+  local output input status=0 drawn=0
+  output=$(override OUTPUT_DIR ./output "$@")
+  input=$(override INPUT_DIR ./datasets/custom_images "$@")
   "$python" ./tools/train_net.py --eval-only --num-gpus "$gpus" \
     --config-file "$lvis/CLIP_fast_rcnn_R_50_C4_custom_img.yaml" \
-    MODEL.CLIP.OFFLINE_RPN_CONFIG "$lvis/mask_rcnn_R_50_FPN_1x.yaml" "$@"
-  "$python" ./tools/visualize_json_results.py \
-    --input ./output/inference/lvis_instances_results.json --output ./output/regions \
-    --dataset lvis_v1_val_custom_img --conf-threshold 0.05 --show-unique-boxes --max-boxes 25 --small-region-px 8100
+    MODEL.CLIP.OFFLINE_RPN_CONFIG "$lvis/mask_rcnn_R_50_FPN_1x.yaml" "$@" || status=$?
+  # 1 says that some pictures could not be read: the others are drawn.
+  if [ "$status" -gt 1 ]; then exit "$status"; fi
+  "$python" ./tools/visualize_json_results.py --input-dir "$input" \
+    --input "$output/inference/lvis_instances_results.json" --output "$output/regions" \
+    --dataset lvis_v1_val_custom_img --conf-threshold 0.05 --show-unique-boxes --max-boxes 25 --small-region-px 8100 \
+    || drawn=$?
+  exit $((drawn > status ? drawn : status))
 }

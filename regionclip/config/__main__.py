@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from regionclip.config.keys import DEAD_KEYS, KEYS, Key
+from regionclip.config.keys import DEAD_KEYS, FIXED_KEYS, KEYS, Key
 
 HEADER = """# Configuration keys
 
@@ -14,10 +14,17 @@ with its key, what was expected, what was found, and the fix.
 This page is printed by `python -m regionclip.config`.
 """
 
+FIXED_HEADER = """
+## With one value
+
+Keys of the transformer towers whose other values no published model has; setting one is an error.
+"""
+
 DEAD_HEADER = """
 ## Accepted without effect
 
-Keys of upstream that nothing ever read: old files and command lines merge, with a warning.
+Keys of upstream without effect here, and most of them without effect there: old files and command
+lines merge, with a warning.
 """
 
 
@@ -29,7 +36,13 @@ def markdown_table(keys: Sequence[Key]) -> str:
 
 def config_page() -> str:
     """Return the whole page."""
-    return "\n".join([HEADER, markdown_table(KEYS), DEAD_HEADER, markdown_table(DEAD_KEYS)])
+    return "\n".join(
+        [
+            *(HEADER, markdown_table(KEYS)),
+            *(FIXED_HEADER, markdown_table(FIXED_KEYS)),
+            *(DEAD_HEADER, markdown_table(DEAD_KEYS)),
+        ]
+    )
 
 
 if __name__ == "__main__":

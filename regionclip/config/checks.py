@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from regionclip.clip import CLIPArchitecture, architecture_from_depth, get_architecture, load_class_embeddings
-from regionclip.config.keys import get_value
+from regionclip.config.keys import FIXED_KEYS, get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
 
@@ -83,6 +83,15 @@ def _check_choices(cfg: CfgNode) -> Iterator[Problem]:
         value = get_value(cfg, key)
         if value not in choices:
             yield Problem(key, " or ".join(choices), repr(value), "choose one of them")
+
+
+def _check_fixed_values(cfg: CfgNode) -> Iterator[Problem]:
+    if cfg.MODEL.BACKBONE.NAME not in DENSE_TOWERS:
+        return
+    for key in FIXED_KEYS:
+        value = get_value(cfg, key.name)
+        if value != key.default:
+            yield Problem(key.name, f"{key.default}, the only value that is built", str(value), "leave it out")
 
 
 def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
@@ -171,12 +180,25 @@ def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
                 yield from error.problems
 
 
-def test_class_count(cfg: CfgNode) -> int:
-    """Return how many classes the detector tells apart at test time; open-set embeddings decide, if any."""
+def test_class_count(cfg: CfgNode, dataset_name: str) -> int:
+    """Return how many classes the detector tells apart on a dataset.
+
+    A detector that reads class names has those of the dataset; open-set embeddings decide, if any.
+    """
     clip = cfg.MODEL.CLIP
+    if reads_class_names(cfg):
+        return len(MetadataCatalog.get(dataset_name).thing_classes)
     if clip.USE_TEXT_EMB_CLASSIFIER and clip.OPENSET_TEST_TEXT_EMB_PATH:
         return len(load_class_embeddings(clip.OPENSET_TEST_TEXT_EMB_PATH))
     return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def _check_classifier_kind(cfg: CfgNode) -> Iterator[Problem]:
+    key = "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER"
+    value, word = get_value(cfg, key), "text-encoder" if reads_class_names(cfg) else "text-embedding"
+    if value not in (True, False, word):
+        expected = f"True, False or {word} with {cfg.MODEL.ROI_HEADS.NAME}"
+        yield Problem(key, expected, repr(value), f"write {word} or True in its place")
 
 
 def _check_classifier(cfg: CfgNode) -> Iterator[Problem]:
@@ -247,7 +269,7 @@ def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:
         return
     for name in cfg.DATASETS.TEST:
         yield from dataset_problems(name, "DATASETS.TEST")
-    if cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
+    if cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and not reads_class_names(cfg):
         for name in set(DatasetCatalog.list()).intersection(cfg.DATASETS.TEST):
             yield from _check_class_count(cfg, name)
 
@@ -258,7 +280,7 @@ def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     if classes is None or metadata.get("evaluator_type") == "custom_img":  # own pictures go with any words
         return
     try:
-        count = test_class_count(cfg)
+        count = test_class_count(cfg, dataset)
     except UserError:
         return  # reported by the check of the embeddings
     open_set = cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH
@@ -270,10 +292,12 @@ def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
 
 _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_choices,
+    _check_fixed_values,
     _check_region_source,
     _check_paths,
     _check_names,
     _check_architecture,
+    _check_classifier_kind,
     _check_classifier,
     _check_embeddings,
     _check_tokenizer,

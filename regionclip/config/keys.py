@@ -34,7 +34,7 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.ARCHITECTURE", "", "CLIP size by name or open_clip JSON file; empty means RESNETS.DEPTH decides"),
     Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text tower (lang_encoder)"),
     # --- classification
-    Key("MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", False, "classify regions against frozen class embeddings"),
+    Key("MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", False, "True: classify regions against class embeddings"),
     Key("MODEL.CLIP.TEXT_EMB_PATH", None, "class embeddings [NUM_CLASSES, TEXT_EMB_DIM]"),
     Key("MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", None, "class embeddings [any, TEXT_EMB_DIM] at test time"),
     Key("MODEL.CLIP.TEXT_EMB_DIM", 1024, "width of the embeddings: 1024 RN50, 512 RN101, 640 RN50x4"),
@@ -102,6 +102,26 @@ KEYS: tuple[Key, ...] = (
     Key("TEST.EVALUATION_BACKEND", "faster", "'faster' (faster-coco-eval) or 'official' (pycocotools, lvis)"),
 )
 
+FIXED_KEYS: tuple[Key, ...] = (
+    Key("MODEL.SWIN.IN_CHANS", 3, "channels of an image"),
+    Key("MODEL.SWIN.QKV_BIAS", True, "bias of queries, keys and values"),
+    Key("MODEL.SWIN.QK_SCALE", False, "False scales queries by the square root of the head width"),
+    Key("MODEL.SWIN.APE", False, "absolute position embedding"),
+    Key("MODEL.SWIN.PATCH_NORM", True, "norm after the stem"),
+    Key("MODEL.FOCAL.IN_CHANS", 3, "channels of an image"),
+    Key("MODEL.FOCAL.PATCH_NORM", True, "norm after the stem"),
+    Key("MODEL.FOCAL.USE_CONV_EMBED", True, "overlapping convolutions between the stages"),
+    Key("MODEL.FOCAL.SCALING_MODULATOR", True, "modulator divided by the number of levels"),
+    Key("MODEL.FOCAL.USE_POSTLN", True, "norms after the residual sums"),
+    Key("MODEL.FOCAL.USE_POSTLN_IN_MODULATION", False, "norm in the modulation"),
+    Key("MODEL.FOCAL.USE_LAYERSCALE", True, "learned scale of the residual branches"),
+    Key("MODEL.DAVIT.PATCH_PRENORM", [False, True, True, True], "norm before the strided convolutions, by stage"),
+    Key("MODEL.DAVIT.CONV_AT_ATTN", True, "depth-wise convolution before the attention"),
+    Key("MODEL.DAVIT.CONV_AT_FFN", True, "depth-wise convolution before the MLP"),
+    Key("MODEL.DAVIT.DYNAMIC_SCALE", True, "channel attention scaled by the number of tokens"),
+)
+"""Keys of the transformer towers that take one value: the published towers have no other."""
+
 DEAD_KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.IMS_PER_BATCH_TEST", 8, "read only for a meta-architecture that was removed"),
     Key("MODEL.CLIP.OPENSET_TEST_NUM_CLASSES", None, "the count is taken from the embedding file"),
@@ -125,6 +145,22 @@ DEAD_KEYS: tuple[Key, ...] = (
     Key("MODEL.FOCAL.OUT_FEATURES", ["stage2", "stage3", "stage4", "stage5"], "the head reads stage5"),
     Key("MODEL.DAVIT.OUT_FEATURES", ["stage2", "stage3", "stage4", "stage5"], "the head reads stage5"),
     Key("MODEL.VIT.OUT_FEATURES", ["stage5"], "the head reads stage5"),
+    *(
+        Key(f"MODEL.{tower}.{name}", 0.0, "these towers are not trained")
+        for tower, names in {
+            "SWIN": ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE"),
+            "FOCAL": ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE"),
+            "DAVIT": ("DROP_PATH_RATE",),
+            "VIT": ("DROP_PATH_RATE",),
+        }.items()
+        for name in names
+    ),
+    Key("MODEL.FOCAL.USE_CHECKPOINT", False, "these towers are not trained"),
+    Key("MODEL.DAVIT.ENABLE_CHECKPOINT", False, "these towers are not trained"),
+    Key("MODEL.FOCAL.NUM_HEADS", [4, 8, 16, 32], "never read"),
+    Key("MODEL.FOCAL.QKV_BIAS", True, "never read"),
+    Key("MODEL.FOCAL.QK_SCALE", False, "never read"),
+    Key("MODEL.FOCAL.APE", False, "never read"),
     Key("MODEL.VIT.NUM_CLASSES", 1000, "added a head that nothing used"),
     Key("AUG.USE_TIMM", False, "the branch behind it never worked"),
     Key("AUG.TIMM_AUG.USE_LOADER", False, "the branch behind it never worked"),
@@ -151,12 +187,12 @@ DEAD_KEYS: tuple[Key, ...] = (
 
 
 def get_cfg() -> CfgNode:
-    """Return Detectron2's default config with every key of `KEYS` added.
+    """Return Detectron2's default config with every key of `KEYS` and `FIXED_KEYS` added.
 
     Files and overrides that set a key of `DEAD_KEYS` merge; yacs warns and ignores the value.
     """
     cfg = get_detectron2_cfg()
-    for key in KEYS:
+    for key in KEYS + FIXED_KEYS:
         *parents, leaf = key.name.split(".")
         node = cfg
         for parent in parents:

@@ -23,6 +23,8 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         UserError: the file is missing or no YAML, a key is unknown, or a value has the wrong type.
     """
     cfg = get_cfg()
+    # Branch zero-shot gives a word where main gives True; yacs takes either in the place of None.
+    cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = None
     if config_file:
         path = resolve_path(config_file)
         if not path.is_file():
@@ -44,6 +46,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             _reason(error),
             "write KEY VALUE KEY VALUE ...; docs/config.md lists the keys",
         ) from error
+    cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
     return cfg
 
 

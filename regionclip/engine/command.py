@@ -19,7 +19,7 @@ from detectron2.utils.env import seed_all_rng
 import regionclip
 from regionclip.config import check_config, load_config
 from regionclip.data import use_custom_image_folder
-from regionclip.errors import UserError
+from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -127,14 +127,21 @@ def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
 
     Called when everything that the user gave has been found good, so that a failed start leaves
     nothing behind.
+
+    Raises:
+        UserError: the folder cannot be written to.
     """
     output = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        output.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output / "config.yaml") as file:
-            file.write(cfg.dump().encode())
+        try:
+            with atomic_write(output / "config.yaml") as file:
+                file.write(cfg.dump().encode())
+            log_file = logging.FileHandler(output / "log.txt")
+        except OSError as error:
+            fix = "choose another OUTPUT_DIR, or make it writable"
+            raise user_error(f"OUTPUT_DIR {output}", "a folder to write to", str(error.strerror), fix) from error
         for name in _LOGGERS:
-            _add_handler(logging.getLogger(name), logging.FileHandler(output / "log.txt"))
+            _add_handler(logging.getLogger(name), log_file)
     logger.info("regionclip %s, torch %s, on %s", regionclip.__version__, torch.__version__, cfg.MODEL.DEVICE)
     logger.info("Command line: %s", args)
     return output

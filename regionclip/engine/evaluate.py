@@ -66,7 +66,7 @@ def prepare_evaluation(
             journal = PredictionJournal(output_dir, fingerprint(cfg, name, records, weights, allow_missing))
         finished, ids = _finished_before(name, journal)
         loader = build_test_loader(cfg, [record for record in records if record["image_id"] not in ids])
-        evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg))
+        evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg, name))
         jobs.append(EvaluationJob(name, loader, evaluator, output_dir, journal, finished))
     return jobs
 
@@ -108,7 +108,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
 def protocol(cfg: CfgNode, dataset_name: str) -> str:
     """Return in words what a figure on this dataset with this config means."""
     groups = MetadataCatalog.get(dataset_name).get("class_groups")
-    parts = [dataset_name, f"{test_class_count(cfg)} classes"]
+    parts = [dataset_name, f"{test_class_count(cfg, dataset_name)} classes"]
     if groups:
         parts[-1] += f" ({', '.join(f'{len(members)} {group}' for group, members in groups.items())})"
     if uses_clip_backbone(cfg):
@@ -153,7 +153,7 @@ def _regions(cfg: CfgNode) -> str:
 def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir: Path) -> None:
     content: dict[str, Any] = {
         "protocol": protocol(cfg, name),
-        "classes": test_class_count(cfg),
+        "classes": test_class_count(cfg, name),
         "images": report.images,
         "failures": report.failures,
     }

@@ -73,7 +73,7 @@ class CLIPFastRCNN(nn.Module):
         self.image_projection = image_projection
         tower = clip_tower(backbone)
         if isinstance(roi_heads, CLIPTransformerROIHeads):
-            roi_heads.borrow(backbone, image_projection)
+            roi_heads.borrow(self)
         elif tower is not None:
             cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(tower)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -28,6 +28,9 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
         """Make a predictor; call `set_classes` before the first forward pass."""
         super().__init__(input_shape, **kwargs)
         del self.cls_score
+        # No published file has box deltas: proposals stay where they are.
+        nn.init.zeros_(self.bbox_pred.weight)
+        nn.init.zeros_(self.bbox_pred.bias)
         self.lang_encoder = RegionTextEncoder(causal=causal_text)
         self.register_buffer("class_embeddings", None, persistent=False)
 
@@ -45,11 +48,11 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
         """Embed the class names; later passes score regions against them."""
         self.class_embeddings = self.lang_encoder.embed_classes(names)
 
-    def classify(self, vectors: Tensor, projection: Tensor) -> Predictions:
-        """Return logits [R, K] without background, and box deltas [R, 4], for region vectors [R, C]."""
+    def classify(self, vectors: Tensor, embeddings: Tensor) -> Predictions:
+        """Return logits [R, K] without background for embeddings [R, D], and box deltas [R, 4] for vectors [R, C]."""
         if self.class_embeddings is None:
             raise RuntimeError("the detector knows no words yet: call set_classes(names) first")
-        unit = F.normalize(vectors @ projection, dim=1)
+        unit = F.normalize(embeddings, dim=1)
         return self.lang_encoder.logit_scale.exp() * unit @ self.class_embeddings.T, self.bbox_pred(vectors)
 
     def predict_probs(self, predictions: Predictions, proposals: Sequence[Instances]) -> tuple[Tensor, ...]:
@@ -69,7 +72,7 @@ class CLIPTransformerROIHeads(ROIHeads):
         self.in_features = [in_feature]
         self.pooler = pooler
         self.box_predictor = box_predictor
-        self._borrowed: tuple[DenseTower, nn.Parameter] | None = None
+        self._owner: tuple[nn.Module, ...] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -85,18 +88,20 @@ class CLIPTransformerROIHeads(ROIHeads):
             "box_predictor": TextEncoderOutputLayers(cfg, ShapeSpec(channels=shape.channels)),
         }
 
-    def borrow(self, tower: DenseTower, projection: nn.Parameter) -> None:
-        """Use the region pooling of the tower and the projection [C, 512] that the detector owns."""
-        self._borrowed = (tower, projection)
+    def borrow(self, owner: nn.Module) -> None:
+        """Use the region pooling of `owner.backbone`, and `owner.image_projection` [C, D].
+
+        Both are read at each call: loading may put another parameter in the place of the first.
+        """
+        self._owner = (owner,)  # in a tuple it is not registered as a sub-module
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Embed the class names that regions are scored against."""
         self.box_predictor.set_classes(names)
 
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region vectors [R, C] of the boxes of each image, before the projection."""
-        tower, _ = self._parts()
-        return tower.pool_region(self.pooler([features[name] for name in self.in_features], list(boxes)))
+        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        return self._region_vectors(features, boxes) @ self._projection
 
     def forward(
         self,
@@ -113,8 +118,8 @@ class CLIPTransformerROIHeads(ROIHeads):
         if self.training:
             fix = "evaluate with --eval-only, or train with CLIPRes5ROIHeads"
             raise user_error("MODEL.ROI_HEADS.NAME CLIPTransformerROIHeads", "inference", "training", fix)
-        vectors = self.encode(features, [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor.classify(vectors, self._parts()[1])
+        vectors = self._region_vectors(features, [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor.classify(vectors, vectors @ self._projection)
         detections, _ = self.box_predictor.inference(predictions, proposals)
         return detections, {}
 
@@ -122,12 +127,22 @@ class CLIPTransformerROIHeads(ROIHeads):
         """Return the instances as they are: there is no mask head."""
         return instances
 
-    def _parts(self) -> tuple[DenseTower, nn.Parameter]:
-        if self._borrowed is None:
+    def _region_vectors(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Return the pooled vectors [R, C] of the boxes of each image."""
+        cells = self.pooler([features[name] for name in self.in_features], list(boxes))
+        return cast(DenseTower, self._borrowed.backbone).pool_region(cells)
+
+    @property
+    def _projection(self) -> Tensor:
+        return cast(Tensor, self._borrowed.image_projection)
+
+    @property
+    def _borrowed(self) -> nn.Module:
+        if not self._owner:
             raise RuntimeError(
                 "the head has no tower yet: build the detector with regionclip.modeling.build_model(cfg)"
             )
-        return self._borrowed
+        return self._owner[0]
 
 
 def make_projection(channels: int, dim: int) -> nn.Parameter:
