@@ -98,10 +98,16 @@ def check_libraries() -> Finding:
 
 
 def check_extension() -> Finding:
-    """Say whether the optional native operators are built."""
-    built = importlib.util.find_spec("regionclip.ops._native") is not None
-    state = "built" if built else "not built: torchvision's operators are used"
-    return Finding("native operators", state, required=False)
+    """Say whether the native operators are built, and for what; slower ones take their place."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("native operators", "unknown without torch", SETUP, required=False)
+    from regionclip.ops import native_problem
+
+    problem = native_problem("cpu")
+    if problem:
+        fix = f"install a C++ compiler (apt install g++), then {SETUP}"
+        return Finding("native operators", f"PyTorch's are used: {problem}", fix, required=False)
+    return Finding("native operators", "for CPU" if native_problem("cuda") else "for CPU and CUDA", required=False)
 
 
 def check_weights() -> Finding:

@@ -12,7 +12,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from regionclip.ops import batched_nms, soft_nms
-from regionclip.ops.soft_nms import ClassSeparation, SoftNMSMethod
+from regionclip.ops.soft_nms import ClassSeparation
+from regionclip.ops.soft_nms_rule import SoftNMSMethod
 
 ScoreFusion = Callable[[Tensor, Tensor], Tensor]
 """Combines probabilities [R, K + 1] with objectness logits [R] into scores [R, K + 1]."""
@@ -60,7 +61,7 @@ class HardSuppression:
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
         """Return the kept indices and their unchanged scores, best first, at most `limit`."""
-        keep = batched_nms(boxes, scores, classes, self.iou_threshold)[:limit]
+        keep = batched_nms(boxes, scores, classes, self.iou_threshold, limit)
         return keep, scores[keep]
 
 

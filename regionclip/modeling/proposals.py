@@ -14,6 +14,7 @@ from torch import nn
 from regionclip.config.loading import load_config
 from regionclip.errors import user_error
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.rpn import ExactRPN
 
 ImageInput = dict[str, Any]
 """What a dataset mapper returns for one image: `image` uint8 [3, H, W], and more."""
@@ -80,6 +81,8 @@ def offline_rpn_config(cfg: CfgNode) -> CfgNode:
     clip = cfg.MODEL.CLIP
     rpn_cfg = load_config(clip.OFFLINE_RPN_CONFIG)
     rpn_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    if rpn_cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN":
+        rpn_cfg.MODEL.PROPOSAL_GENERATOR.NAME = ExactRPN.__name__
     if clip.OFFLINE_RPN_LSJ_PRETRAINED:
         rpn_cfg.MODEL.BACKBONE.FREEZE_AT = 0
         rpn_cfg.MODEL.RESNETS.NORM = "SyncBN"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from regionclip.clip import ModifiedResNet
 from regionclip.config.checks import clip_architecture
 from regionclip.modeling.box_predictor import CLIPOutputLayers, build_box_predictor
+from regionclip.modeling.poolers import build_pooler, use_own_roi_align
 from regionclip.modeling.region_encoder import RegionEncoder
 
 FeatureMaps = dict[str, Tensor]
@@ -92,12 +93,7 @@ class CLIPRes5ROIHeads(ForegroundSampling):
         return {
             **super().from_config(cfg),
             "in_features": [name],
-            "pooler": ROIPooler(
-                output_size=resolution,
-                scales=(1.0 / input_shape[name].stride,),
-                sampling_ratio=cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
-                pooler_type=cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE,
-            ),
+            "pooler": build_pooler(cfg.MODEL.ROI_BOX_HEAD, [input_shape[name].stride]),
             "box_predictor": build_box_predictor(cfg, ShapeSpec(channels=res5_channels)),
             "mask_head": build_mask_head(cfg, mask_shape) if cfg.MODEL.MASK_ON else None,
             "only_foreground": cfg.MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS,
@@ -189,15 +185,17 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
             embedding_shape = box_head.output_shape
         return {
             "box_in_features": names,
-            "box_pooler": ROIPooler(
-                output_size=box.POOLER_RESOLUTION,
-                scales=tuple(1.0 / input_shape[name].stride for name in names),
-                sampling_ratio=box.POOLER_SAMPLING_RATIO,
-                pooler_type=box.POOLER_TYPE,
-            ),
+            "box_pooler": build_pooler(box, [input_shape[name].stride for name in names]),
             "box_head": box_head,
             "box_predictor": build_box_predictor(cfg, embedding_shape),
         }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments = super()._init_mask_head(cfg, input_shape)
+        if arguments.get("mask_pooler") is not None:
+            use_own_roi_align(arguments["mask_pooler"])
+        return arguments
 
     def encode(self, features: FeatureMaps, boxes: Sequence[Boxes]) -> Tensor:
         """Return the region embeddings [R, D] of the boxes of each image, not normalised."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from regionclip.clip.region_text import RegionTextEncoder
 from regionclip.errors import user_error
 from regionclip.modeling.box_predictor import CLIPOutputLayers, Predictions
+from regionclip.modeling.poolers import build_pooler
 from regionclip.modeling.transformer_backbones import DenseTower
 
 
@@ -78,13 +79,11 @@ class CLIPTransformerROIHeads(ROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         (name,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        shape, box = input_shape[name], cfg.MODEL.ROI_BOX_HEAD
+        shape = input_shape[name]
         return {
             **super().from_config(cfg),
             "in_feature": name,
-            "pooler": ROIPooler(
-                box.POOLER_RESOLUTION, (1.0 / shape.stride,), box.POOLER_SAMPLING_RATIO, box.POOLER_TYPE
-            ),
+            "pooler": build_pooler(cfg.MODEL.ROI_BOX_HEAD, [shape.stride]),
             "box_predictor": TextEncoderOutputLayers(cfg, ShapeSpec(channels=shape.channels)),
         }
 

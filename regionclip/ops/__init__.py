@@ -1,8 +1,23 @@
-"""The detector's operators, with torchvision's signatures; this package knows nothing of Detectron2."""
+"""The detector's operators, with torchvision's signatures; this package knows nothing of Detectron2.
 
-from torchvision.ops import nms, roi_align
+They run natively (C++ and CUDA, as `torch.ops.regionclip.*`) where the extension is built, else in
+PyTorch; the environment variable REGIONCLIP_OPS forces `native`, `pytorch`, `torchvision` or
+`reference`.
+"""
 
-from regionclip.ops.nms import batched_nms
+from regionclip.ops.implementation import IMPLEMENTATIONS, implementation, native_problem, use_implementation
+from regionclip.ops.nms import batched_nms, nms
+from regionclip.ops.roi_align import RoIAlign, roi_align
 from regionclip.ops.soft_nms import soft_nms
 
-__all__ = ["batched_nms", "nms", "roi_align", "soft_nms"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "RoIAlign",
+    "batched_nms",
+    "implementation",
+    "native_problem",
+    "nms",
+    "roi_align",
+    "soft_nms",
+    "use_implementation",
+]

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
-SoftNMSMethod = Literal["hard", "linear", "gaussian"]
+from regionclip.ops.implementation import implementation
+from regionclip.ops.nms import as_candidates, as_limit
+from regionclip.ops.soft_nms_rule import METHODS, SoftNMSMethod, SoftNMSRule
+
 ClassSeparation = Literal["exact", "upstream"]
-
-Decay = Callable[[Tensor], Tensor]
-"""Maps the IoU [N] with the box just emitted to the factor [N] on the scores."""
-
-
-def decay_function(method: SoftNMSMethod, sigma: float, iou_threshold: float) -> Decay:
-    """Return how scores fall with overlap; raises `ValueError` for an unknown method."""
-    decays: dict[str, Decay] = {
-        "gaussian": lambda iou: torch.exp(-(iou**2) / sigma),
-        "linear": lambda iou: torch.where(iou > iou_threshold, 1 - iou, torch.ones_like(iou)),
-        "hard": lambda iou: (iou < iou_threshold).to(iou.dtype),
-    }
-    if method not in decays:
-        raise ValueError(f"unknown soft-NMS method {method!r}: use one of {', '.join(decays)}")
-    return decays[method]
 
 
 def soft_nms(
@@ -44,10 +29,11 @@ def soft_nms(
 
     Args:
         boxes: float [N, 4], xyxy in pixels.
-        scores: float [N].
+        scores: float [N]; of equal scores the earlier box is better, and a box without a score
+            (NaN) is dropped.
         classes: int64 [N].
-        method: how scores decay with the IoU.
-        sigma: width of the Gaussian decay.
+        method: how scores decay with the IoU; an IoU that is not a number counts as 0.
+        sigma: width of the Gaussian decay, above 0.
         iou_threshold: where the linear and hard decays begin.
         prune_threshold: boxes whose score does not exceed it after a decay are dropped.
         class_separation: `exact` compares classes; `upstream` shifts the boxes of each class by a
@@ -56,26 +42,18 @@ def soft_nms(
 
     Returns:
         int64 [M] indices in order of emission, and float [M] rescored scores, descending.
+
+    Raises:
+        ValueError: shapes do not fit, the method is unknown or sigma not above 0.
     """
-    decay = decay_function(method, sigma, iou_threshold)
-    if len(boxes) and class_separation == "upstream":
+    if method not in METHODS:
+        raise ValueError(f"unknown soft-NMS method {method!r}: use one of {', '.join(METHODS)}")
+    if not sigma > 0:
+        raise ValueError(f"soft_nms: expected sigma above 0, got {sigma}")
+    boxes, scores = as_candidates(boxes, scores, classes)
+    separate: Tensor | None = classes.long()
+    if class_separation == "upstream" and len(boxes):
         boxes = boxes + (classes.to(boxes) * (boxes.max() + 1))[:, None]
-    limit = len(boxes) if max_detections is None else min(max_detections, len(boxes))
-    remaining = torch.arange(len(boxes), device=boxes.device)
-    scores = scores.clone()
-    kept: list[Tensor] = []
-    kept_scores: list[Tensor] = []
-    while len(kept) < limit and len(remaining):
-        best = int(scores.argmax())
-        kept.append(remaining[best])
-        kept_scores.append(scores[best])
-        iou = box_iou(boxes[best : best + 1], boxes)[0]
-        if class_separation == "exact":
-            iou = iou * (classes == classes[best])
-        scores = scores * decay(iou)
-        stays = scores > prune_threshold
-        stays[best] = False
-        boxes, scores, classes, remaining = boxes[stays], scores[stays], classes[stays], remaining[stays]
-    if not kept:
-        return remaining[:0], scores[:0]
-    return torch.stack(kept), torch.stack(kept_scores)
+        separate = None
+    rule = SoftNMSRule(method, float(sigma), float(iou_threshold), float(prune_threshold))
+    return implementation(boxes.device).soft_nms(boxes, scores, separate, rule, as_limit(max_detections))

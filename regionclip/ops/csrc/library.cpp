@@ -1,0 +1,24 @@
+// The operators' names and arguments; implementations register themselves for CPU and CUDA.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(regionclip, library) {
+  // rois [R, 5]: batch index, x1, y1, x2, y2; float64 with float64 features, else float32.
+  library.def(
+      "roi_align(Tensor features, Tensor rois, SymInt height, SymInt width, float spatial_scale, int sampling_ratio, "
+      "bool aligned, bool channels_last) -> Tensor");
+  library.def(
+      "roi_align_backward(Tensor gradient, Tensor rois, SymInt images, SymInt channels, SymInt map_height, "
+      "SymInt map_width, float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, "
+      "bool deterministic) -> Tensor");
+  // Without classes all boxes compete; `limit` below 0 keeps all.
+  library.def("nms(Tensor boxes, Tensor scores, Tensor? classes, float iou_threshold, int limit) -> Tensor");
+  // method: 0 hard, 1 linear, 2 Gaussian.
+  library.def(
+      "soft_nms(Tensor boxes, Tensor scores, Tensor? classes, int method, float sigma, float iou_threshold, "
+      "float prune_threshold, int limit) -> (Tensor, Tensor)");
+  // The parts of the two that run on a GPU (regionclip/ops/native_cuda.py).
+  library.def("suppress_sorted(Tensor boxes, Tensor? classes, Tensor candidates, float iou_threshold) -> Tensor");
+  library.def(
+      "soft_nms_padded(Tensor boxes, Tensor scores, Tensor? classes, int method, float sigma, float iou_threshold, "
+      "float prune_threshold, int limit) -> (Tensor, Tensor, Tensor)");
+}

@@ -1,0 +1,153 @@
+"""The operators in C++ and CUDA, as `torch.ops.regionclip.*` with shapes, gradients and types for torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regionclip.ops import native_cuda
+from regionclip.ops.sampling import Pooling
+from regionclip.ops.soft_nms_rule import METHODS, SoftNMSRule
+
+EXTENSION, CUDA_EXTENSION = "regionclip.ops._native", "regionclip.ops._native_cuda"
+
+
+def load() -> str:
+    """Load the extensions that are built; return why there is none, or nothing."""
+    if importlib.util.find_spec(EXTENSION) is None:
+        return "they are not built"
+    try:
+        importlib.import_module(EXTENSION)
+        if importlib.util.find_spec(CUDA_EXTENSION) is not None:
+            importlib.import_module(CUDA_EXTENSION)
+    except ImportError as error:
+        return f"{error.name or EXTENSION} cannot be loaded: {error}"
+    return ""
+
+
+def supports(device: torch.device) -> bool:
+    """Return whether the extension was built for a kind of device."""
+    key = {"cpu": "CPU", "cuda": "CUDA", "meta": "CPU"}.get(device.type)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("regionclip::roi_align", key)
+
+
+def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
+    """Pool; the gradient of the features is exact, and bit-identical for any number of threads on a CPU."""
+    return torch.ops.regionclip.roi_align(
+        features,
+        rois,
+        *pooling.output_size,
+        pooling.spatial_scale,
+        pooling.sampling_ratio,
+        pooling.aligned,
+        memory_format == torch.channels_last,
+    )
+
+
+def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
+    """Suppress; with a limit, boxes that cannot be among the first are not looked at."""
+    return torch.ops.regionclip.nms(boxes, scores, classes, iou_threshold, limit)
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor | None, rule: SoftNMSRule, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Emit and decay; boxes are decayed when they come to the top."""
+    method = METHODS.index(rule.method)
+    return torch.ops.regionclip.soft_nms(
+        boxes, scores, classes, method, rule.sigma, rule.iou_threshold, rule.prune_threshold, limit
+    )
+
+
+def register() -> None:
+    """Tell torch the output shapes and the gradients of the operators; called once after loading."""
+    if supports(torch.device("cuda")):
+        native_cuda.register()
+    torch.library.register_fake("regionclip::roi_align", _fake_roi_align)
+    torch.library.register_fake("regionclip::roi_align_backward", _fake_roi_align_backward)
+    torch.library.register_fake("regionclip::nms", _fake_nms)
+    torch.library.register_fake("regionclip::soft_nms", _fake_soft_nms)
+    torch.library.register_autograd("regionclip::roi_align", _backward, setup_context=_remember)
+    torch.library.register_autograd("regionclip::roi_align_backward", _double_backward, setup_context=_remember_twice)
+
+
+def _dense(like: Tensor, shape: tuple[Any, ...], channels_last: bool) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def _fake_roi_align(
+    features: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+) -> Tensor:
+    return _dense(features, (rois.shape[0], features.shape[1], height, width), channels_last)
+
+
+def _fake_roi_align_backward(
+    gradient: Tensor,
+    rois: Tensor,
+    images: int,
+    channels: int,
+    map_height: int,
+    map_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+    deterministic: bool,
+) -> Tensor:
+    return _dense(gradient, (images, channels, map_height, map_width), channels_last)
+
+
+def _fake_nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+def _fake_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor | None,
+    method: int,
+    sigma: float,
+    iou_threshold: float,
+    prune_threshold: float,
+    limit: int,
+) -> tuple[Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(count, dtype=torch.int64), scores.new_empty(count)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, _, _, *ctx.rules = inputs
+    ctx.save_for_backward(rois)
+    ctx.map_shape = features.shape
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (rois,) = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    result = torch.ops.regionclip.roi_align_backward(gradient, rois, *ctx.map_shape, *ctx.rules, deterministic)
+    return (result, *[None] * 7)
+
+
+def _remember_twice(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gradient, rois, _, _, _, _, *rules, _ = inputs
+    ctx.rules = rules
+    ctx.save_for_backward(rois)
+    ctx.output_size = gradient.shape[-2:]
+
+
+def _double_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    # RoIAlign is linear in the features: the adjoint of its adjoint is itself.
+    (rois,) = ctx.saved_tensors
+    return (torch.ops.regionclip.roi_align(gradient, rois, *ctx.output_size, *ctx.rules), *[None] * 10)

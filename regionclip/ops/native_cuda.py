@@ -1,0 +1,49 @@
+"""NMS and soft-NMS on a GPU: torch sorts and selects, our kernels suppress."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
+    """Implement `regionclip::nms` for CUDA tensors."""
+    by_score = scores.argsort(descending=True, stable=True)
+    # Within classes the order by score stays.
+    by_class = (
+        torch.arange(len(boxes), device=boxes.device) if classes is None else classes[by_score].argsort(stable=True)
+    )
+    order = by_score[by_class]
+    sorted_classes = None if classes is None else classes[order].contiguous()
+    candidates = ~scores[order].isnan()
+    survives = torch.ops.regionclip.suppress_sorted(
+        boxes[order].contiguous(), sorted_classes, candidates, iou_threshold
+    )
+    survives_by_score = torch.empty_like(survives)
+    survives_by_score[by_class] = survives
+    return by_score[survives_by_score][: limit if limit >= 0 else None]
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor | None,
+    method: int,
+    sigma: float,
+    iou_threshold: float,
+    prune_threshold: float,
+    limit: int,
+) -> tuple[Tensor, Tensor]:
+    """Implement `regionclip::soft_nms` for CUDA tensors."""
+    candidates = torch.where(scores.isnan(), -torch.inf, scores)
+    indices, emitted, count = torch.ops.regionclip.soft_nms_padded(
+        boxes.contiguous(), candidates, classes, method, sigma, iou_threshold, prune_threshold, limit
+    )
+    found = int(count)
+    return indices[:found], emitted[:found]
+
+
+def register() -> None:
+    """Tell torch where the two run on a GPU; called once after loading an extension with CUDA."""
+    torch.library.impl("regionclip::nms", "CUDA")(nms)
+    torch.library.impl("regionclip::soft_nms", "CUDA")(soft_nms)

@@ -1,0 +1,74 @@
+"""The operators as their definitions read, without a thought for speed: what the fast ones are compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from regionclip.ops.sampling import AxisTaps, Pooling, axis_taps
+from regionclip.ops.soft_nms_rule import SoftNMSRule
+
+
+def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
+    """Average bilinear samples in the bins of each region: a matrix product along each axis."""
+    bins_y, bins_x = pooling.output_size
+    height, width = features.shape[-2:]
+    if not len(rois) or not height or not width:
+        return features.new_zeros(len(rois), features.shape[1], bins_y, bins_x) + 0 * features.sum()
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    ys = weight_matrix(axis_taps(rois[:, 2], rois[:, 4], bins_y, pooling, height), height).to(dtype)
+    xs = weight_matrix(axis_taps(rois[:, 1], rois[:, 3], bins_x, pooling, width), width).to(dtype)
+    images = features.to(dtype)
+    pooled = [torch.einsum("py,cyx,qx->cpq", ys[i], images[int(roi[0])], xs[i]) for i, roi in enumerate(rois)]
+    return torch.stack(pooled).to(features.dtype).contiguous(memory_format=memory_format)
+
+
+def weight_matrix(taps: AxisTaps, size: int) -> Tensor:
+    """Return the weights as a matrix [R, bins, size] from the cells of an axis to its bins."""
+    matrix = taps.weights.new_zeros(*taps.weights.shape[:2], size)
+    return matrix.scatter_add(2, taps.cells, taps.weights)
+
+
+def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
+    """Keep the best box, drop those of its class that overlap it, and so on."""
+    remaining = (~scores.isnan()).nonzero()[:, 0]
+    remaining = remaining[scores[remaining].argsort(descending=True, stable=True)]
+    kept: list[Tensor] = []
+    while len(remaining) and len(kept) != limit:
+        best, remaining = remaining[0], remaining[1:]
+        kept.append(best)
+        # An IoU that is not a number exceeds nothing.
+        overlaps = box_iou(boxes[best : best + 1], boxes[remaining])[0].double() > iou_threshold
+        remaining = remaining[~(overlaps & _same_class(classes, best, remaining))]
+    return torch.stack(kept) if kept else remaining[:0]
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor | None, rule: SoftNMSRule, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Emit the best box, lower the scores of those of its class that overlap it, and so on."""
+    remaining = (~scores.isnan()).nonzero()[:, 0]
+    scores = scores[remaining]
+    kept: list[Tensor] = []
+    kept_scores: list[Tensor] = []
+    while len(remaining) and len(kept) != limit:
+        position = int(scores.argmax())
+        best = remaining[position]
+        kept.append(best)
+        kept_scores.append(scores[position])
+        iou = box_iou(boxes[best : best + 1], boxes[remaining])[0]
+        factors = rule.factors(torch.where(iou.isnan(), 0.0, iou))
+        scores = torch.where(_same_class(classes, best, remaining), scores * factors, scores)
+        stays = scores > rule.prune_threshold
+        stays[position] = False
+        remaining, scores = remaining[stays], scores[stays]
+    if not kept:
+        return remaining[:0], scores[:0]
+    return torch.stack(kept), torch.stack(kept_scores)
+
+
+def _same_class(classes: Tensor | None, best: Tensor, remaining: Tensor) -> Tensor:
+    if classes is None:
+        return torch.ones_like(remaining, dtype=torch.bool)
+    return classes[remaining] == classes[best]

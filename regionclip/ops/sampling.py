@@ -1,0 +1,88 @@
+"""Where the samples of RoIAlign lie: what the PyTorch implementations share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LONGEST_BIN = 2.0**30
+"""In cells; a region with longer bins lies nowhere, like one with a coordinate that is not finite."""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How regions are sampled; fields as the arguments of `roi_align`."""
+
+    output_size: tuple[int, int]
+    spatial_scale: float
+    sampling_ratio: int
+    aligned: bool
+
+
+@dataclass(frozen=True)
+class AxisTaps:
+    """Cells of a feature map that the bins of R regions read along one axis."""
+
+    cells: Tensor
+    """int64 [R, bins, taps]; two taps a sample."""
+    weights: Tensor
+    """float [R, bins, taps]: shares of the bin's mean, 0 for samples that do not count."""
+
+
+def axis_grids(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Tensor:
+    """Return the number of samples of a bin, float [R], of regions from `low` to `high` [R] in image pixels."""
+    _, length, lies_somewhere = _extent(low, high, bins, pooling)
+    if pooling.sampling_ratio > 0:
+        grids = torch.full_like(length, float(pooling.sampling_ratio))
+    else:
+        grids = (length / bins).ceil().clamp(min=0)
+    return torch.where(lies_somewhere, grids, torch.zeros_like(grids))
+
+
+def axis_taps(low: Tensor, high: Tensor, bins: int, pooling: Pooling, size: int) -> AxisTaps:
+    """Return what regions from `low` to `high` [R] in image pixels read of `size` > 0 cells.
+
+    Samples lie at the middles of equal parts of a bin, and are interpolated between two cells; those
+    more than a cell outside the map are zero.
+    """
+    start, length, _ = _extent(low, high, bins, pooling)
+    grid = axis_grids(low, high, bins, pooling)[:, None, None]  # [R, 1, 1]
+    bin_length = (length / bins)[:, None, None]
+    origin = start[:, None, None] + torch.arange(bins, device=low.device)[:, None] * bin_length  # [R, bins, 1]
+    first, most = _samples_near_map(origin, bin_length, grid, size, pooling)
+    number = first + torch.arange(most, device=low.device)  # [R, bins, most]
+    position = origin + (number + 0.5) * bin_length / grid.clamp(min=1)
+    counts = (number < grid) & (position >= -1) & (position <= size)
+    position = torch.where(counts, position, torch.zeros_like(position)).clamp(min=0, max=size - 1)
+    lower = position.long()
+    upper = (lower + 1).clamp(max=size - 1)
+    fraction = position - lower
+    share = counts / grid.clamp(min=1)
+    return AxisTaps(torch.cat([lower, upper], dim=2), torch.cat([(1 - fraction) * share, fraction * share], dim=2))
+
+
+def _samples_near_map(
+    origin: Tensor, bin_length: Tensor, grid: Tensor, size: int, pooling: Pooling
+) -> tuple[Tensor, int]:
+    """Return the first sample to look at, [R, bins, 1], and how many: far outside there may be 2^30."""
+    most = int(grid.max()) if grid.numel() else 0
+    first = torch.zeros_like(origin)
+    if pooling.sampling_ratio <= 0 and most > 2 * size + 32:
+        # A step is more than half a cell, so that these pass the map.
+        most = 2 * size + 32
+        first = ((-8 - origin) * grid / bin_length.clamp(min=1)).floor().clamp(min=0)
+    return first, most
+
+
+def _extent(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
+    """Return start and length in cells, and whether the region lies somewhere; all [R]."""
+    offset = 0.5 if pooling.aligned else 0.0
+    start = low * pooling.spatial_scale - offset
+    length = (high * pooling.spatial_scale - offset) - start
+    if not pooling.aligned:
+        length = length.clamp(min=1)
+    lies_somewhere = torch.isfinite(start) & torch.isfinite(length) & (length.abs() / bins < LONGEST_BIN)
+    zero = torch.zeros_like(start)
+    return torch.where(lies_somewhere, start, zero), torch.where(lies_somewhere, length, zero), lies_somewhere

@@ -1,0 +1,58 @@
+"""The operators of torchvision, kept from what makes them crash or lose precision."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import Tensor
+
+from regionclip.ops.reference import soft_nms
+from regionclip.ops.sampling import Pooling
+
+__all__ = ["nms", "roi_align", "soft_nms"]
+
+LARGEST_COORDINATE = 1e5
+"""In cells; torchvision takes memory with the square of the size of a region."""
+
+
+def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
+    """Pool with torchvision; raises `ValueError` for regions that would make it crash."""
+    cells = rois[:, 1:] * pooling.spatial_scale
+    if not bool((cells.abs() <= LARGEST_COORDINATE).all()):
+        raise ValueError(
+            f"roi_align of torchvision: expected finite boxes within {LARGEST_COORDINATE:g} cells, got others. "
+            "Fix: drop them, or use another implementation (REGIONCLIP_OPS)"
+        )
+    if not features.numel():
+        return features.new_zeros(len(rois), features.shape[1], *pooling.output_size) + 0 * features.sum()
+    pooled = torchvision.ops.roi_align(
+        features,
+        rois.to(features.dtype),
+        pooling.output_size,
+        pooling.spatial_scale,
+        pooling.sampling_ratio,
+        pooling.aligned,
+    )
+    return pooled.contiguous(memory_format=memory_format)
+
+
+def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
+    """Suppress class by class: offsets between classes would cost precision."""
+    candidates = (~scores.isnan()).nonzero()[:, 0]
+    kept = [
+        rows[torchvision.ops.nms(boxes[rows], scores[rows], iou_threshold)]
+        for rows in _rows_of_classes(candidates, classes)
+    ]
+    if not kept:
+        return candidates[:0]
+    indices = torch.cat(kept).sort().values
+    order = scores[indices].argsort(descending=True, stable=True)
+    return indices[order][: limit if limit >= 0 else None]
+
+
+def _rows_of_classes(candidates: Tensor, classes: Tensor | None) -> list[Tensor]:
+    if classes is None:
+        return [candidates]
+    of_class, order = classes[candidates].sort(stable=True)
+    counts = of_class.unique_consecutive(return_counts=True)[1].tolist()
+    return list(candidates[order].split(counts)) if counts else []
