@@ -7,6 +7,8 @@ Whatever is there already, a torch or a Detectron2 of the user above all, is lef
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -115,10 +117,25 @@ def matching_torchvision() -> str:
 
 
 def install_this_package() -> None:
-    """Install the package in editable mode unless it is, building native operators if there are any."""
+    """Install the package in editable mode unless it is, and build the native operators unless they are current."""
     found = importlib.util.find_spec("regionclip")
-    if found is None or not str(found.origin).startswith(str(REPOSITORY)):
+    is_installed = found is not None and str(found.origin).startswith(str(REPOSITORY))
+    if not is_installed or (operators_are_outdated() and has_compiler()):
+        print("building the native operators (a minute or two)", flush=True)
         pip_install("--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+
+
+def operators_are_outdated() -> bool:
+    """Return whether a source of the native operators is newer than what was built, or nothing was."""
+    folder = REPOSITORY / "regionclip" / "ops"
+    built = folder / "_native.abi3.so"
+    sources = (path for path in (folder / "csrc").rglob("*") if path.is_file())
+    return not built.is_file() or any(path.stat().st_mtime > built.stat().st_mtime for path in sources)
+
+
+def has_compiler() -> bool:
+    """Return whether there is a C++ compiler; without one PyTorch's operators take the place of the native."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
 if __name__ == "__main__":

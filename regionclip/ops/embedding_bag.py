@@ -26,14 +26,15 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
     if not len(rois) or not features.numel():
         return features.new_zeros(len(rois), channels, *bins) + 0 * features.sum()
     dtype = torch.promote_types(features.dtype, torch.float32)
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels).to(dtype)  # [N * H * W, C]
+    # The cells past the end are zero; [N * (H + 1) * (W + 1), C].
+    rows = F.pad(features.permute(0, 2, 3, 1).to(dtype), (0, 0, 0, 1, 0, 1)).reshape(-1, channels)
     parts, order = [], []
     for group in _groups(rois, pooling):
         ys = axis_taps(rois[group, 2], rois[group, 4], bins[0], pooling, height)
         xs = axis_taps(rois[group, 1], rois[group, 3], bins[1], pooling, width)
-        first = rois[group, 0].long()[:, None, None, None, None] * height * width
+        first = rois[group, 0].long()[:, None, None, None, None] * (height + 1) * (width + 1)
         # [R, h, w, y taps, x taps]
-        cells = first + ys.cells[:, :, None, :, None] * width + xs.cells[:, None, :, None, :]
+        cells = first + ys.cells[:, :, None, :, None] * (width + 1) + xs.cells[:, None, :, None, :]
         weights = ys.weights[:, :, None, :, None] * xs.weights[:, None, :, None, :]
         shape = (len(group) * bins[0] * bins[1], -1)
         sums = F.embedding_bag(

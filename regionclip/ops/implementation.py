@@ -62,21 +62,22 @@ def implementation(device: torch.device) -> ModuleType:
     return embedding_bag
 
 
-@cache
 def native_problem(device_type: str) -> str:
     """Return why the native operators cannot be used on a kind of device, or nothing."""
-    problem = _load()
-    if problem:
-        return problem
-    return "" if native.supports(torch.device(device_type)) else f"they were built without {device_type.upper()}"
+    return _PROBLEMS.get(device_type, f"there are none for {device_type}")
 
 
-@cache
-def _load() -> str:
+def _find_problems() -> dict[str, str]:
+    # When this module is imported, so that torch.compile meets constants.
     problem = native.load()
-    if not problem:
-        native.register()
-    return problem
+    if problem:
+        return {"cpu": problem, "cuda": problem}
+    native.register()
+    with_cuda = native.supports("cuda")
+    return {"cpu": "", "meta": "", "cuda": "" if with_cuda else "they were built without CUDA"}
+
+
+_PROBLEMS: Final = _find_problems()
 
 
 @cache

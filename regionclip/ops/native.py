@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.util
 from typing import Any
 
 import torch
@@ -18,21 +18,18 @@ EXTENSION, CUDA_EXTENSION = "regionclip.ops._native", "regionclip.ops._native_cu
 
 def load() -> str:
     """Load the extensions that are built; return why there is none, or nothing."""
-    if importlib.util.find_spec(EXTENSION) is None:
-        return "they are not built"
     try:
         importlib.import_module(EXTENSION)
-        if importlib.util.find_spec(CUDA_EXTENSION) is not None:
-            importlib.import_module(CUDA_EXTENSION)
     except ImportError as error:
-        return f"{error.name or EXTENSION} cannot be loaded: {error}"
+        return "they are not built" if error.name == EXTENSION else f"they cannot be loaded ({error})"
+    with contextlib.suppress(ImportError):
+        importlib.import_module(CUDA_EXTENSION)
     return ""
 
 
-def supports(device: torch.device) -> bool:
+def supports(device_type: str) -> bool:
     """Return whether the extension was built for a kind of device."""
-    key = {"cpu": "CPU", "cuda": "CUDA", "meta": "CPU"}.get(device.type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("regionclip::roi_align", key)
+    return torch._C._dispatch_has_kernel_for_dispatch_key("regionclip::roi_align", device_type.upper())
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
@@ -65,7 +62,7 @@ def soft_nms(
 
 def register() -> None:
     """Tell torch the output shapes and the gradients of the operators; called once after loading."""
-    if supports(torch.device("cuda")):
+    if supports("cuda"):
         native_cuda.register()
     torch.library.register_fake("regionclip::roi_align", _fake_roi_align)
     torch.library.register_fake("regionclip::roi_align_backward", _fake_roi_align_backward)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from regionclip.ops.sampling import AxisTaps, Pooling, axis_taps
+from regionclip.ops.sampling import Pooling, axis_taps
 from regionclip.ops.soft_nms_rule import SoftNMSRule
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
-    """Average bilinear samples in the bins of each region: a matrix product along each axis."""
+    """Average bilinear samples in the bins of each region, one region at a time."""
     bins_y, bins_x = pooling.output_size
     height, width = features.shape[-2:]
     if not len(rois) or not height or not width:
         return features.new_zeros(len(rois), features.shape[1], bins_y, bins_x) + 0 * features.sum()
     dtype = torch.promote_types(features.dtype, torch.float32)
-    ys = weight_matrix(axis_taps(rois[:, 2], rois[:, 4], bins_y, pooling, height), height).to(dtype)
-    xs = weight_matrix(axis_taps(rois[:, 1], rois[:, 3], bins_x, pooling, width), width).to(dtype)
-    images = features.to(dtype)
-    pooled = [torch.einsum("py,cyx,qx->cpq", ys[i], images[int(roi[0])], xs[i]) for i, roi in enumerate(rois)]
+    ys = axis_taps(rois[:, 2], rois[:, 4], bins_y, pooling, height)
+    xs = axis_taps(rois[:, 1], rois[:, 3], bins_x, pooling, width)
+    maps = F.pad(features.to(dtype), (0, 1, 0, 1))  # the cells past the end are zero
+    pooled = []
+    for i, image in enumerate(rois[:, 0].long().tolist()):
+        values = maps[image][:, ys.cells[i]][:, :, :, xs.cells[i]]  # [C, h, y taps, w, x taps]
+        pooled.append(torch.einsum("cpyqx,py,qx->cpq", values, ys.weights[i].to(dtype), xs.weights[i].to(dtype)))
     return torch.stack(pooled).to(features.dtype).contiguous(memory_format=memory_format)
-
-
-def weight_matrix(taps: AxisTaps, size: int) -> Tensor:
-    """Return the weights as a matrix [R, bins, size] from the cells of an axis to its bins."""
-    matrix = taps.weights.new_zeros(*taps.weights.shape[:2], size)
-    return matrix.scatter_add(2, taps.cells, taps.weights)
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:

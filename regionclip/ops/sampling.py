@@ -26,9 +26,9 @@ class AxisTaps:
     """Cells of a feature map that the bins of R regions read along one axis."""
 
     cells: Tensor
-    """int64 [R, bins, taps]; two taps a sample."""
+    """int64 [R, bins, taps]; two taps a sample. One past the last cell for samples that do not count."""
     weights: Tensor
-    """float [R, bins, taps]: shares of the bin's mean, 0 for samples that do not count."""
+    """float [R, bins, taps]: shares of the bin's mean."""
 
 
 def axis_grids(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Tensor:
@@ -60,14 +60,15 @@ def axis_taps(low: Tensor, high: Tensor, bins: int, pooling: Pooling, size: int)
     upper = (lower + 1).clamp(max=size - 1)
     fraction = position - lower
     share = counts / grid.clamp(min=1)
-    return AxisTaps(torch.cat([lower, upper], dim=2), torch.cat([(1 - fraction) * share, fraction * share], dim=2))
+    cells = [torch.where(counts, cell, torch.full_like(cell, size)) for cell in (lower, upper)]
+    return AxisTaps(torch.cat(cells, dim=2), torch.cat([(1 - fraction) * share, fraction * share], dim=2))
 
 
 def _samples_near_map(
     origin: Tensor, bin_length: Tensor, grid: Tensor, size: int, pooling: Pooling
 ) -> tuple[Tensor, int]:
     """Return the first sample to look at, [R, bins, 1], and how many: far outside there may be 2^30."""
-    most = int(grid.max()) if grid.numel() else 0
+    most = max(int(grid.max()), 1) if grid.numel() else 1
     first = torch.zeros_like(origin)
     if pooling.sampling_ratio <= 0 and most > 2 * size + 32:
         # A step is more than half a cell, so that these pass the map.

@@ -11,16 +11,17 @@ from regionclip.ops.sampling import Pooling
 
 __all__ = ["nms", "roi_align", "soft_nms"]
 
-LARGEST_COORDINATE = 1e5
+LARGEST_COORDINATE = 4e3
 """In cells; torchvision takes memory with the square of the size of a region."""
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
     """Pool with torchvision; raises `ValueError` for regions that would make it crash."""
     cells = rois[:, 1:] * pooling.spatial_scale
-    if not bool((cells.abs() <= LARGEST_COORDINATE).all()):
+    if not bool((cells.abs() <= LARGEST_COORDINATE).all() & (cells[:, 2:] >= cells[:, :2]).all()):
         raise ValueError(
-            f"roi_align of torchvision: expected finite boxes within {LARGEST_COORDINATE:g} cells, got others. "
+            f"roi_align of torchvision: expected finite boxes within {LARGEST_COORDINATE:g} cells, "
+            "with x1 <= x2 and y1 <= y2, got others. "
             "Fix: drop them, or use another implementation (REGIONCLIP_OPS)"
         )
     if not features.numel():
