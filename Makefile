@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 RUN = $(VENV)/bin/python
 
-.PHONY: setup demo test test-all
+.PHONY: setup demo test test-all sanitize fuzz
 
 setup:
 	@test -x $(RUN) || $(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make" \
@@ -31,3 +31,11 @@ test-all: setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest
+
+# The operators under address and undefined-behaviour sanitizers.
+sanitize: setup
+	bash tests/sanitize.sh $(RUN)
+
+# Ten minutes of coverage-guided fuzzing for each operator; needs clang.
+fuzz:
+	bash tests/fuzz/run.sh 600

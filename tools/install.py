@@ -38,6 +38,7 @@ DETECTRON2_OPTIONS = (
 PACKAGES = (
     Package("pkg_resources", "setuptools<81"),
     Package("wheel", "wheel"),
+    Package("ninja", "ninja"),
     Package("torch", "torch==2.11.0"),
     Package("fvcore", "fvcore"),
     Package("iopath", "iopath"),

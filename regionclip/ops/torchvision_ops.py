@@ -17,6 +17,8 @@ LARGEST_COORDINATE = 4e3
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
     """Pool with torchvision; raises `ValueError` for regions that would make it crash."""
+    if not features.numel():
+        return features.new_zeros(len(rois), features.shape[1], *pooling.output_size) + 0 * features.sum()
     cells = rois[:, 1:] * pooling.spatial_scale
     if not bool((cells.abs() <= LARGEST_COORDINATE).all() & (cells[:, 2:] >= cells[:, :2]).all()):
         raise ValueError(
@@ -24,8 +26,6 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
             "with x1 <= x2 and y1 <= y2, got others. "
             "Fix: drop them, or use another implementation (REGIONCLIP_OPS)"
         )
-    if not features.numel():
-        return features.new_zeros(len(rois), features.shape[1], *pooling.output_size) + 0 * features.sum()
     pooled = torchvision.ops.roi_align(
         features,
         rois.to(features.dtype),

@@ -1,4 +1,4 @@
-// The comparison of one box with many for each instruction set, chosen when the library is loaded.
+// The comparisons of one box with many for each instruction set, chosen when the library is loaded.
 #include "box_list.h"
 
 #define REGIONCLIP_ISA baseline
@@ -26,17 +26,17 @@
 namespace regionclip {
 
 template <typename Real>
-bool overlaps_any(const BoxColumns<Real>& boxes, int64_t count, const Box<Real>& box, Real threshold) {
+const BoxLoops<Real>& box_loops_for_processor() {
 #ifdef REGIONCLIP_HAS_X86_TARGETS
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx2) {
-    return avx2::overlaps_any(boxes, count, box, threshold);
-  }
+  static const BoxLoops<Real> loops =
+      __builtin_cpu_supports("avx2") ? avx2::box_loops<Real>() : baseline::box_loops<Real>();
+#else
+  static const BoxLoops<Real> loops = baseline::box_loops<Real>();
 #endif
-  return baseline::overlaps_any(boxes, count, box, threshold);
+  return loops;
 }
 
-template bool overlaps_any<float>(const BoxColumns<float>&, int64_t, const Box<float>&, float);
-template bool overlaps_any<double>(const BoxColumns<double>&, int64_t, const Box<double>&, double);
+template const BoxLoops<float>& box_loops_for_processor<float>();
+template const BoxLoops<double>& box_loops_for_processor<double>();
 
 }  // namespace regionclip

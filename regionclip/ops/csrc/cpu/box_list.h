@@ -22,10 +22,17 @@ struct BoxColumns {
   const Real *x1, *y1, *x2, *y2, *area;
 };
 
-// The comparison for this processor, defined in box_list.cpp: whether the IoU of `box` with any of
-// `count` boxes exceeds the threshold. An IoU that is not a number does not.
 template <typename Real>
-bool overlaps_any(const BoxColumns<Real>& boxes, int64_t count, const Box<Real>& box, Real threshold);
+struct BoxLoops {
+  // Whether the IoU of a box with any of so many boxes exceeds a threshold; one that is not a number does not.
+  bool (*overlaps_any)(const BoxColumns<Real>&, int64_t, const Box<Real>&, Real);
+  // IoUs of a box with boxes [begin, end), 0 where they are not a number.
+  void (*ious)(const BoxColumns<Real>&, int64_t, int64_t, const Box<Real>&, Real*);
+};
+
+// The loops for this processor, defined in box_list.cpp.
+template <typename Real>
+const BoxLoops<Real>& box_loops_for_processor();
 
 template <typename Real>
 class BoxList {
@@ -37,23 +44,18 @@ class BoxList {
   int64_t size() const { return static_cast<int64_t>(x1_.size()); }
 
   bool overlap(const Box<Real>& box, Real threshold) const {
-    return overlaps_any<Real>(
-        {x1_.data(), y1_.data(), x2_.data(), y2_.data(), area_.data()}, size(), box, threshold);
+    return loops_.overlaps_any(columns(), size(), box, threshold);
   }
 
-  // IoU of `box` with box i of the list; 0 where it is not a number.
-  Real iou(int64_t i, const Box<Real>& box) const {
-    const Real width = smaller(x2_[i], box.x2) - larger(x1_[i], box.x1);
-    const Real height = smaller(y2_[i], box.y2) - larger(y1_[i], box.y1);
-    const Real shared = larger(Real(0), width) * larger(Real(0), height);
-    const Real iou = shared / (area_[i] + box.area() - shared);
-    return iou == iou ? iou : Real(0);
+  // IoUs of `box` with the boxes from `begin` on, 0 where they are not a number.
+  void ious(int64_t begin, const Box<Real>& box, Real* results) const {
+    loops_.ious(columns(), begin, size(), box, results);
   }
 
  private:
-  static Real smaller(Real a, Real b) { return b < a ? b : a; }
-  static Real larger(Real a, Real b) { return a < b ? b : a; }
+  BoxColumns<Real> columns() const { return {x1_.data(), y1_.data(), x2_.data(), y2_.data(), area_.data()}; }
 
+  BoxLoops<Real> loops_ = box_loops_for_processor<Real>();
   std::vector<Real> x1_, y1_, x2_, y2_, area_;
 };
 

@@ -76,9 +76,9 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(
     const SoftNMSRule<Real> rule{
         static_cast<Decay>(method), static_cast<Real>(sigma), static_cast<Real>(iou_threshold),
         static_cast<Real>(prune_threshold)};
-    const Emission<Real> emission = soft_nms<Real>(
-        data_of<Real>(inputs.boxes), data_of<Real>(inputs.scores), inputs.class_data(), inputs.count(), rule, limit,
-        TorchExponential());
+    SoftNMS<Real, TorchExponential> job(
+        data_of<Real>(inputs.boxes), data_of<Real>(inputs.scores), inputs.class_data(), inputs.count(), rule, {});
+    const Emission<Real> emission = job.run(limit);
     result = {
         to_tensor(inputs.boxes, emission.indices, ScalarType::Long),
         to_tensor(inputs.boxes, emission.scores, boxes.scalar_type())};

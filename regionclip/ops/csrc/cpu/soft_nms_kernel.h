@@ -38,24 +38,20 @@ struct StandardExponential {
 // Replaces IoUs by the factors that they put on a score.
 template <typename Real, typename Exponential>
 void decay_factors(std::vector<Real>& values, const SoftNMSRule<Real>& rule, const Exponential& exponential) {
-  switch (rule.decay) {
-    case Decay::hard:
-      for (Real& value : values) {
+  for (Real& value : values) {
+    switch (rule.decay) {
+      case Decay::hard:
         value = value < rule.iou_threshold ? Real(1) : Real(0);
-      }
-      return;
-    case Decay::linear:
-      for (Real& value : values) {
+        break;
+      case Decay::linear:
         value = value > rule.iou_threshold ? Real(1) - value : Real(1);
-      }
-      return;
-    case Decay::gaussian:
-      // exp(-0) is 1: boxes that do not touch need no exponential.
-      values.erase(std::remove(values.begin(), values.end(), Real(0)), values.end());
-      for (Real& value : values) {
+        break;
+      case Decay::gaussian:
         value = -(value * value) / rule.sigma;
-      }
-      exponential(values.data(), static_cast<int64_t>(values.size()));
+    }
+  }
+  if (rule.decay == Decay::gaussian) {
+    exponential(values.data(), static_cast<int64_t>(values.size()));
   }
 }
 
@@ -64,49 +60,97 @@ void decay_factors(std::vector<Real>& values, const SoftNMSRule<Real>& rule, con
 // comes to the top of the heap, in the order in which they were emitted. The result is that of the
 // loop over all boxes, bit for bit.
 template <typename Real, typename Exponential>
-Emission<Real> soft_nms(
-    const Real* boxes, const Real* scores, const int64_t* classes, int64_t count, const SoftNMSRule<Real>& rule,
-    int64_t limit, const Exponential& exponential) {
-  std::vector<Candidate<Real>> heap = candidates_of(scores, count);
-  const ClassNumbers numbers(classes, count);
-  const auto worse = [](const Candidate<Real>& a, const Candidate<Real>& b) { return b < a; };
-  std::make_heap(heap.begin(), heap.end(), worse);
-  std::vector<BoxList<Real>> emitted(static_cast<size_t>(numbers.count()));
-  std::vector<int64_t> applied(static_cast<size_t>(count), 0);
-  std::vector<Real> factors;
-  Emission<Real> result;
-  while (!heap.empty() && (limit < 0 || static_cast<int64_t>(result.indices.size()) < limit)) {
-    std::pop_heap(heap.begin(), heap.end(), worse);
-    Candidate<Real> best = heap.back();
-    if (!result.indices.empty() && !(best.score > rule.prune_threshold)) {
-      break;  // the bounds of all others are no higher
+class SoftNMS {
+ public:
+  SoftNMS(const Real* boxes, const Real* scores, const int64_t* classes, int64_t count, const SoftNMSRule<Real>& rule,
+          const Exponential& exponential)
+      : boxes_(boxes),
+        rule_(rule),
+        exponential_(exponential),
+        heap_(candidates_of(scores, count)),
+        numbers_(classes, count),
+        emitted_(static_cast<size_t>(numbers_.count())),
+        seen_(static_cast<size_t>(count), 0) {
+    std::make_heap(heap_.begin(), heap_.end(), is_worse);
+  }
+
+  Emission<Real> run(int64_t limit) {
+    Emission<Real> result;
+    while (!heap_.empty() && (limit < 0 || static_cast<int64_t>(result.indices.size()) < limit)) {
+      const Candidate<Real> best = heap_.front();
+      if (!result.indices.empty() && !(best.score > rule_.prune_threshold)) {
+        break;  // the bounds of all others are no higher
+      }
+      if (is_stale(best)) {
+        decay_top();
+      } else {
+        pop();
+        result.indices.push_back(best.index);
+        result.scores.push_back(best.score);
+        emitted_[numbers_.of(best.index)].add(box_at(boxes_, best.index));
+      }
     }
-    heap.pop_back();
-    const Box<Real> box = box_at(boxes, best.index);
-    BoxList<Real>& before = emitted[numbers.of(best.index)];
-    int64_t& seen = applied[best.index];
-    if (seen == before.size()) {
-      result.indices.push_back(best.index);
-      result.scores.push_back(best.score);
-      before.add(box);
-      continue;
+    return result;
+  }
+
+ private:
+  static constexpr size_t at_once = 16;
+
+  static bool is_worse(const Candidate<Real>& a, const Candidate<Real>& b) { return b < a; }
+
+  bool is_stale(const Candidate<Real>& candidate) const {
+    return seen_[candidate.index] < emitted_[numbers_.of(candidate.index)].size();
+  }
+
+  void pop() {
+    std::pop_heap(heap_.begin(), heap_.end(), is_worse);
+    heap_.pop_back();
+  }
+
+  // Brings the first few boxes up to date together: a call for exponentials costs more than one of them.
+  void decay_top() {
+    stale_.clear(), ends_.clear(), factors_.clear();
+    while (!heap_.empty() && stale_.size() < at_once && is_stale(heap_.front())) {
+      const Candidate<Real> candidate = heap_.front();
+      pop();
+      const BoxList<Real>& before = emitted_[numbers_.of(candidate.index)];
+      const Box<Real> box = box_at(boxes_, candidate.index);
+      int64_t& seen = seen_[candidate.index];
+      const size_t begin = factors_.size();
+      factors_.resize(begin + static_cast<size_t>(before.size() - seen));
+      before.ious(seen, box, factors_.data() + begin);
+      seen = before.size();
+      if (rule_.decay == Decay::gaussian) {  // leaves boxes apart as they are
+        factors_.erase(std::remove(factors_.begin() + begin, factors_.end(), Real(0)), factors_.end());
+      }
+      stale_.push_back(candidate);
+      ends_.push_back(factors_.size());
     }
-    factors.clear();
-    for (; seen < before.size(); ++seen) {
-      factors.push_back(before.iou(seen, box));
-    }
-    decay_factors(factors, rule, exponential);
-    bool stays = true;
-    for (const Real factor : factors) {
-      best.score *= factor;
-      stays = stays && best.score > rule.prune_threshold;
-    }
-    if (stays) {
-      heap.push_back(best);
-      std::push_heap(heap.begin(), heap.end(), worse);
+    decay_factors(factors_, rule_, exponential_);
+    size_t next = 0;
+    for (size_t k = 0; k < stale_.size(); ++k) {
+      bool stays = true;
+      for (; next < ends_[k]; ++next) {
+        stale_[k].score *= factors_[next];
+        stays = stays && stale_[k].score > rule_.prune_threshold;
+      }
+      if (stays) {
+        heap_.push_back(stale_[k]);
+        std::push_heap(heap_.begin(), heap_.end(), is_worse);
+      }
     }
   }
-  return result;
-}
+
+  const Real* boxes_;
+  SoftNMSRule<Real> rule_;
+  Exponential exponential_;
+  std::vector<Candidate<Real>> heap_;
+  ClassNumbers numbers_;
+  std::vector<BoxList<Real>> emitted_;  // of each class
+  std::vector<int64_t> seen_;           // how many emitted boxes of its class each box was decayed by
+  std::vector<Candidate<Real>> stale_;
+  std::vector<size_t> ends_;
+  std::vector<Real> factors_;
+};
 
 }  // namespace regionclip

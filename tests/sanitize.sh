@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Run the tests of the operators on a build with address and undefined-behaviour sanitizers.
+#   bash tests/sanitize.sh [PYTHON]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$(realpath -s "${1:-python3}")
+copy=build/sanitize
+mkdir -p "$copy"
+# A copy, so that the build of the installation stays.
+for part in regionclip tests configs setup.py pyproject.toml README.md; do
+  rm -rf "${copy:?}/$part"
+  cp -r "$part" "$copy/"
+done
+cd "$copy"
+rm -f regionclip/ops/*.so
+REGIONCLIP_SANITIZE=1 FORCE_CUDA=0 "$python" setup.py -q build_ext --inplace
+[ -f regionclip/ops/_native.abi3.so ] || { echo "error: the build with sanitizers failed" >&2; exit 1; }
+
+# The sanitizer has to be in the process before Python is; Python and torch leave memory to its end.
+LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
+  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
+  "$python" -m pytest -q -p no:cacheprovider tests/test_ops.py
