@@ -7,7 +7,7 @@ import pytest
 from regionclip.config.__main__ import config_page
 from tests.conftest import REPOSITORY
 
-PAGES = sorted(path for path in REPOSITORY.rglob("*.md") if not {".venv", "output"} & set(path.parts))
+PAGES = sorted(path for path in REPOSITORY.rglob("*.md") if not {".venv", "build", "output"} & set(path.parts))
 
 
 def test_config_page_is_current():

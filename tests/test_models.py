@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from detectron2.layers import ROIAlignRotated, ShapeSpec
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -9,7 +12,10 @@ from regionclip.config import load_config
 from regionclip.engine.checkpoint import load_weights
 from regionclip.errors import UserError
 from regionclip.modeling import CLIPFastRCNN, CLIPRes5ROIHeads, build_model
+from regionclip.modeling.poolers import use_own_roi_align
 from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.rpn import ExactRPN
+from regionclip.ops import RoIAlign
 from regionclip.testing import fill_deterministic
 from tests.conftest import DATA, TINY, flat
 
@@ -257,3 +263,58 @@ def test_weights_of_a_detector_survive_a_round_trip(detector, tmp_path):
     with torch.no_grad():
         (first,), (second,) = model.eval()([image()]), other.eval()([image()])
     assert torch.equal(first["instances"].scores, second["instances"].scores)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_exact_rpn_selects_what_detectron2_selects(levels, training):
+    """On boxes of an ordinary image, where shifting levels apart loses nothing that counts."""
+    generator = torch.Generator().manual_seed(levels)
+    overrides = {"MODEL.DEVICE": "cpu", "MODEL.RPN.PRE_NMS_TOPK_TEST": "60", "MODEL.RPN.POST_NMS_TOPK_TEST": "25"}
+    overrides |= {"MODEL.RPN.PRE_NMS_TOPK_TRAIN": "50", "MODEL.RPN.POST_NMS_TOPK_TRAIN": "100"}
+    cfg = load_config("", flat(overrides))
+    shapes = {"res4": ShapeSpec(channels=8, stride=16)}
+    ours, theirs = (kind(cfg, shapes).train(training) for kind in (ExactRPN, RPN))
+    boxes = [torch.rand(80, 4, generator=generator) * 200 for _ in range(levels)]
+    anchors = [Boxes(torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], dim=1)) for b in boxes]
+    logits = [torch.randn(2, 80, generator=generator) for _ in range(levels)]
+    deltas = [torch.randn(2, 80, 4, generator=generator) * 0.1 for _ in range(levels)]
+    if not training:
+        logits[0][1, 3] = float("nan")
+    sizes = [(150, 190), (200, 100)]
+    for own, expected in zip(
+        ours.predict_proposals(anchors, logits, deltas, sizes),
+        theirs.predict_proposals(anchors, logits, deltas, sizes),
+        strict=True,
+    ):
+        assert own.image_size == expected.image_size
+        assert torch.equal(own.proposal_boxes.tensor, expected.proposal_boxes.tensor)
+        assert torch.equal(own.objectness_logits, expected.objectness_logits)
+
+
+def test_exact_rpn_reports_diverged_training():
+    rpn = ExactRPN(load_config("", ["MODEL.DEVICE", "cpu"]), {"res4": ShapeSpec(channels=8, stride=16)}).train()
+    anchors = [Boxes(torch.tensor([[0.0, 0.0, 9.0, 9.0]]))]
+    with pytest.raises(FloatingPointError, match="diverged"):
+        rpn.predict_proposals(anchors, [torch.tensor([[float("nan")]])], [torch.zeros(1, 1, 4)], [(20, 20)])
+
+
+def test_heads_pool_with_this_package(detector):
+    poolers = [
+        detector().roi_heads.pooler,
+        detector(f"{LVIS}/CLIP_fast_rcnn_R_50_C4.yaml", classes=866).roi_heads.pooler,
+    ]
+    assert all(isinstance(layer, RoIAlign) for pooler in poolers for layer in pooler.level_poolers)
+
+
+def test_other_kinds_of_pooling_stay():
+    pooler = use_own_roi_align(ROIPooler(7, [1 / 16], 0, "ROIAlignRotated"))
+    assert isinstance(pooler.level_poolers[0], ROIAlignRotated)
+    kinds = ("ROIAlign", "ROIAlignV2")
+    aligned = [use_own_roi_align(ROIPooler(7, [1 / 16], 0, kind)).level_poolers[0] for kind in kinds]
+    assert [layer.aligned for layer in aligned] == [False, True]
+    features, rois = torch.randn(1, 3, 9, 9), torch.tensor([[0.0, 5.0, 9.0, 80.0, 70.0]])
+    for kind, layer in zip(kinds, aligned, strict=True):
+        expected = ROIPooler(7, [1 / 16], 0, kind).level_poolers[0](features, rois)
+        torch.testing.assert_close(layer(features, rois), expected, atol=1e-5, rtol=1e-5)

@@ -17,7 +17,6 @@ constexpr int block_size = 1024;
 template <typename Real>
 struct Box {
   Real x1, y1, x2, y2;
-  __device__ Real area() const { return (x2 - x1) * (y2 - y1); }
 };
 
 template <typename Real>
