@@ -428,6 +428,27 @@ def test_training_losses_of_recorded_predictions_agree(golden_detector):
     assert_agrees(golden, computed)
 
 
+def test_training_step_agrees(golden_detector, golden_inputs):
+    golden, model = golden_detector("g_ovd_losses")
+    batch = [photo(golden_inputs, image) for image in (139, 460229)]
+    for n, image in enumerate(batch):
+        image["instances"].gt_boxes = Boxes(torch.from_numpy(golden[f"ovd/img{n}/target_boxes"]))
+        image["instances"].gt_classes = torch.from_numpy(golden[f"ovd/img{n}/target_classes"])
+    with EventStorage() as storage:
+        losses = model.train()(batch)
+    sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    computed = {f"ovd/{name}": loss.detach().numpy() for name, loss in losses.items()}
+    computed |= {f"ovd/storage/{name}": np.array(value[0]) for name, value in storage.latest().items()}
+    computed["ovd/trainable"] = np.array(json.dumps(list(gradients)))
+    computed["ovd/grad_norms"] = np.array([gradient.norm() for gradient in gradients.values()])
+    computed["ovd/n_params_total"] = np.array(len(list(model.parameters())))
+    for name in {key.split("/")[2] for key in golden.files if key.startswith("ovd/grad/")}:
+        found = statistics("grad", gradients[name], FEATURE_STRIDE)
+        computed |= {f"ovd/grad/{name}/{key.removeprefix('grad_')}": value for key, value in found.items()}
+    assert_agrees(golden, computed)
+
+
 def test_deterministic_weights_have_the_published_checksums():
     probes = {
         "backbone.conv1.weight": ((32, 3, 3, 3), 0x80C8F16A),
