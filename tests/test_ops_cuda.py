@@ -82,6 +82,22 @@ def test_soft_nms(method, limit):
     torch.testing.assert_close(on_gpu[1].cpu(), rescored, atol=1e-12, rtol=1e-12)
 
 
+def test_classes_need_not_lie_side_by_side():
+    boxes, scores, classes = random_boxes(6, 200)
+    strided = torch.stack([classes, classes + 1], dim=1).cuda()[:, 0]
+    assert torch.equal(
+        soft_nms(boxes.cuda(), scores.cuda(), strided, method="hard")[0].cpu(),
+        soft_nms(boxes, scores, classes, method="hard")[0],
+    )
+    with pytest.raises(RuntimeError, match="different devices"):
+        soft_nms(boxes.cuda(), scores.cuda(), classes)
+
+
+def test_the_worst_score_is_a_score():
+    boxes, scores = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([-math.inf])
+    assert soft_nms(boxes.cuda(), scores.cuda(), torch.tensor([0]).cuda())[0].tolist() == [0]
+
+
 def test_results_larger_than_32_bits_can_count():
     """2^31 elements and more; the last region must land at its place."""
     if torch.cuda.get_device_properties(0).total_memory < 16 << 30:

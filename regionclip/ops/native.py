@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import warnings
 from typing import Any
 
 import torch
@@ -14,16 +14,23 @@ from regionclip.ops.sampling import Pooling
 from regionclip.ops.soft_nms_rule import METHODS, SoftNMSRule
 
 EXTENSION, CUDA_EXTENSION = "regionclip.ops._native", "regionclip.ops._native_cuda"
+NOT_BUILT = "they are not built"
 
 
 def load() -> str:
     """Load the extensions that are built; return why there is none, or nothing."""
+    problem = _load(EXTENSION)
+    cuda_problem = "" if problem else _load(CUDA_EXTENSION)
+    if cuda_problem and cuda_problem != NOT_BUILT:
+        warnings.warn(f"regionclip's operators run on the CPU only: for CUDA {cuda_problem}", stacklevel=2)
+    return problem
+
+
+def _load(extension: str) -> str:
     try:
-        importlib.import_module(EXTENSION)
+        importlib.import_module(extension)
     except ImportError as error:
-        return "they are not built" if error.name == EXTENSION else f"they cannot be loaded ({error})"
-    with contextlib.suppress(ImportError):
-        importlib.import_module(CUDA_EXTENSION)
+        return NOT_BUILT if error.name == extension else f"they cannot be loaded ({error})"
     return ""
 
 

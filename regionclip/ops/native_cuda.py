@@ -14,11 +14,8 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: fl
         torch.arange(len(boxes), device=boxes.device) if classes is None else classes[by_score].argsort(stable=True)
     )
     order = by_score[by_class]
-    sorted_classes = None if classes is None else classes[order].contiguous()
-    candidates = ~scores[order].isnan()
-    survives = torch.ops.regionclip.suppress_sorted(
-        boxes[order].contiguous(), sorted_classes, candidates, iou_threshold
-    )
+    sorted_classes = None if classes is None else classes[order]
+    survives = torch.ops.regionclip.suppress_sorted(boxes[order], sorted_classes, scores[order], iou_threshold)
     survives_by_score = torch.empty_like(survives)
     survives_by_score[by_class] = survives
     return by_score[survives_by_score][: limit if limit >= 0 else None]
@@ -35,9 +32,8 @@ def soft_nms(
     limit: int,
 ) -> tuple[Tensor, Tensor]:
     """Implement `regionclip::soft_nms` for CUDA tensors."""
-    candidates = torch.where(scores.isnan(), -torch.inf, scores)
     indices, emitted, count = torch.ops.regionclip.soft_nms_padded(
-        boxes.contiguous(), candidates, classes, method, sigma, iou_threshold, prune_threshold, limit
+        boxes, scores, classes, method, sigma, iou_threshold, prune_threshold, limit
     )
     found = int(count)
     return indices[:found], emitted[:found]

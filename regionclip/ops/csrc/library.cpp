@@ -17,7 +17,7 @@ STABLE_TORCH_LIBRARY(regionclip, library) {
       "soft_nms(Tensor boxes, Tensor scores, Tensor? classes, int method, float sigma, float iou_threshold, "
       "float prune_threshold, int limit) -> (Tensor, Tensor)");
   // The parts of the two that run on a GPU (regionclip/ops/native_cuda.py).
-  library.def("suppress_sorted(Tensor boxes, Tensor? classes, Tensor candidates, float iou_threshold) -> Tensor");
+  library.def("suppress_sorted(Tensor boxes, Tensor? classes, Tensor scores, float iou_threshold) -> Tensor");
   library.def(
       "soft_nms_padded(Tensor boxes, Tensor scores, Tensor? classes, int method, float sigma, float iou_threshold, "
       "float prune_threshold, int limit) -> (Tensor, Tensor, Tensor)");

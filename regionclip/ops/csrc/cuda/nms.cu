@@ -13,6 +13,7 @@ constexpr int64_t tile_size = 2048;  // boxes that are compared all with all at 
 constexpr int64_t word_bits = 64;
 constexpr int64_t tile_words = tile_size / word_bits;
 constexpr int block_size = 1024;
+constexpr int64_t most_class_blocks = 1 << 13;  // more than run at once; the others would only start and end
 
 template <typename Real>
 struct Box {
@@ -66,13 +67,17 @@ __global__ void tile_scan(const uint64_t* overlaps, int64_t begin, int64_t count
     bits |= j < count && !alive[begin + j] ? uint64_t(1) << bit : 0;
   }
   dead[word] = bits;
+  uint64_t row = overlaps[word];
   __syncthreads();
   for (int64_t i = 0; i < count; ++i) {
+    // Asked for before it is known whether it is needed: the walk waits for memory, not for arithmetic.
+    const uint64_t next_row = i + 1 < count ? overlaps[(i + 1) * tile_words + word] : 0;
     const bool kept = !(dead[i / word_bits] >> (i % word_bits) & 1);
     __syncthreads();
     if (kept) {
-      dead[word] |= overlaps[i * tile_words + word];
+      dead[word] |= row;
     }
+    row = next_row;
     __syncthreads();
   }
   for (int64_t bit = 0; bit < word_bits; ++bit) {
@@ -135,6 +140,14 @@ __global__ void suppress_classes(
   }
 }
 
+// A box without a score is none.
+template <typename Real>
+__global__ void mark_candidates(const Real* scores, int64_t total, bool* alive) {
+  REGIONCLIP_FOR_ITEMS(i, total) {
+    alive[i] = scores[i] == scores[i];
+  }
+}
+
 template <typename Real>
 void suppress_tiles(const Tensor& boxes, double threshold, bool* alive, cudaStream_t stream) {
   const int64_t total = boxes.size(0);
@@ -153,20 +166,29 @@ void suppress_tiles(const Tensor& boxes, double threshold, bool* alive, cudaStre
   }
 }
 
-// Which of the candidates survive; boxes are dense and sorted best first, within classes if there are any.
+std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
+}
+
+// Which of the candidates survive; boxes are sorted best first, within classes if there are any.
 Tensor suppress_sorted(
-    const Tensor& boxes, std::optional<Tensor> classes, const Tensor& candidates, double iou_threshold) {
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device());
+    const Tensor& boxes_in, std::optional<Tensor> classes_in, const Tensor& scores, double iou_threshold) {
+  check_boxes(boxes_in, scores, classes_in);
+  const torch::stable::accelerator::DeviceGuard guard(boxes_in.get_device());
+  const Tensor boxes = torch::stable::contiguous(boxes_in), sorted_scores = torch::stable::contiguous(scores);
+  const std::optional<Tensor> classes = dense(classes_in);
   const int64_t total = boxes.size(0);
-  const Tensor alive = torch::stable::clone(candidates);
+  const Tensor alive = torch::stable::new_empty(boxes, {total}, ScalarType::Bool);
   if (total == 0) {
     return alive;
   }
   const cudaStream_t stream = current_stream(boxes);
   for_real_type(boxes.scalar_type(), "nms", [&](auto zero) {
     using Real = decltype(zero);
+    mark_candidates<Real><<<blocks_for(total), threads_per_block, 0, stream>>>(
+        data_of<Real>(sorted_scores), total, mutable_data_of<bool>(alive));
     if (classes.has_value()) {
-      const auto blocks = static_cast<unsigned int>(std::min<int64_t>(total, int64_t(1) << 20));
+      const auto blocks = static_cast<unsigned int>(std::min<int64_t>(total, most_class_blocks));
       suppress_classes<Real><<<blocks, threads_per_block, 0, stream>>>(
           data_of<Real>(boxes), data_of<int64_t>(*classes), total, iou_threshold, mutable_data_of<bool>(alive));
     } else {
@@ -177,11 +199,15 @@ Tensor suppress_sorted(
   return alive;
 }
 
+// A candidate, or none where the index is negative.
 template <typename Real>
 struct Leader {
   Real score;
   int64_t index;
   __device__ bool beats(const Leader& other) const {
+    if (index < 0 || other.index < 0) {
+      return index >= 0;
+    }
     return score > other.score || (score == other.score && index < other.index);
   }
 };
@@ -189,9 +215,9 @@ struct Leader {
 // The best of the candidates that are left, for all threads of the block.
 template <typename Real>
 __device__ Leader<Real> find_leader(const Real* scores, int64_t total, Leader<Real>* shared) {
-  Leader<Real> leader{-std::numeric_limits<Real>::infinity(), total};
+  Leader<Real> leader{Real(0), -1};
   for (int64_t i = threadIdx.x; i < total; i += blockDim.x) {
-    const Leader<Real> other{scores[i], i};
+    const Leader<Real> other{scores[i], scores[i] == scores[i] ? i : -1};
     leader = other.beats(leader) ? other : leader;
   }
   shared[threadIdx.x] = leader;
@@ -219,17 +245,17 @@ __device__ Real decay_factor(Real iou, int64_t method, Real sigma, Real iou_thre
   return exp(-product(iou, iou) / sigma);
 }
 
-// One block; `scores` is consumed: boxes that are emitted or dropped get minus infinity.
+// One block; `scores` is consumed: boxes that are emitted or dropped get a score that is not a number.
 template <typename Real>
-__global__ void soft_nms_kernel(
+__global__ void __launch_bounds__(block_size) soft_nms_kernel(
     const Real* boxes, const int64_t* classes, int64_t total, int64_t method, Real sigma, Real iou_threshold,
     Real prune_threshold, int64_t limit, Real* scores, int64_t* indices, Real* emitted_scores, int64_t* count) {
   __shared__ Leader<Real> shared[block_size];
-  const Real gone = -std::numeric_limits<Real>::infinity();
+  const Real gone = std::numeric_limits<Real>::quiet_NaN();
   int64_t emitted = 0;
   for (; emitted < limit; ++emitted) {
     const Leader<Real> leader = find_leader(scores, total, shared);
-    if (leader.index == total || leader.score == gone) {
+    if (leader.index < 0) {
       break;
     }
     if (threadIdx.x == 0) {
@@ -251,16 +277,20 @@ __global__ void soft_nms_kernel(
   }
 }
 
-// Indices and scores, of which `count` [1] are filled in. Scores that are minus infinity are left out.
+// Indices and scores, of which `count` [1] are filled in. Boxes whose score is not a number are left out.
 std::tuple<Tensor, Tensor, Tensor> soft_nms_padded(
-    const Tensor& boxes, const Tensor& scores, std::optional<Tensor> classes, int64_t method, double sigma,
+    const Tensor& boxes_in, const Tensor& scores, std::optional<Tensor> classes_in, int64_t method, double sigma,
     double iou_threshold, double prune_threshold, int64_t limit) {
-  const torch::stable::accelerator::DeviceGuard guard(boxes.get_device());
+  check_boxes(boxes_in, scores, classes_in);
+  STD_TORCH_CHECK(method >= 0 && method <= 2, "soft_nms: expected method 0, 1 or 2, got ", method);
+  const torch::stable::accelerator::DeviceGuard guard(boxes_in.get_device());
+  const Tensor boxes = torch::stable::contiguous(boxes_in);
+  const std::optional<Tensor> classes = dense(classes_in);
   const int64_t total = boxes.size(0), room = limit < 0 ? total : std::min(limit, total);
   const Tensor indices = torch::stable::new_empty(boxes, {room}, ScalarType::Long);
   const Tensor emitted = torch::stable::new_empty(boxes, {room});
   const Tensor count = torch::stable::new_zeros(boxes, {1}, ScalarType::Long);
-  const Tensor remaining = torch::stable::clone(scores);
+  const Tensor remaining = torch::stable::clone(torch::stable::contiguous(scores));
   if (room == 0) {
     return {indices, emitted, count};
   }
