@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
-"""Train or evaluate a detector: `--config-file FILE [--eval-only] [--num-gpus N] KEY VALUE ...`."""
+"""Train or evaluate a detector: `--config-file FILE [--eval-only] [--resume] [--num-gpus N] KEY VALUE ...`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 import torch
-from detectron2.engine import launch
 
 from regionclip.engine.command import (
     detector_argument_parser,
     load_checked_config,
     log_to_console,
+    plan_processes,
     report_user_errors,
     run_command,
-    usable_gpus,
 )
+from regionclip.engine.distributed import launch
 from regionclip.engine.workflows import evaluate_only, train
 
 
@@ -30,14 +29,11 @@ def work(args: argparse.Namespace) -> None:
 def main() -> None:
     """Parse the command line and start one process for each GPU."""
     args = detector_argument_parser(str(__doc__)).parse_args()
-    processes = usable_gpus(args.num_gpus)
+    processes, on_gpu = report_user_errors(lambda: plan_processes(args))
     if processes > 1:
         # Bad input is reported here, once, instead of by every process.
         report_user_errors(lambda: load_checked_config(args))
-    try:
-        launch(work, processes, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except torch.multiprocessing.ProcessExitedException as error:
-        sys.exit(error.exit_code)
+    report_user_errors(lambda: launch(work, args, processes=processes, on_gpu=on_gpu))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from regionclip.clip import CLIPArchitecture, architecture_from_depth, get_archi
 from regionclip.config.keys import FIXED_KEYS, get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
+
+logger = logging.getLogger(__name__)
 
 DENSE_TOWERS = tuple(f"build_clip_{name}_backbone" for name in ("vit", "swin", "davit", "focal"))
 CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
@@ -261,6 +264,34 @@ def dataset_problems(name: str, key: str) -> Iterator[Problem]:
     if annotations and not Path(annotations).is_file():
         fix = metadata.get("fix_when_missing", "see datasets/README.md, or set DETECTRON2_DATASETS")
         yield Problem(f"{key} {name}", f"its annotations in {annotations}", "no such file", fix)
+
+
+def training_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what stands in the way of training with a config that `check_config` found good."""
+    if not cfg.DATASETS.TRAIN:
+        yield Problem("DATASETS.TRAIN", "at least one dataset", "none", "name one, see datasets/README.md")
+    for name in cfg.DATASETS.TRAIN:
+        problems = list(dataset_problems(name, "DATASETS.TRAIN"))
+        yield from problems or _class_problems(cfg, name)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        actual = "True, which no frozen norm needs and no run can resume"
+        yield Problem("TEST.PRECISE_BN.ENABLED", "False", actual, "add TEST.PRECISE_BN.ENABLED False")
+    if cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        fix = "name the embeddings of the classes that are trained"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "class embeddings", "none, only those for tests", fix)
+
+
+def _class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
+    classes = MetadataCatalog.get(dataset).get("thing_classes")
+    wanted, key = cfg.MODEL.ROI_HEADS.NUM_CLASSES, "MODEL.ROI_HEADS.NUM_CLASSES"
+    if classes is None or len(classes) == wanted or cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        return
+    if len(classes) > wanted or cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
+        fix = f"add {key} {len(classes)}, with embeddings of these classes where there are any"
+        yield Problem(key, f"{len(classes)}, the classes of {dataset}", str(wanted), fix)
+    else:
+        # Upstream's LVIS configs do this, for the sake of the region proposal network.
+        logger.warning("%s is %d, %s has %d classes: the others will never be seen", key, wanted, dataset, len(classes))
 
 
 def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:

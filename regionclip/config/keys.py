@@ -54,6 +54,13 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.BG_CLS_LOSS_WEIGHT", None, "weight of background regions in the classification loss"),
     Key("MODEL.CLIP.FOCAL_SCALED_LOSS", None, "focal exponent of the classification loss; None is plain cross entropy"),
     Key("MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS", False, "sample only foreground regions in training"),
+    # --- training
+    Key("INPUT.SCALE_JITTER", (), "large-scale jitter: smallest and largest scale, such as (0.1, 2.0); () is off"),
+    Key("INPUT.SCALE_JITTER_SIZE", 1024, "side in pixels of the square that jittered images are fitted to and cut by"),
+    Key("MODEL.CLIP.PROPOSAL_CACHE", "", "folder that keeps the frozen proposer's boxes for later epochs; '' is off"),
+    Key("MODEL_EMA.ENABLED", False, "keep, evaluate and save an exponential moving average of the weights"),
+    Key("MODEL_EMA.DECAY", 0.999, "weight of the old average at each step"),
+    Key("SOLVER.BEST_CHECKPOINT_METRIC", "", "metric, such as 'bbox/AP50', whose best weights go to model_best.pth"),
     # --- pretraining
     Key("MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL", True, "enable the image-text loss"),
     Key("MODEL.CLIP.PRETRAIN_ONLY_EOT", False, "pool a caption as the embedding of its end-of-text token"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
+from regionclip.data.coco_json import load_coco
 from regionclip.data.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
 from regionclip.errors import user_error
 from regionclip.files import write_json
@@ -21,6 +22,9 @@ SPLITS: dict[str, Categories] = {"all": ALL_CATEGORIES, "b": BASE_CATEGORIES, "t
 
 YEARS = {"train": "train2017", "test": "val2017"}
 """Image folder by the ending of the dataset name."""
+
+FIX = "run tools/prepare_coco_ovd.py (datasets/README.md)"
+"""What to do when an annotation file is missing or not as expected."""
 
 
 def datasets_root() -> str:
@@ -36,17 +40,16 @@ def register() -> None:
             name = f"coco_2017_ovd_{split}_{ending}"
             images = f"{root}/coco/{year}"
             annotations = f"{root}/coco/annotations/ovd_ins_{year}_{split}.json"
-            DatasetCatalog.register(
-                name, lambda name=name, images=images, annotations=annotations: _load(name, images, annotations)
-            )
+            names = list(categories.values())
+            DatasetCatalog.register(name, partial(load_coco, annotations, images, names, fix=FIX))
             MetadataCatalog.get(name).set(
                 json_file=annotations,
                 image_root=images,
                 evaluator_type="coco",
-                thing_classes=list(categories.values()),
+                thing_classes=names,
                 thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(categories)},
                 class_groups=class_groups(categories),
-                fix_when_missing="run tools/prepare_coco_ovd.py (datasets/README.md)",
+                fix_when_missing=FIX,
             )
 
 
@@ -114,14 +117,3 @@ def _read_annotations(path: Path) -> dict[str, Any]:
         actual = f"no category {', '.join(missing[:3])} under its COCO id"
         raise user_error(str(path), "the 80 categories of COCO", actual, "use the stock annotation files")
     return content
-
-
-def _load(name: str, images: str, annotations: str) -> list[dict[str, Any]]:
-    try:
-        return load_coco_json(annotations, images, name)
-    except AssertionError as error:
-        # Detectron2 refuses categories that differ from those registered.
-        expected = f"the {len(MetadataCatalog.get(name).thing_classes)} categories of {name}"
-        raise user_error(
-            annotations, expected, "other categories", "write the file with tools/prepare_coco_ovd.py"
-        ) from error

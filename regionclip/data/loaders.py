@@ -77,7 +77,7 @@ def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
     Raises:
         UserError: the dataset cannot be read, or has no boxes where they are the proposals.
     """
-    records = _read_records(dataset_name)
+    records = read_records(dataset_name)
     annotated = any("annotations" in record for record in records)
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
@@ -101,7 +101,12 @@ def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
 
 
-def _read_records(dataset_name: str) -> list[dict[str, Any]]:
+def read_records(dataset_name: str) -> list[dict[str, Any]]:
+    """Return Detectron2's records of all images of a registered dataset.
+
+    Raises:
+        UserError: the dataset cannot be read.
+    """
     try:
         return get_detection_dataset_dicts(dataset_name, filter_empty=False, check_consistency=False)
     except UserError:

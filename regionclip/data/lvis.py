@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
+from regionclip.data.coco_json import annotations_by_image, read_annotation_file
 from regionclip.data.coco_ovd import datasets_root
-from regionclip.errors import user_error
 
 Record = dict[str, Any]
 
@@ -27,6 +26,9 @@ ANNOTATION_FILES = {
 
 MAX_ANNOTATIONS_UPSTREAM = 500
 """Upstream cuts the annotations of an image to so many."""
+
+FIX = "download LVIS v1 (datasets/README.md)"
+"""What to do when an annotation file is missing or not as expected."""
 
 RARE = "r"
 
@@ -58,7 +60,7 @@ def register() -> None:
                 image_root=images,
                 evaluator_type="lvis",
                 thing_classes=base_classes if base_only else classes,
-                fix_when_missing="download LVIS v1 (datasets/README.md)",
+                fix_when_missing=FIX,
             )
 
 
@@ -74,25 +76,27 @@ def load_lvis(annotation_file: str, image_root: str, *, base_only: bool = False)
     Raises:
         UserError: missing file, or not in LVIS's format.
     """
-    content = _read(annotation_file)
+    content = read_annotation_file(annotation_file, what="LVIS's JSON format", fix=FIX)
     kept = [c["id"] for c in sorted(content["categories"], key=lambda c: c["id"]) if not (base_only and _is_rare(c))]
     contiguous = {category: i for i, category in enumerate(kept)} if base_only else {c: c - 1 for c in kept}
     frequency = {category["id"]: category.get("frequency") for category in content["categories"]}
-    records = {image["id"]: _record(image, image_root, base_only) for image in content["images"]}
-    for annotation in content.get("annotations", ()):
-        category = annotation["category_id"]
-        if category in contiguous:
-            records[annotation["image_id"]]["annotations"].append(
-                {
-                    "bbox": annotation["bbox"],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": contiguous[category],
-                    "segmentation": annotation["segmentation"],
-                    "frequency": frequency[category],
-                }
-            )
-    by_id = [records[image] for image in sorted(records)]
-    return [record for record in by_id if record["annotations"]] if base_only else by_id
+    annotations = annotations_by_image(content, annotation_file)
+    records = []
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        record = _record(image, image_root, base_only)
+        record["annotations"] = [
+            {
+                "bbox": annotation.get("bbox", ()),
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": contiguous[annotation["category_id"]],
+                "segmentation": annotation.get("segmentation", []),
+                "frequency": frequency[annotation["category_id"]],
+            }
+            for annotation in annotations[image["id"]]
+            if annotation["category_id"] in contiguous
+        ]
+        records.append(record)
+    return [record for record in records if record["annotations"]] if base_only else records
 
 
 def drop_empty_images_as_upstream(records: Iterable[Record]) -> list[Record]:
@@ -112,25 +116,11 @@ def _record(image: dict[str, Any], image_root: str, base_only: bool) -> Record:
         "height": image["height"],
         "width": image["width"],
         "image_id": image["id"],
-        "annotations": [],
     }
     if not base_only:  # these lists count in the numbering of all classes
         for key in ("not_exhaustive_category_ids", "neg_category_ids"):
             record[key] = image.get(key, [])
     return record
-
-
-def _read(annotation_file: str) -> dict[str, Any]:
-    path = Path(annotation_file)
-    if not path.is_file():
-        raise user_error(annotation_file, "an LVIS file", "no such file", "download LVIS v1 (datasets/README.md)")
-    try:
-        content = json.loads(path.read_text())
-        _ = content["images"][0]["id"], content["categories"][0]["id"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        actual = f"{type(error).__name__}: {error}"
-        raise user_error(annotation_file, "LVIS's JSON format", actual, "download the file again") from error
-    return content
 
 
 def _categories() -> list[dict[str, Any]]:

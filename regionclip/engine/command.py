@@ -89,9 +89,15 @@ def choose_device(configured: str, num_gpus: int) -> str:
     return "cpu" if configured.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()) else configured
 
 
-def usable_gpus(requested: int) -> int:
-    """Return how many processes to start a machine: the GPUs asked for, or one on the CPU."""
-    return requested if requested and torch.cuda.is_available() else 1
+def plan_processes(args: argparse.Namespace) -> tuple[int, bool]:
+    """Return how many processes to start on this machine, and whether each has a GPU.
+
+    With MODEL.DEVICE cpu `--num-gpus` counts processes on the CPU; where GPUs are only missing
+    there is one.
+    """
+    configured = load_config(args.config_file, args.opts).MODEL.DEVICE
+    on_gpu = choose_device(configured, args.num_gpus).startswith("cuda")
+    return max(args.num_gpus, 1) if on_gpu or configured == "cpu" else 1, on_gpu
 
 
 class _ConsoleHandler(logging.StreamHandler):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
+import signal
+import sys
+from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from detectron2.utils import comm
 
-from regionclip.config.checks import dataset_problems
-from regionclip.engine.checkpoint import load_weights
-from regionclip.engine.command import DONE, SOME_FAILED, load_checked_config, open_output
+from regionclip.config.checks import training_problems
+from regionclip.engine.checkpoint import RunCheckpoints, load_weights
+from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
-from regionclip.engine.trainer import DetectorTrainer
+from regionclip.engine.training import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_only(args: argparse.Namespace) -> int:
@@ -29,9 +35,9 @@ def evaluate_only(args: argparse.Namespace) -> int:
     weights, rpn_weights = cfg.MODEL.WEIGHTS, None
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
         rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS
-    checkpoints = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
-    if args.resume and checkpoints.has_checkpoint():
-        weights, rpn_weights = checkpoints.get_checkpoint_file(), None
+    newest = RunCheckpoints(cfg.OUTPUT_DIR).newest() if args.resume else None
+    if newest is not None:
+        weights, rpn_weights = str(newest), None
     jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name], args.allow_missing)
     model = build_model(cfg)
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
@@ -41,17 +47,45 @@ def evaluate_only(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train from the weights of the config, or with `--resume` from the last checkpoint of OUTPUT_DIR.
+    """Train from the weights of the config, or with `--resume` from the newest checkpoint of OUTPUT_DIR.
+
+    Returns:
+        `DONE` at the end and after SIGTERM, `INTERRUPTED` after Ctrl-C, `SOME_FAILED` when an image
+        could not be read.
 
     Raises:
-        UserError: bad config, weights or data.
+        UserError: bad config, weights or data, or a loss that is not finite.
     """
     cfg = load_checked_config(args)
-    problems = [problem for name in cfg.DATASETS.TRAIN for problem in dataset_problems(name, "DATASETS.TRAIN")]
+    problems = list(training_problems(cfg))
     if problems:
         raise UserError(problems)
     trainer = DetectorTrainer(cfg, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     trainer.resume_or_load(resume=args.resume)
     open_output(cfg, args)
-    trainer.train()
-    return DONE
+    report = trainer.train()
+    if comm.is_main_process():
+        _summarise(report, cfg.SOLVER.MAX_ITER)
+    if report.stopped_by == signal.SIGINT:
+        return INTERRUPTED
+    return SOME_FAILED if report.unreadable else DONE
+
+
+def _summarise(report: TrainingReport, max_iterations: int) -> None:
+    for line in report.unreadable:
+        logger.error("Never read: image %s", line)
+    counts = f"{report.iterations} of {max_iterations} iterations, {len(report.unreadable)} images unreadable"
+    if report.stopped_by is None:
+        logger.info("Done: %s; weights in %s", counts, report.weights)
+        logger.info("Next: %s", _command_line("--eval-only", "MODEL.WEIGHTS", str(report.weights)))
+    else:
+        name = signal.Signals(report.stopped_by).name
+        logger.info("Stopped by %s: %s; state in %s", name, counts, report.weights)
+        logger.info("Next: %s", _command_line("--resume"))
+
+
+def _command_line(flag: str, *overrides: str) -> str:
+    """Return the command line of this process with a flag and overrides added."""
+    script, *given = sys.argv
+    kept = [argument for argument in given if argument not in ("--resume", "--eval-only")]
+    return shlex.join([Path(sys.executable).name, script, flag, *kept, *overrides])

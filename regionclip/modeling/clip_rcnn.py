@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from regionclip.config.checks import clip_architecture
 from regionclip.errors import user_error
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.proposal_cache import CachedProposals
 from regionclip.modeling.proposals import (
     GroundTruthProposals,
     ImageInput,
@@ -25,7 +27,7 @@ from regionclip.modeling.proposals import (
     RPNProposals,
     build_offline_rpn,
 )
-from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.modeling.transformer_backbones import FEATURE
 from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads, make_projection
 
@@ -48,6 +50,7 @@ class CLIPFastRCNN(nn.Module):
         roi_heads: RegionHeads,
         preprocessor: ImagePreprocessor,
         offline_rpn: RPNProposals | None = None,
+        proposal_cache: str = "",
         lang_encoder: nn.Module | None = None,
         image_projection: nn.Parameter | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class CLIPFastRCNN(nn.Module):
             roi_heads: a head that can borrow from the tower.
             preprocessor: normalises images for the backbone.
             offline_rpn: proposer; None takes ground-truth boxes.
+            proposal_cache: folder that keeps the boxes of the proposer; empty keeps none.
             lang_encoder: text tower, kept for concept features.
             image_projection: [C, D] from the region vectors of a dense tower to the joint space.
         """
@@ -70,6 +74,8 @@ class CLIPFastRCNN(nn.Module):
         self.preprocessor = preprocessor
         self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
         self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
+        if offline_rpn and proposal_cache:
+            self.proposal_source = CachedProposals(offline_rpn, Path(proposal_cache))
         self.image_projection = image_projection
         tower = clip_tower(backbone)
         if isinstance(roi_heads, CLIPTransformerROIHeads):
@@ -91,6 +97,7 @@ class CLIPFastRCNN(nn.Module):
                 size_divisibility=backbone.size_divisibility,
             ),
             "offline_rpn": _build_offline_rpn_if_wanted(cfg),
+            "proposal_cache": cfg.MODEL.CLIP.PROPOSAL_CACHE,
             "lang_encoder": _build_text_encoder_if_wanted(cfg),
             "image_projection": _build_projection_if_wanted(cfg, backbone),
         }
@@ -120,10 +127,12 @@ class CLIPFastRCNN(nn.Module):
         Args:
             batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `instances`
                 with `gt_boxes` and `gt_classes` in training and for ground-truth proposals;
-                `height` and `width` of the original image.
+                `height` and `width` of the original image; `seed` decides which regions are sampled.
         """
         if not self.training:
             return self.inference(batched_inputs)
+        if isinstance(self.roi_heads, ForegroundSampling):
+            self.roi_heads.seed_sampling(image["seed"] for image in batched_inputs if "seed" in image)
         targets = [image["instances"].to(self.device) for image in batched_inputs]
         proposals = self.proposal_source.propose(batched_inputs, self.device)
         images = self.preprocessor([image["image"] for image in batched_inputs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,23 @@ class ForegroundSampling(ROIHeads):
     """Sampling of training regions, optionally foreground only (ONLY_SAMPLE_FG_PROPOSALS)."""
 
     only_foreground = False
+    _seeds: Iterator[int] = iter(())
+
+    def seed_sampling(self, seeds: Iterable[int]) -> None:
+        """Sample the regions of the next images by a seed for each, whatever was drawn before."""
+        self._seeds = iter(seeds)
 
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
     ) -> tuple[Tensor, Tensor]:
+        seed = next(self._seeds, None)
+        if seed is None:
+            return self._draw(matched_idxs, matched_labels, gt_classes)
+        with torch.random.fork_rng([matched_idxs.device] if matched_idxs.is_cuda else []):
+            torch.manual_seed(seed)
+            return self._draw(matched_idxs, matched_labels, gt_classes)
+
+    def _draw(self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
         if not self.only_foreground:
             return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
         if not len(gt_classes):

@@ -1,0 +1,127 @@
+"""The checkpoints of a training run: complete or not there, and known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regionclip.errors import user_error
+from regionclip.files import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "checkpoints.json"
+LAST = "last_checkpoint"
+"""Detectron2's file with the name of the newest checkpoint."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint in the manifest."""
+
+    file: str
+    sha256: str
+    temporary: bool
+    """Removed when the next one is complete."""
+
+
+class RunCheckpoints:
+    """The checkpoints in a folder, oldest first, as `checkpoints.json` lists them.
+
+    Only the main process writes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Make a view of a folder, which may not exist yet."""
+        self.folder = Path(folder)
+
+    def save(self, name: str, content: dict[str, Any], *, temporary: bool = False) -> Path:
+        """Write `content` to `name`.pth, hash it, and enter it as the newest.
+
+        Returns:
+            The file, which has its name only when it is complete.
+        """
+        path = self.folder / f"{name}.pth"
+        with atomic_write(path) as file:
+            torch.save(content, file)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        replaced = [entry for entry in self._entries() if entry.temporary and entry.file != path.name]
+        kept = [entry for entry in self._entries() if not entry.temporary and entry.file != path.name]
+        self._write_manifest([*kept, Entry(path.name, digest, temporary)])
+        with atomic_write(self.folder / LAST) as file:
+            file.write(path.name.encode())
+        for entry in replaced:
+            (self.folder / entry.file).unlink(missing_ok=True)
+        logger.info("Saved checkpoint to %s", path)
+        return path
+
+    def save_weights(self, name: str, weights: dict[str, torch.Tensor]) -> Path:
+        """Write weights alone to `name`.pth, for use as MODEL.WEIGHTS; not a checkpoint to go on from."""
+        path = self.folder / f"{name}.pth"
+        with atomic_write(path) as file:
+            torch.save({"model": weights}, file)
+        return path
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that is as it was written, None where there is none at all.
+
+        A file without a hash, written by Detectron2, is returned as it is.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged.
+        """
+        entries = self._entries()
+        for entry in reversed(entries):
+            path = self.folder / entry.file
+            if path.is_file() and _sha256(path) == entry.sha256:
+                return path
+            state = "is damaged" if path.is_file() else "is gone"
+            logger.warning("Checkpoint %s %s: falling back to the one before", path, state)
+        if entries:
+            fix = "remove the folder, or start anew without --resume"
+            raise user_error(str(self.folder), "a checkpoint that is complete", f"{len(entries)} damaged", fix)
+        last = self.folder / LAST
+        return self.folder / last.read_text().strip() if last.is_file() else None
+
+    def start_anew(self) -> None:
+        """Forget the checkpoints of an earlier run in this folder, whose files stay until they are replaced."""
+        if self.newest_name():
+            logger.warning("%s holds checkpoints of an earlier run, which --resume would continue", self.folder)
+        for name in (MANIFEST, LAST):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def newest_name(self) -> str:
+        """Return the name of the newest checkpoint, without looking into it; empty where there is none."""
+        entries, last = self._entries(), self.folder / LAST
+        if entries:
+            return entries[-1].file
+        return last.read_text().strip() if last.is_file() else ""
+
+    def remove_torn(self) -> None:
+        """Remove what a killed process left half written."""
+        for path in self.folder.glob(".*.pth.*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def _entries(self) -> list[Entry]:
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            return []
+        try:
+            return [Entry(**entry) for entry in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise user_error(str(path), "a list of checkpoints", str(error), "remove the file") from error
+
+    def _write_manifest(self, entries: list[Entry]) -> None:
+        write_json(self.folder / MANIFEST, [asdict(entry) for entry in entries])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

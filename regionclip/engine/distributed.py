@@ -1,0 +1,137 @@
+"""Starting one process for each GPU, or joining those that torchrun or SLURM has started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+from regionclip.errors import user_error
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others before it gives up."""
+
+Work = Callable[[argparse.Namespace], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among all of them."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    """Number of the process on its machine, which is the number of its GPU."""
+    local_size: int
+    address: str
+    """Where the processes meet: `tcp://host:port`, or `env://`."""
+
+
+def launch(work: Work, args: argparse.Namespace, *, processes: int, on_gpu: bool) -> None:
+    """Call `work(args)` in every process of the run.
+
+    Under torchrun and under `srun` this process is one of them. Else `processes` are started on
+    this machine, one of `--num-machines` that meet at `--dist-url`.
+
+    Args:
+        work: ends with `sys.exit`.
+        args: with upstream's `num_machines`, `machine_rank` and `dist_url`.
+        processes: how many to start on this machine.
+        on_gpu: whether they talk through NCCL, each on its GPU, or through gloo.
+    """
+    place = place_from_environment(os.environ)
+    if place is not None:
+        _work_at(place, work, args, on_gpu)
+        return
+    world_size = processes * args.num_machines
+    if world_size == 1:
+        work(args)
+        return
+    first = args.machine_rank * processes
+    places = [Place(first + i, world_size, i, processes, args.dist_url) for i in range(processes)]
+    _start(places, work, args, on_gpu)
+
+
+def place_from_environment(environment: Mapping[str, str]) -> Place | None:
+    """Return the place that torchrun or SLURM gave this process; None when it is alone.
+
+    Raises:
+        UserError: SLURM's variables cannot be understood.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        rank, world_size, local_rank, local_size = (
+            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
+        return Place(rank, world_size, local_rank, local_size, "env://")
+    # Set by srun for each task of a step; a batch script itself has none.
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks == 1:
+        return None
+    machines = environment["SLURM_STEP_NODELIST"]
+    tasks_per_machine = re.fullmatch(r"(\d+)(\(x\d+\))?", environment["SLURM_STEP_TASKS_PER_NODE"])
+    if tasks_per_machine is None:
+        actual = f"SLURM_STEP_TASKS_PER_NODE={environment['SLURM_STEP_TASKS_PER_NODE']}"
+        raise user_error("srun", "as many tasks on each machine", actual, "use srun --ntasks-per-node")
+    port = 20000 + int(environment["SLURM_JOB_ID"]) % 20000
+    return Place(
+        int(environment["SLURM_PROCID"]),
+        tasks,
+        int(environment["SLURM_LOCALID"]),
+        int(tasks_per_machine[1]),
+        f"tcp://{first_machine(machines)}:{port}",
+    )
+
+
+def first_machine(machines: str) -> str:
+    """Return the first name of a list as SLURM writes it: `gpu[07-09,12],login1` begins with `gpu07`."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", machines)
+    if match is None:
+        raise user_error("SLURM_STEP_NODELIST", "names of machines", repr(machines), "start with srun")
+    return "".join(part for part in match.groups() if part)
+
+
+def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
+    """Start a process for each place, pass SIGTERM on to them, and exit with the code of the first that fails."""
+    context = mp.start_processes(_process, args=(places, work, args, on_gpu), nprocs=len(places), join=False)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in context.processes:
+            os.kill(process.pid, number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+def _process(number: int, places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
+    _work_at(places[number], work, args, on_gpu)
+
+
+def _work_at(place: Place, work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
+    if on_gpu:
+        torch.cuda.set_device(place.local_rank)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(
+        backend, init_method=place.address, rank=place.rank, world_size=place.world_size, timeout=TIMEOUT
+    )
+    comm.create_local_process_group(place.local_size)
+    try:
+        comm.synchronize()
+        work(args)
+    finally:
+        dist.destroy_process_group()

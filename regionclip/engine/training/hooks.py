@@ -1,0 +1,102 @@
+"""What happens between the steps of a training run: figures, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+from typing import TYPE_CHECKING
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+
+if TYPE_CHECKING:
+    from regionclip.engine.training.trainer import DetectorTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class ResourceFigures(HookBase):
+    """Speed over all processes and the most memory that this one used."""
+
+    trainer: DetectorTrainer
+
+    def after_step(self) -> None:
+        """Put `images_per_second` and `max_memory_gb`."""
+        storage = self.trainer.storage
+        if "time" in storage.histories():
+            speed = self.trainer.cfg.SOLVER.IMS_PER_BATCH / storage.history("time").latest()
+            storage.put_scalar("images_per_second", speed)
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            used = torch.cuda.max_memory_allocated()
+        else:
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        storage.put_scalar("max_memory_gb", used / 1e9, smoothing_hint=False)
+
+
+class Evaluation(HookBase):
+    """Evaluates every TEST.EVAL_PERIOD iterations and after the last, and keeps the best weights."""
+
+    trainer: DetectorTrainer
+
+    def __init__(self, period: int, best_metric: str) -> None:
+        """Make a hook; period 0 evaluates at the end only, `best_metric` is such as `bbox/AP50`."""
+        self.period = period
+        self.best_metric = best_metric
+
+    def after_step(self) -> None:
+        """Evaluate where it is due; the state is saved before, so that an interruption costs nothing."""
+        trainer = self.trainer
+        last = trainer.iter + 1 >= trainer.max_iter
+        periodic = self.period > 0 and (trainer.iter + 1) % self.period == 0
+        if not trainer.cfg.DATASETS.TEST or not (last or periodic):
+            return
+        if not trainer.resumed_at_evaluation:
+            trainer.save_state(f"model_{trainer.iter:07d}_before_evaluation", temporary=True, evaluated=False)
+        metrics = trainer.evaluate()
+        if comm.is_main_process():
+            figures = flatten_results_dict(metrics)
+            known = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN
+            trainer.storage.put_scalars(**known, smoothing_hint=False)
+            self._keep_best(figures)
+        trainer.evaluated_now = True
+
+    def _keep_best(self, figures: dict[str, float]) -> None:
+        trainer, name = self.trainer, self.best_metric
+        if not name:
+            return
+        if name not in figures:
+            known = ", ".join(sorted(figure for figure in figures if "/AP-" not in figure))
+            logger.error("SOLVER.BEST_CHECKPOINT_METRIC %s is none of: %s", name, known)
+            return
+        value = figures[name]
+        if value > trainer.best_value:  # never for NaN
+            trainer.best_value = value
+            path = trainer.save_weights("model_best")
+            logger.info("Best %s so far, %.3f: saved to %s", name, value, path)
+
+
+class Checkpoints(HookBase):
+    """Saves the state every SOLVER.CHECKPOINT_PERIOD iterations, after the last, and when the run is to stop."""
+
+    trainer: DetectorTrainer
+
+    def __init__(self, period: int) -> None:
+        """Make a hook that saves every `period` iterations."""
+        self.period = period
+
+    def after_step(self) -> None:
+        """Save where it is due."""
+        trainer = self.trainer
+        name, last = f"model_{trainer.iter:07d}", trainer.iter + 1 >= trainer.max_iter
+        if (trainer.iter + 1) % self.period == 0:
+            trainer.save_state(name)
+        elif (trainer.stopping or trainer.evaluated_now) and not last:
+            trainer.save_state(name, temporary=True)
+        if last:
+            trainer.save_state("model_final")
+            if trainer.average and comm.is_main_process():
+                trainer.save_weights("model_final_ema")
+        trainer.evaluated_now = False

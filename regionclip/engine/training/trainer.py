@@ -1,0 +1,347 @@
+"""The training loop of all detectors, on Detectron2's hooks, solver and state layout."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, TrainerBase, hooks
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regionclip.data.training import Batch, read_training_records, training_batches, unreadable_images
+from regionclip.engine.checkpoint import RunCheckpoints, load_weights, read_checkpoint
+from regionclip.engine.evaluate import evaluate, prepare_evaluation
+from regionclip.engine.training.averaging import WeightAverage
+from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures
+from regionclip.engine.training.signals import Interrupted, StopSignals
+from regionclip.engine.training.state import (
+    gather_random_states,
+    recent_figures,
+    restore_figures,
+    restore_random_state_of_process,
+)
+from regionclip.engine.training.writers import PeriodicLines
+from regionclip.errors import UserError, user_error
+from regionclip.modeling import build_model
+from regionclip.modeling.proposal_cache import CachedProposals
+from regionclip.randomness import random_states
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingReport:
+    """How a run ended."""
+
+    iterations: int = 0
+    """Steps done, those of earlier processes included."""
+    stopped_by: int | None = None
+    """The signal that stopped it, None where it came to its end."""
+    weights: Path | None = None
+    """Its newest checkpoint."""
+    unreadable: list[str] = field(default_factory=list)
+    """A line for each image that could not be read."""
+
+
+class DetectorTrainer(TrainerBase):
+    """Trains the detector of a config; `tools/train_net.py` without `--eval-only`."""
+
+    def __init__(self, cfg: CfgNode, *, trust_pickle: bool = False, allow_missing: Sequence[str] = ()) -> None:
+        """Read the data and build model and optimizer of `cfg`; the options concern the weights to start from."""
+        super().__init__()
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.trust_pickle, self.allow_missing = trust_pickle, tuple(allow_missing)
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.records = read_training_records(cfg)
+        self.model = self.build_model(cfg)
+        self.optimizer = self.build_optimizer(cfg, self.model)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.scaler = torch.amp.GradScaler(enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda")
+        self.average = WeightAverage(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        self.checkpoints = RunCheckpoints(cfg.OUTPUT_DIR)
+        self.done = self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.network: nn.Module = self.model
+        self.batches: Iterator[Batch] = iter(())
+        self.signals = StopSignals()
+        self.stopping = self.evaluated_now = self.resumed_at_evaluation = False
+        self.best_value = -math.inf
+        self.unreadable: dict[str, None] = {}
+        self._resumed: dict[str, Any] = {}
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the detector."""
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build Detectron2's SGD."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build Detectron2's scheduler."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    def build_hooks(self) -> list[Any]:
+        """Return what happens between the steps, in order; the last three make up the end of a step."""
+        solver = self.cfg.SOLVER
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            ResourceFigures(),
+            Evaluation(self.cfg.TEST.EVAL_PERIOD, solver.BEST_CHECKPOINT_METRIC),
+            PeriodicLines(),
+            Checkpoints(solver.CHECKPOINT_PERIOD),
+        ]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the newest checkpoint of OUTPUT_DIR, or load MODEL.WEIGHTS and BB_RPN_WEIGHTS.
+
+        A resumed run keeps the proposer of its checkpoint.
+
+        Raises:
+            UserError: weights cannot be read, or do not cover what is frozen.
+        """
+        newest = self.checkpoints.newest() if resume else None
+        if newest is not None:
+            self._resume(newest)
+            return
+        clip = self.cfg.MODEL.CLIP
+        # New heads are trained from scratch; the proposer is frozen, and a backbone that was named is wanted.
+        required = ("offline_", "backbone.") if self.cfg.MODEL.WEIGHTS else ("offline_",)
+        load_weights(
+            self.model,
+            self.cfg.MODEL.WEIGHTS,
+            clip.BB_RPN_WEIGHTS if clip.CROP_REGION_TYPE == "RPN" else None,
+            trust_pickle=self.trust_pickle,
+            allow_missing=self.allow_missing,
+            required=required,
+        )
+        if self.average:
+            self.average.restart()
+
+    def _resume(self, path: Path) -> None:
+        content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)
+        if "trainer" not in content.extra:
+            fix = "name it in MODEL.WEIGHTS, and start without --resume"
+            raise user_error(str(path), "the state of a training run", "weights only", fix)
+        load_weights(self.model, str(path), allow_missing=("",))
+        self.load_state_dict(content.extra["trainer"])
+        self.start_iter = self.iter + 1
+        run = content.extra.get("run")
+        if run is None:
+            logger.warning("%s is of Detectron2: random states and data order begin anew", path)
+            return
+        self._resumed = run
+        self.seed, self.best_value = run["seed"], run["best_value"]
+        self.unreadable = dict.fromkeys(run["unreadable"])
+        self.resumed_at_evaluation = not run["evaluated"]
+        if run["images_per_batch"] != self.cfg.SOLVER.IMS_PER_BATCH:
+            logger.warning("IMS_PER_BATCH was %d: other batches from now on", run["images_per_batch"])
+        if self.average:
+            if "average" in run:
+                self.average.load_state_dict(run["average"])
+            else:
+                self.average.restart()
+
+    def train(self) -> TrainingReport:
+        """Run to SOLVER.MAX_ITER, or to the first SIGTERM or Ctrl-C, after which `--resume` continues."""
+        if comm.get_world_size() > 1:
+            gpu = [comm.get_local_rank()] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=gpu, broadcast_buffers=False)
+        self.model.train()
+        self.done = self.iter = self.start_iter
+        with StopSignals() as self.signals, EventStorage(self.start_iter) as self.storage:
+            self._begin()
+            try:
+                self._run_steps()
+            except Interrupted:
+                self.stopping = True  # the state was saved before what could be left at any point
+            finally:
+                self.batches = iter(())  # ends the workers
+                self.after_train()
+        return TrainingReport(
+            iterations=self.done,
+            stopped_by=self.signals.received if self.stopping else None,
+            weights=self.checkpoints.folder / self.checkpoints.newest_name(),
+            unreadable=list(self.unreadable),
+        )
+
+    def _begin(self) -> None:
+        if comm.is_main_process():
+            self.checkpoints.remove_torn()
+            if not self.start_iter:
+                self.checkpoints.start_anew()
+            first_line = self.start_iter - self.resumed_at_evaluation
+            for hook in self._hooks:
+                if isinstance(hook, PeriodicLines):
+                    hook.open(self.cfg.OUTPUT_DIR, first_line, self.max_iter)
+        self.batches = training_batches(self.cfg, self.records, self.seed, self.start_iter)
+        if self._resumed:
+            restore_random_state_of_process(self._resumed["random"], self.seed, self.start_iter)
+            restore_figures(self.storage, self._resumed["figures"])
+        self.before_train()
+
+    def _run_steps(self) -> None:
+        if self.resumed_at_evaluation:
+            self._finish_step(self.start_iter - 1)
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.done = self.iter + 1
+            self.after_step()
+            if self.stopping:
+                break
+
+    def _finish_step(self, iteration: int) -> None:
+        """Do what a process that was interrupted in its evaluation has left of that step."""
+        self.iter = self.storage.iter = iteration
+        for hook in self._hooks[-3:]:
+            hook.after_step()
+        self.resumed_at_evaluation = False
+
+    def run_step(self) -> None:
+        """Do one step of gradient descent.
+
+        Raises:
+            UserError: the loss is not finite; the state before the step has been saved.
+        """
+        start = time.perf_counter()
+        batch = next(self.batches)
+        data_time = time.perf_counter() - start
+        before = random_states()
+        try:
+            with torch.autocast(self.device.type, self._precision, enabled=self.cfg.SOLVER.AMP.ENABLED):
+                losses = self.network(batch)
+            self.optimizer.zero_grad()
+            self.scaler.scale(sum(losses.values())).backward()
+            figures = {name: loss.item() for name, loss in losses.items()}
+        except FloatingPointError as error:  # Detectron2's region proposal network looks at its boxes
+            if comm.get_world_size() > 1:
+                # Without a checkpoint: the other processes wait for gradients.
+                raise self._diverged([str(error)], [image["file_name"] for image in batch]) from error
+            figures = {str(error): math.nan}
+        self._share(batch, figures, data_time, before)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update()
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return torch.float16 if self.device.type == "cuda" else torch.bfloat16
+
+    def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: dict[str, Any]) -> None:
+        """Bring together what the processes found in this step: losses, bad images, the wish to stop."""
+        diverged = [image["file_name"] for image in batch] if not math.isfinite(sum(figures.values())) else []
+        everywhere = comm.all_gather(
+            {
+                "figures": figures,
+                "data_time": data_time,
+                "unreadable": unreadable_images(batch),
+                "diverged": diverged,
+                "stop": self.signals.received,
+            }
+        )
+        self._note_unreadable([line for process in everywhere for line in process["unreadable"]])
+        images = [name for process in everywhere for name in process["diverged"]]
+        if images:
+            self._stop_diverged(images, [process["figures"] for process in everywhere], before)
+        self.stopping = any(process["stop"] for process in everywhere)
+        means = {name: sum(p["figures"][name] for p in everywhere) / len(everywhere) for name in figures}
+        self.storage.put_scalar("data_time", max(process["data_time"] for process in everywhere))
+        self.storage.put_scalars(total_loss=sum(means.values()), **means)
+
+    def _note_unreadable(self, lines: list[str]) -> None:
+        for line in lines:
+            if line not in self.unreadable:
+                logger.warning("Replaced unreadable image %s", line)
+                self.unreadable[line] = None
+
+    def _stop_diverged(self, images: list[str], figures: list[dict[str, float]], before: dict[str, Any]) -> None:
+        saved = ""
+        if self.iter:
+            self.iter -= 1
+            saved = f"; the state before this step is in {self.save_state(f'model_{self.iter:07d}', states=before)}"
+        bad = {
+            f"{name}={value:g}" for process in figures for name, value in process.items() if not math.isfinite(value)
+        }
+        raise self._diverged(sorted(bad), images, saved)
+
+    def _diverged(self, losses: list[str], images: list[str], saved: str = "") -> UserError:
+        actual = f"{', '.join(losses)} for {', '.join(images)}"
+        fix = "lower SOLVER.BASE_LR or clip gradients, and look at these images and their annotations"
+        return user_error(f"loss of iteration {self.done + 1}", "a finite number", actual, fix + saved)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate the weights, or their average: metrics by task, below the dataset name when there are several."""
+        with self.signals.at_once(), self.average.in_place() if self.average else nullcontext():
+            reports = evaluate(self.cfg, self.model, prepare_evaluation(self.cfg))
+        metrics = {name: report.metrics for name, report in reports.items()}
+        return next(iter(metrics.values())) if len(metrics) == 1 else metrics
+
+    def save_state(
+        self, name: str, *, temporary: bool = False, evaluated: bool = True, states: dict[str, Any] | None = None
+    ) -> Path:
+        """Save everything that a resumed run needs; called by all processes, written by the main one.
+
+        Args:
+            name: of the file, without ending.
+            temporary: remove it when the next one is complete.
+            evaluated: whether the evaluation that was due after this step is done.
+            states: random states of this process; None takes the present ones.
+        """
+        source = getattr(self.model, "proposal_source", None)
+        if isinstance(source, CachedProposals):
+            source.flush()
+        random = gather_random_states(states)
+        path = self.checkpoints.folder / f"{name}.pth"
+        if comm.is_main_process():
+            run = {
+                "seed": self.seed,
+                "images_per_batch": self.cfg.SOLVER.IMS_PER_BATCH,
+                "random": random,
+                "figures": recent_figures(self.storage),
+                "best_value": self.best_value,
+                "evaluated": evaluated,
+                "unreadable": list(self.unreadable),
+            }
+            if self.average:
+                run["average"] = self.average.state_dict()
+            content = {"model": self.model.state_dict(), "trainer": self.state_dict(), "run": run}
+            self.checkpoints.save(name, {**content, "iteration": self.iter}, temporary=temporary)
+        return path
+
+    def save_weights(self, name: str) -> Path:
+        """Save the weights, or their average, for use as MODEL.WEIGHTS."""
+        with self.average.in_place() if self.average else nullcontext():
+            return self.checkpoints.save_weights(name, self.model.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return iteration, hooks, optimizer and scaler in Detectron2's layout."""
+        inner = {"iteration": self.iter, "optimizer": self.optimizer.state_dict()}
+        return {**super().state_dict(), "_trainer": {**inner, "grad_scaler": self.scaler.state_dict()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["_trainer"]["optimizer"])
+        if state["_trainer"].get("grad_scaler"):
+            self.scaler.load_state_dict(state["_trainer"]["grad_scaler"])
