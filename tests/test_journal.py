@@ -13,7 +13,7 @@ from regionclip.config import load_config
 from regionclip.data import use_custom_image_folder
 from regionclip.engine import evaluate, prepare_evaluation
 from regionclip.engine.journal import PredictionJournal, fingerprint
-from regionclip.engine.trainer import DetectorTrainer
+from regionclip.engine.training import DetectorTrainer
 from tests.conftest import flat
 from tests.test_command_lines import picture
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from regionclip.config import load_config
 from regionclip.data.coco_json import load_coco
 from regionclip.engine import DetectorTrainer
+from regionclip.engine.distributed import Place, free_port, join
 from regionclip.testing import deterministic_text_embeddings
 from tests.conftest import TINY, flat
 
@@ -49,18 +51,19 @@ def write_pictures(folder, count=8):
 
 
 def register(folder):
-    """Register the pictures of a folder and return the name of the dataset."""
+    """Register the pictures of a folder under its name and return that."""
     name = f"training_{folder}"
     if name not in DatasetCatalog.list():
-        annotations, names = folder / "annotations.json", list(CLASSES.values())
-        pictures = str(folder / "pictures")
-        DatasetCatalog.register(name, lambda: load_coco(str(annotations), pictures, names, fix="write it again"))
+        annotations, pictures = folder / "annotations.json", folder / "pictures"
+        classes = {category["id"]: category["name"] for category in json.loads(annotations.read_text())["categories"]}
+        names = list(classes.values())
+        DatasetCatalog.register(name, lambda: load_coco(str(annotations), str(pictures), names, fix="write it again"))
         MetadataCatalog.get(name).set(
             json_file=str(annotations),
-            image_root=pictures,
+            image_root=str(pictures),
             evaluator_type="coco",
             thing_classes=names,
-            thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(CLASSES)},
+            thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(classes)},
         )
     return name
 
@@ -101,8 +104,38 @@ def train(folder, output, resume=True, **overrides):
 
 
 def _train_and_exit(*arguments, **overrides):
+    torch.set_num_threads(1)
     train(*arguments, **overrides)
     os._exit(0)
+
+
+def train_among(rank, world_size, port, folder, output, overrides):
+    """Train as one of several processes, and write down the losses of each step."""
+    torch.set_num_threads(1)
+    place = Place(rank, world_size, rank, world_size, f"tcp://127.0.0.1:{port}")
+    join(place, lambda: _note_losses(folder, output, overrides), on_gpu=False)
+
+
+def _note_losses(folder, output, overrides):
+    trainer, _ = train(folder, output, **overrides)
+    if comm.is_main_process():
+        losses = {k: [v for v, _ in h.values()] for k, h in trainer.storage.histories().items() if "loss" in k}
+        (Path(output) / "losses.json").write_text(json.dumps(losses))
+
+
+def train_in_processes(count, folder, output, **overrides):
+    """Train in so many processes; return the losses of each step by name."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training"])
+    port = free_port()
+    arguments = (count, port, str(folder), str(output), overrides)
+    processes = [context.Process(target=train_among, args=(rank, *arguments)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+    return json.loads((Path(output) / "losses.json").read_text())
 
 
 def start_training(folder, output, **overrides):

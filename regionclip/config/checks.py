@@ -266,8 +266,12 @@ def dataset_problems(name: str, key: str) -> Iterator[Problem]:
         yield Problem(f"{key} {name}", f"its annotations in {annotations}", "no such file", fix)
 
 
-def training_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield what stands in the way of training with a config that `check_config` found good."""
+def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
+    """Yield what stands in the way of training in so many processes with a config that `check_config` found good."""
+    images = cfg.SOLVER.IMS_PER_BATCH
+    if images < 1 or images % processes:
+        fix = f"use SOLVER.IMS_PER_BATCH {max(images // processes, 1) * processes}"
+        yield Problem("SOLVER.IMS_PER_BATCH", f"a multiple of the {processes} processes", str(images), fix)
     if not cfg.DATASETS.TRAIN:
         yield Problem("DATASETS.TRAIN", "at least one dataset", "none", "name one, see datasets/README.md")
     for name in cfg.DATASETS.TRAIN:

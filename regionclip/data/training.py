@@ -145,18 +145,12 @@ def training_batches(cfg: CfgNode, records: list[Record], seed: int, first_batch
     """Return the batches of this process without end, from the batch of an iteration on.
 
     Args:
-        cfg: SOLVER.IMS_PER_BATCH images a batch over all processes.
+        cfg: SOLVER.IMS_PER_BATCH images a batch over all processes, a multiple of their number.
         records: as `read_training_records` returns them.
         seed: decides order and augmentation, whatever the number of processes and workers.
         first_batch: iteration to begin with.
-
-    Raises:
-        UserError: the images of a batch cannot be dealt out evenly.
     """
     total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if total % processes:
-        fix = f"use SOLVER.IMS_PER_BATCH {max(total // processes, 1) * processes}"
-        raise user_error("SOLVER.IMS_PER_BATCH", f"a multiple of the {processes} processes", str(total), fix)
     lying = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         lying = [record["width"] > record["height"] for record in records]

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,14 +53,19 @@ def launch(work: Work, args: argparse.Namespace, *, processes: int, on_gpu: bool
     """
     place = place_from_environment(os.environ)
     if place is not None:
-        _work_at(place, work, args, on_gpu)
+        join(place, lambda: work(args), on_gpu=on_gpu)
         return
     world_size = processes * args.num_machines
     if world_size == 1:
         work(args)
         return
-    first = args.machine_rank * processes
-    places = [Place(first + i, world_size, i, processes, args.dist_url) for i in range(processes)]
+    first, address = args.machine_rank * processes, args.dist_url
+    if address == "auto":
+        if args.num_machines > 1:
+            fix = "use tcp://HOST:PORT of the first machine"
+            raise user_error("--dist-url", "where the machines meet", "auto", fix)
+        address = f"tcp://127.0.0.1:{free_port()}"
+    places = [Place(first + i, world_size, i, processes, address) for i in range(processes)]
     _start(places, work, args, on_gpu)
 
 
@@ -101,6 +107,13 @@ def first_machine(machines: str) -> str:
     return "".join(part for part in match.groups() if part)
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
     """Start a process for each place, pass SIGTERM on to them, and exit with the code of the first that fails."""
     context = mp.start_processes(_process, args=(places, work, args, on_gpu), nprocs=len(places), join=False)
@@ -119,10 +132,11 @@ def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bo
 
 
 def _process(number: int, places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
-    _work_at(places[number], work, args, on_gpu)
+    join(places[number], lambda: work(args), on_gpu=on_gpu)
 
 
-def _work_at(place: Place, work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
+def join(place: Place, work: Callable[[], None], *, on_gpu: bool) -> None:
+    """Do `work` as one of the processes, which talk through NCCL, or gloo on CPUs."""
     if on_gpu:
         torch.cuda.set_device(place.local_rank)
     backend = "nccl" if on_gpu else "gloo"
@@ -132,6 +146,6 @@ def _work_at(place: Place, work: Work, args: argparse.Namespace, on_gpu: bool) -
     comm.create_local_process_group(place.local_size)
     try:
         comm.synchronize()
-        work(args)
+        work()
     finally:
         dist.destroy_process_group()

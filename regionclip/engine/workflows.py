@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> int:
         UserError: bad config, weights or data, or a loss that is not finite.
     """
     cfg = load_checked_config(args)
-    problems = list(training_problems(cfg))
+    problems = list(training_problems(cfg, comm.get_world_size()))
     if problems:
         raise UserError(problems)
     trainer = DetectorTrainer(cfg, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)

@@ -291,10 +291,16 @@ class DetectorTrainer(TrainerBase):
         return user_error(f"loss of iteration {self.done + 1}", "a finite number", actual, fix + saved)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the weights, or their average: metrics by task, below the dataset name when there are several."""
+        """Evaluate the weights, or their average, on DATASETS.TEST; a signal ends it at once."""
         with self.signals.at_once(), self.average.in_place() if self.average else nullcontext():
-            reports = evaluate(self.cfg, self.model, prepare_evaluation(self.cfg))
-        metrics = {name: report.metrics for name, report in reports.items()}
+            return self.test(self.cfg, self.model)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Return the metrics of a model by task, below the dataset name when there are several datasets."""
+        if not cfg.DATASETS.TEST:
+            return {}
+        metrics = {name: report.metrics for name, report in evaluate(cfg, model, prepare_evaluation(cfg)).items()}
         return next(iter(metrics.values())) if len(metrics) == 1 else metrics
 
     def save_state(
