@@ -274,6 +274,9 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
         yield Problem("SOLVER.IMS_PER_BATCH", f"a multiple of the {processes} processes", str(images), fix)
     if not cfg.DATASETS.TRAIN:
         yield Problem("DATASETS.TRAIN", "at least one dataset", "none", "name one, see datasets/README.md")
+    if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
+        expected = "milestones other than SOLVER.MAX_ITER"
+        yield Problem("SOLVER.STEPS", expected, str(cfg.SOLVER.MAX_ITER), "leave it out: it has no effect")
     for name in cfg.DATASETS.TRAIN:
         problems = list(dataset_problems(name, "DATASETS.TRAIN"))
         yield from problems or _class_problems(cfg, name)
