@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from regionclip.clip import architecture_from_depth
 from regionclip.config import load_config
 from regionclip.engine.command import choose_device
+from regionclip.modeling.proposals import offline_rpn_config
 from tests.conftest import REPOSITORY, flat
 from tests.test_loading import Bomb
 
@@ -321,23 +323,62 @@ CASES = {
 }
 
 
+RPN_CASES = ("coco48", "coco65", "coco80", "lvis866", "lvis866-lsj")
+
+
 def test_every_script_is_tested():
-    assert set(CASES) == {path.name for path in REPOSITORY.glob("*.sh")}
+    assert {*CASES, "train_rpn.sh"} == {path.name for path in REPOSITORY.glob("*.sh")}
+
+
+@pytest.fixture
+def recorded_call(tmp_path):
+    """Run a script with a stand-in for Python and return what it was called with."""
+
+    def call(script, *arguments):
+        record, recorder = tmp_path / "calls.txt", tmp_path / "python"
+        recorder.write_text(f'#!/bin/sh\necho "$@" >> {record}\n')
+        recorder.chmod(0o755)
+        environment = {"PYTHON": str(recorder), "PATH": "/usr/bin:/bin"}
+        subprocess.run(["bash", str(REPOSITORY / script), *arguments], env=environment, check=True)
+        return record.read_text()
+
+    return call
+
+
+@pytest.mark.parametrize("case", ["", *RPN_CASES])
+def test_proposers_are_trained_on_their_classes(case, recorded_call):
+    call = recorded_call("train_rpn.sh", *filter(None, [case]))
+    assert call.startswith("./tools/train_net.py --num-gpus 1 --config-file ./configs/")
+    overrides = call.split("--config-file ")[1].split()
+    cfg = load_config(overrides[0], overrides[1:])
+    assert f"./output/rpn/{case or 'coco48'}" == cfg.OUTPUT_DIR
+    (train_set,) = cfg.DATASETS.TRAIN
+    classes = MetadataCatalog.get(train_set).thing_classes
+    assert len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for name in cfg.DATASETS.TEST:
+        assert MetadataCatalog.get(name).thing_classes == classes
+    proposer = offline_rpn_config(load_config("", ["MODEL.CLIP.OFFLINE_RPN_CONFIG", proposer_config(case)]))
+    if case == "lvis866-lsj":
+        jittered = ["MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED", "True"]
+        options = ["MODEL.CLIP.OFFLINE_RPN_CONFIG", proposer_config(case), *jittered]
+        proposer = offline_rpn_config(load_config("", options))
+    # What is trained fits where it will be loaded.
+    for node in ("BACKBONE", "RESNETS", "FPN", "ANCHOR_GENERATOR"):
+        assert cfg.MODEL[node] == proposer.MODEL[node], node
+    assert cfg.MODEL.RPN.CONV_DIMS == proposer.MODEL.RPN.CONV_DIMS
+
+
+def proposer_config(case):
+    """Return the OFFLINE_RPN_CONFIG that goes with a proposer."""
+    if case.startswith("lvis"):
+        return "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    return "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml"
 
 
 @pytest.mark.parametrize(("script", "case"), [(s, c) for s, cases in CASES.items() for c in ("", *cases)])
-def test_scripts_call_the_tools_with_published_names(script, case, tmp_path):
-    """A stand-in for Python records the calls; an empty case takes the default."""
-    record = tmp_path / "calls.txt"
-    recorder = tmp_path / "python"
-    recorder.write_text(f'#!/bin/sh\necho "$@" >> {record}\n')
-    recorder.chmod(0o755)
-    subprocess.run(
-        ["bash", str(REPOSITORY / script), *filter(None, [case])],
-        env={"PYTHON": str(recorder), "PATH": "/usr/bin:/bin"},
-        check=True,
-    )
-    call = record.read_text()
+def test_scripts_call_the_tools_with_published_names(script, case, recorded_call):
+    """An empty case takes the default."""
+    call = recorded_call(script, *filter(None, [case]))
     assert "./tools/train_net.py" in call
     assert ("--eval-only" in call) == ("train_transfer" not in script)
     assert "./pretrained_ckpt/regionclip/regionclip_" in call
@@ -356,10 +397,10 @@ def test_scripts_call_the_tools_with_published_names(script, case, tmp_path):
 
 
 def test_script_refuses_an_unknown_case():
-    for script in CASES:
+    for script in (*CASES, "train_rpn.sh"):
         done = subprocess.run(["bash", str(REPOSITORY / script), "rn49-gt-coco"], capture_output=True, text=True)
         assert done.returncode == 2
-        assert "error: unknown model" in done.stderr
+        assert "error: unknown " in done.stderr
 
 
 @pytest.mark.parametrize(("detected", "drawn"), [(0, True), (1, True), (2, False)])

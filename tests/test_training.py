@@ -57,6 +57,7 @@ def test_one_step_changes_what_is_trained_and_nothing_else(golden_detector, gold
     assert sorted(changed) == sorted(json.loads(str(golden["ovd/trainable"])))
 
 
+@pytest.mark.slow
 def test_a_tiny_detector_learns_four_photos_by_heart(tmp_path):
     """Both stages from scratch: the region proposal network, then the detector on its boxes."""
     photos = DATA / "four_photos"

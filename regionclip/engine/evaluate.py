@@ -25,6 +25,7 @@ from regionclip.errors import user_error
 from regionclip.evaluation import Prediction, PredictionWriter, build_evaluator
 from regionclip.files import write_json
 from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling.proposal_cache import flush_proposals
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
         if isinstance(model, CLIPFastRCNN) and reads_class_names(cfg):
             model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
         reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal, job.finished)
+        flush_proposals(model)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
     comm.synchronize()  # a process that exits early would take the others with it

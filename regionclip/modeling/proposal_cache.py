@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, write_json
@@ -125,6 +125,13 @@ class CachedProposals:
             self._written += 1
             if not path.exists():
                 return path
+
+
+def flush_proposals(model: nn.Module) -> None:
+    """Write the proposals that a detector has gathered, where it keeps any."""
+    source = getattr(model, "proposal_source", None)
+    if isinstance(source, CachedProposals):
+        source.flush()
 
 
 _FIX = "name an empty folder, or remove this one"

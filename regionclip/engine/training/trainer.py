@@ -35,7 +35,7 @@ from regionclip.engine.training.state import (
 from regionclip.engine.training.writers import PeriodicLines
 from regionclip.errors import UserError, user_error
 from regionclip.modeling import build_model
-from regionclip.modeling.proposal_cache import CachedProposals
+from regionclip.modeling.proposal_cache import flush_proposals
 from regionclip.randomness import random_states
 
 logger = logging.getLogger(__name__)
@@ -314,9 +314,7 @@ class DetectorTrainer(TrainerBase):
             evaluated: whether the evaluation that was due after this step is done.
             states: random states of this process; None takes the present ones.
         """
-        source = getattr(self.model, "proposal_source", None)
-        if isinstance(source, CachedProposals):
-            source.flush()
+        flush_proposals(self.model)
         random = gather_random_states(states)
         path = self.checkpoints.folder / f"{name}.pth"
         if comm.is_main_process():

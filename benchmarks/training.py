@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Time and peak memory of a training step of each published config, on images of full size.
+
+    python benchmarks/training.py [--images N] [--steps N] [CASE ...]
+
+Each case runs in a process of its own, on a GPU if there is one. Weights are random: neither time nor
+memory depends on them, but for how many proposals survive. On a CPU memory is that of the process,
+without what Python and the libraries take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+from tabulate import tabulate
+from tqdm import tqdm
+
+from regionclip.config import load_config
+from regionclip.engine import DetectorTrainer
+
+COCO, LVIS = "configs/COCO-InstanceSegmentation", "configs/LVISv1-InstanceSegmentation"
+LARGE = "MODEL.CLIP.TEXT_EMB_DIM 640 MODEL.RESNETS.DEPTH 200 MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 18"
+MASKS = "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 18 MODEL.RESNETS.RES2_OUT_CHANNELS 320"
+C4 = f"MODEL.CLIP.OFFLINE_RPN_CONFIG {COCO}/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml"
+FPN = f"MODEL.CLIP.OFFLINE_RPN_CONFIG {LVIS}/mask_rcnn_R_50_FPN_1x.yaml MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED True"
+
+CASES = {
+    "rn50-coco": (f"{COCO}/CLIP_fast_rcnn_R_50_C4_ovd.yaml", C4),
+    "rn50-lvis": (f"{LVIS}/CLIP_fast_rcnn_R_50_C4.yaml", FPN),
+    "rn50x4-coco": (f"{COCO}/CLIP_fast_rcnn_R_50_C4_ovd.yaml", f"{C4} {LARGE}"),
+    "rn50x4-lvis": (f"{LVIS}/CLIP_fast_rcnn_R_50_C4.yaml", f"{FPN} {LARGE} {MASKS}"),
+    "mask-rcnn-clip-c4": (f"{COCO}/mask_rcnn_CLIP_R_50_C4_1x_ovd_FSD.yaml", ""),
+    "mask-rcnn-clip-fpn": (f"{LVIS}/mask_rcnn_CLIP_R_50_FPN_1x.yaml", ""),
+    "rpn-coco48": (f"{COCO}/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml", ""),
+    "rpn-lvis866": (f"{LVIS}/mask_rcnn_R_50_FPN_1x.yaml", "MODEL.ROI_HEADS.NUM_CLASSES 866"),
+    "rpn-lvis866-lsj": (f"{LVIS}/mask_rcnn_R_50_FPN_LSJ.yaml", ""),
+}
+
+
+def make_images(count: int, classes: int, masks: bool) -> list[dict[str, Any]]:
+    """Return noise of the largest training size, with 12 objects each."""
+    height, width, objects = 800, 1333, 12
+    images = []
+    for _ in range(count):
+        corners = torch.rand(objects, 2) * torch.tensor([width * 0.7, height * 0.7])
+        boxes = torch.cat([corners, corners + 40 + torch.rand(objects, 2) * 200], dim=1)
+        target = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.randint(0, classes, (objects,)))
+        if masks:
+            target.gt_masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in boxes])
+        pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        images.append({"image": pixels, "instances": target, "height": height, "width": width})
+    return images
+
+
+def measure(case: str, images: int, steps: int, queue: Any) -> None:
+    """Put (seconds a step, bytes) of a case into `queue`."""
+    config, overrides = CASES[case]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = [*overrides.split(), "MODEL.DEVICE", device]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    cfg = load_config(config, options)
+    dim, classes = cfg.MODEL.CLIP.TEXT_EMB_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    with tempfile.TemporaryDirectory() as folder:
+        embeddings = Path(folder, "embeddings.pth")
+        torch.save(torch.randn(classes, dim), embeddings)
+        model = DetectorTrainer.build_model(
+            load_config(config, [*options, "MODEL.CLIP.TEXT_EMB_PATH", str(embeddings)])
+        )
+    optimizer = DetectorTrainer.build_optimizer(cfg, model)
+    batch = make_images(images, classes, cfg.MODEL.MASK_ON)
+    times = []
+    with EventStorage():
+        for _ in range(steps):
+            start = time.perf_counter()
+            losses = model.train()(batch)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    queue.put((min(times), torch.cuda.max_memory_allocated() if device == "cuda" else used))
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default all")
+    parser.add_argument("--images", type=int, default=1, help="images a step")
+    parser.add_argument("--steps", type=int, default=2, help="steps, of which the fastest counts")
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for case in tqdm(args.cases or list(CASES), unit="case"):
+        queue = context.Queue()
+        process = context.Process(target=measure, args=(case, args.images, args.steps, queue))
+        process.start()
+        process.join()
+        result = queue.get() if process.exitcode == 0 else (float("nan"), float("nan"))
+        rows.append([case, args.images, result[0], result[1] / 2**30])
+    print(tabulate(rows, headers=["case", "images", "s a step", "GiB"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()
