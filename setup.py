@@ -91,7 +91,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["regionclip", "regionclip.*"]),
-    package_data={"regionclip": ["py.typed"]},
+    package_data={"regionclip": ["py.typed", "data/english.txt"]},
     # Detectron2 has no distribution name that pip could require; INSTALL.md and `make setup` bring it.
     install_requires=[
         "torch>=2.10",
@@ -107,5 +107,6 @@ setup(
         "lvis",
         "faster-coco-eval>=1.6",
     ],
+    extras_require={"spacy": ["spacy"], "parquet": ["pyarrow"]},
     **native_operators(),
 )

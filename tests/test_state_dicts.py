@@ -21,7 +21,7 @@ def read_listing(path):
 
 def overrides_of(header, embedding_file):
     """Point the file names of a listing's overrides at files that exist here."""
-    width = 640 if "DEPTH 200" in header.get("overrides", "") else 1024
+    width = 640 if "DEPTH 200" in header.get("overrides", "") or "x4" in header["model"] else 1024
     overrides = header.get("overrides", "").split()
     for i, value in enumerate(overrides):
         if value.endswith(".pth"):

@@ -12,13 +12,13 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from regionclip.config import load_config
-from regionclip.config.checks import training_problems
+from regionclip.config.training_checks import training_problems
 from regionclip.data import build_test_loader
 from regionclip.data.cleaning import clean_records
 from regionclip.data.loaders import read_records
 from regionclip.data.lvis import load_lvis
 from regionclip.data.sampling import TrainingBatches, endless_order
-from regionclip.data.training import TrainingMapper, read_training_records, training_batches
+from regionclip.data.training import TrainingMapper, read_training_data, training_batches
 from regionclip.engine import DetectorTrainer
 from regionclip.errors import UserError
 from regionclip.testing import deterministic_text_embeddings
@@ -307,14 +307,14 @@ def test_the_same_draw_has_the_same_pixels_in_any_process(world):
     seen = []
     for workers in (0, 2):
         cfg = training_config(folder, folder / "out", DATALOADER__NUM_WORKERS=workers)
-        records = read_training_records(cfg)
+        data = read_training_data(cfg)
         torch.manual_seed(workers)
         state = torch.get_rng_state()
-        batches = training_batches(cfg, records, seed=5)
+        batches = training_batches(cfg, data, seed=5)
         seen.append([next(batches) for _ in range(6)])
         assert torch.equal(torch.get_rng_state(), state), "loading draws nothing from the model's random numbers"
     cfg = training_config(folder, folder / "out")
-    later = training_batches(cfg, records, seed=5, first_batch=4)
+    later = training_batches(cfg, data, seed=5, first_batch=4)
     for batch, other in zip([*seen[0], *seen[0][4:]], [*seen[1], next(later), next(later)], strict=True):
         for image, same in zip(batch, other, strict=True):
             assert torch.equal(image["image"], same["image"])

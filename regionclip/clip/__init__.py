@@ -7,7 +7,7 @@ from regionclip.clip.architectures import (
     register_architecture,
 )
 from regionclip.clip.attention_pool import AttentionPool2d
-from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.clip.resnet import ModifiedResNet
 
@@ -20,5 +20,6 @@ __all__ = [
     "fill_template",
     "get_architecture",
     "load_class_embeddings",
+    "load_concepts",
     "register_architecture",
 ]

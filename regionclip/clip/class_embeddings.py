@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from regionclip.errors import user_error
@@ -41,6 +44,33 @@ def load_class_embeddings(
     if not torch.isfinite(tensor).all():
         raise user_error(what, "finite numbers", "NaN or infinity", "extract the embeddings again")
     return tensor.float()
+
+
+def load_concepts(path: str | Path, dim: int, key: str, *, rows: int | None = None) -> Tensor:
+    """Read concept embeddings float32 [C, dim], of which a safetensors file also has the names.
+
+    Raises:
+        UserError: as for `load_class_embeddings`, or a concept has two rows.
+    """
+    table = load_class_embeddings(path, rows=rows, dim=dim, key=key)
+    names = read_names(path)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        fix = "remove the second of each from the names, and build the pool again"
+        raise user_error(f"{key} {path}", "each concept once", f"twice: {', '.join(twice[:5])}", fix)
+    if names and len(names) != len(table):
+        fix = "build the pool again with tools/build_concept_pool.py"
+        raise user_error(f"{key} {path}", f"a name for each of {len(table)} rows", f"{len(names)} names", fix)
+    return table
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Return the names that a safetensors file of embeddings holds; empty for other files."""
+    place = resolve_path(path)
+    if place.suffix != ".safetensors":
+        return []
+    with safe_open(place, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("names", "[]"))
 
 
 def _read_tensor(path: Path, what: str) -> Tensor:

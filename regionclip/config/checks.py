@@ -10,7 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-from regionclip.clip import CLIPArchitecture, architecture_from_depth, get_architecture, load_class_embeddings
+from regionclip.clip import (
+    CLIPArchitecture,
+    architecture_from_depth,
+    get_architecture,
+    load_class_embeddings,
+)
 from regionclip.config.keys import FIXED_KEYS, get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
@@ -28,7 +33,7 @@ REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RA
 """Values of CROP_REGION_TYPE by meta-architecture."""
 
 OWN_NAMES = (
-    *("CLIPFastRCNN", "CLIPGeneralizedRCNN", "CLIPProposalNetwork"),
+    *("CLIPFastRCNN", "CLIPGeneralizedRCNN", "CLIPProposalNetwork", "PretrainFastRCNN", "PretrainRes5ROIHeads"),
     *CLIP_BACKBONES,
     *DENSE_TOWERS,
     *CLIP_HEADS,
@@ -39,6 +44,8 @@ OWN_NAMES = (
 CHOICES = {
     "MODEL.CLIP.RPN_SCORE_FUSION": ("upstream", "sigmoid"),
     "MODEL.CLIP.VIS_BEHAVIOUR": ("corrected", "upstream"),
+    "MODEL.CLIP.GLOBAL_BOX": ("image", "padded"),
+    "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
     "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
     "TEST.EVALUATION_BACKEND": ("faster", "official"),
@@ -69,6 +76,18 @@ def clip_architecture(cfg: CfgNode) -> CLIPArchitecture:
     if cfg.MODEL.CLIP.ARCHITECTURE:
         return get_architecture(cfg.MODEL.CLIP.ARCHITECTURE)
     return architecture_from_depth(cfg.MODEL.RESNETS.DEPTH)
+
+
+def teacher_architecture(cfg: CfgNode) -> CLIPArchitecture:
+    """Return the CLIP size of the teacher: TEACHER_ARCHITECTURE, else TEACHER_RESNETS_DEPTH.
+
+    Raises:
+        UserError: neither key names a known size.
+    """
+    clip = cfg.MODEL.CLIP
+    if clip.TEACHER_ARCHITECTURE:
+        return get_architecture(clip.TEACHER_ARCHITECTURE)
+    return architecture_from_depth(clip.TEACHER_RESNETS_DEPTH)
 
 
 def reads_class_names(cfg: CfgNode) -> bool:
@@ -154,9 +173,12 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
     mean, image_format = sum(cfg.MODEL.PIXEL_MEAN), cfg.INPUT.FORMAT
     if mean < 3 and image_format != "RGB":
         yield Problem("INPUT.FORMAT", "RGB for CLIP's pixel mean", repr(image_format), "add INPUT.FORMAT RGB")
-    if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
+    is_pretraining = cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN"
+    if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and not is_pretraining:
         return
-    wanted = {"MODEL.CLIP.TEXT_EMB_DIM": (architecture.embedding_dim, "the embedding width")}
+    wanted = {}
+    if not is_pretraining:
+        wanted["MODEL.CLIP.TEXT_EMB_DIM"] = (architecture.embedding_dim, "the embedding width")
     pooler = "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"
     if cfg.MODEL.ROI_HEADS.NAME == "CLIPStandardROIHeads":
         # No layer4 stands between RoIAlign and the attention pool.
@@ -264,41 +286,6 @@ def dataset_problems(name: str, key: str) -> Iterator[Problem]:
     if annotations and not Path(annotations).is_file():
         fix = metadata.get("fix_when_missing", "see datasets/README.md, or set DETECTRON2_DATASETS")
         yield Problem(f"{key} {name}", f"its annotations in {annotations}", "no such file", fix)
-
-
-def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
-    """Yield what stands in the way of training in so many processes with a config that `check_config` found good."""
-    images = cfg.SOLVER.IMS_PER_BATCH
-    if images < 1 or images % processes:
-        fix = f"use SOLVER.IMS_PER_BATCH {max(images // processes, 1) * processes}"
-        yield Problem("SOLVER.IMS_PER_BATCH", f"a multiple of the {processes} processes", str(images), fix)
-    if not cfg.DATASETS.TRAIN:
-        yield Problem("DATASETS.TRAIN", "at least one dataset", "none", "name one, see datasets/README.md")
-    if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
-        expected = "milestones other than SOLVER.MAX_ITER"
-        yield Problem("SOLVER.STEPS", expected, str(cfg.SOLVER.MAX_ITER), "leave it out: it has no effect")
-    for name in cfg.DATASETS.TRAIN:
-        problems = list(dataset_problems(name, "DATASETS.TRAIN"))
-        yield from problems or _class_problems(cfg, name)
-    if cfg.TEST.PRECISE_BN.ENABLED:
-        actual = "True, which no frozen norm needs and no run can resume"
-        yield Problem("TEST.PRECISE_BN.ENABLED", "False", actual, "add TEST.PRECISE_BN.ENABLED False")
-    if cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
-        fix = "name the embeddings of the classes that are trained"
-        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "class embeddings", "none, only those for tests", fix)
-
-
-def _class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
-    classes = MetadataCatalog.get(dataset).get("thing_classes")
-    wanted, key = cfg.MODEL.ROI_HEADS.NUM_CLASSES, "MODEL.ROI_HEADS.NUM_CLASSES"
-    if classes is None or len(classes) == wanted or cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-        return
-    if len(classes) > wanted or cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
-        fix = f"add {key} {len(classes)}, with embeddings of these classes where there are any"
-        yield Problem(key, f"{len(classes)}, the classes of {dataset}", str(wanted), fix)
-    else:
-        # Upstream's LVIS configs do this, for the sake of the region proposal network.
-        logger.warning("%s is %d, %s has %d classes: the others will never be seen", key, wanted, dataset, len(classes))
 
 
 def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:

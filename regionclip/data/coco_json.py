@@ -18,13 +18,14 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
-def read_annotation_file(path: str | Path, *, what: str, fix: str) -> dict[str, Any]:
-    """Return the content of a JSON file with `images` and `categories`.
+def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "categories") -> dict[str, Any]:
+    """Return the content of a JSON file with `images` and a second list.
 
     Args:
         path: file to read.
         what: the format, for error messages.
         fix: what the user can do about a bad file.
+        key: name of the second list.
 
     Raises:
         UserError: missing file, or another format.
@@ -33,7 +34,7 @@ def read_annotation_file(path: str | Path, *, what: str, fix: str) -> dict[str, 
         raise user_error(str(path), what, "no such file", fix)
     try:
         content = json.loads(Path(path).read_text())
-        _ = content["images"][0]["id"], content["categories"][0]["id"]
+        _ = content["images"][0]["id"], content[key][0]["id"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise user_error(str(path), what, f"{type(error).__name__}: {error}", fix) from error
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,14 @@ class UnreadableImageError(OSError):
     """A picture cannot be decoded: missing, empty, truncated, or no picture at all."""
 
 
-def read_image(path: str | Path, channels: str = "RGB") -> NDArray[np.uint8]:
+def read_image(path: str | Path | BinaryIO, channels: str = "RGB") -> NDArray[np.uint8]:
     """Decode a picture, upright.
 
     EXIF rotation is applied; greyscale, palette, CMYK and transparent pictures become colour;
     16-bit greyscale is scaled to 8 bits.
 
     Args:
-        path: picture file.
+        path: picture file, or one opened in binary mode.
         channels: "RGB" or "BGR".
 
     Returns:

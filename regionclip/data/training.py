@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_tools
 from torch.utils.data import DataLoader, Dataset
 
+from regionclip.data.captions import CaptionMapper, read_pairs, shuffled_groups
 from regionclip.data.cleaning import CLIPPED, clean_records
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.loaders import read_records
@@ -86,14 +89,53 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return segmentation
 
 
+class Records(Protocol):
+    """Records of a dataset by number."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, number: int) -> Record:
+        """Return one, to be changed at will."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learned from: records, how they become inputs of a model, and in which order they come."""
+
+    records: Records
+    mapper: Callable[[Record], Record]
+    order: Callable[[int], Iterable[int]]
+    """The endless order of record numbers for a seed."""
+    lying: Sequence[bool] | None = None
+    """For each record whether the image is wider than high; None mixes them in a batch."""
+
+
+def read_training_data(cfg: CfgNode) -> TrainingData:
+    """Return the data that a config trains on.
+
+    Raises:
+        UserError: it cannot be read, or nothing is left of it.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
+        pairs = read_pairs(cfg)
+        logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
+        return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))
+    records = read_training_records(cfg)
+    lying = None
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        lying = [record["width"] > record["height"] for record in records]
+    return TrainingData(DatasetFromList(records), TrainingMapper(cfg), partial(endless_order, cfg, records), lying)
+
+
 class TrainingImages(Dataset[Record]):
     """Mapped images by their draw: the same draw gives the same pixels in any process, at any time."""
 
-    def __init__(self, records: list[Record], mapper: TrainingMapper, seed: int) -> None:
-        """Make a dataset; `records` as `read_training_records` returns them."""
-        self.records = DatasetFromList(records)
-        self.mapper = mapper
-        self.seed = seed
+    def __init__(self, data: TrainingData, seed: int) -> None:
+        """Make a dataset; with the same seed it is the same."""
+        self.records, self.mapper, self.seed = data.records, data.mapper, seed
 
     def __getitem__(self, draw: Draw) -> Record:
         """Return the mapped image, with the `seed` of its draw.
@@ -141,28 +183,24 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
     return records
 
 
-def training_batches(cfg: CfgNode, records: list[Record], seed: int, first_batch: int = 0) -> Iterator[Batch]:
+def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: int = 0) -> Iterator[Batch]:
     """Return the batches of this process without end, from the batch of an iteration on.
 
     Args:
         cfg: SOLVER.IMS_PER_BATCH images a batch over all processes, a multiple of their number.
-        records: as `read_training_records` returns them.
+        data: as `read_training_data` returns it.
         seed: decides order and augmentation, whatever the number of processes and workers.
         first_batch: iteration to begin with.
     """
-    total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    lying = None
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        lying = [record["width"] > record["height"] for record in records]
     batches = TrainingBatches(
-        endless_order(cfg, records, seed),
-        total,
-        lying=lying,
+        data.order(seed),
+        cfg.SOLVER.IMS_PER_BATCH,
+        lying=data.lying,
         rank=comm.get_rank(),
-        world_size=processes,
+        world_size=comm.get_world_size(),
         first_batch=first_batch,
     )
-    images = TrainingImages(records, TrainingMapper(cfg), seed)
+    images = TrainingImages(data, seed)
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     # A generator of its own keeps the loader from drawing on the random numbers of the model.
     loader = DataLoader(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
-from regionclip.config.checks import training_problems
+from regionclip.config.training_checks import training_problems
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.evaluate import evaluate, prepare_evaluation

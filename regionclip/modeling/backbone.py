@@ -97,4 +97,5 @@ def clip_tower(backbone: nn.Module) -> ModifiedResNet | None:
 
 def _head_uses_attention_pool(cfg: CfgNode) -> bool:
     head = cfg.MODEL.ROI_HEADS.NAME
-    return head in _TEXT_CLASSIFIER_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER
+    with_words = head in _TEXT_CLASSIFIER_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER
+    return with_words or head == "PretrainRes5ROIHeads"

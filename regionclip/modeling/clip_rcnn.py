@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -75,7 +74,7 @@ class CLIPFastRCNN(nn.Module):
         self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
         self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
         if offline_rpn and proposal_cache:
-            self.proposal_source = CachedProposals(offline_rpn, Path(proposal_cache))
+            self.proposal_source = CachedProposals(offline_rpn, proposal_cache)
         self.image_projection = image_projection
         tower = clip_tower(backbone)
         if isinstance(roi_heads, CLIPTransformerROIHeads):

@@ -34,10 +34,10 @@ class CachedProposals:
     belongs to one proposer, known by the hash of its weights and settings.
     """
 
-    def __init__(self, proposer: RPNProposals, folder: Path) -> None:
+    def __init__(self, proposer: RPNProposals, folder: str | Path) -> None:
         """Make a source; the folder is opened when the first image comes, after the weights were loaded."""
         self.proposer = proposer
-        self.folder = folder
+        self.folder = Path(folder)
         self._shards: dict[str, Path] | None = None
         self._files: dict[Path, Any] = {}
         self._pending: dict[str, Tensor] = {}

@@ -76,8 +76,13 @@ class RPNProposals:
         return proposals
 
 
-def offline_rpn_config(cfg: CfgNode) -> CfgNode:
-    """Return the config of the proposer: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP."""
+def offline_rpn_config(cfg: CfgNode, post_nms_topk: int | None = None) -> CfgNode:
+    """Return the config of the proposer: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP.
+
+    Args:
+        cfg: of the detector.
+        post_nms_topk: proposals an image; None takes OFFLINE_RPN_POST_NMS_TOPK_TEST.
+    """
     clip = cfg.MODEL.CLIP
     rpn_cfg = load_config(clip.OFFLINE_RPN_CONFIG)
     rpn_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
@@ -90,14 +95,15 @@ def offline_rpn_config(cfg: CfgNode) -> CfgNode:
         rpn_cfg.MODEL.RPN.CONV_DIMS = [-1, -1]
     if clip.OFFLINE_RPN_NMS_THRESH:
         rpn_cfg.MODEL.RPN.NMS_THRESH = clip.OFFLINE_RPN_NMS_THRESH
-    if clip.OFFLINE_RPN_POST_NMS_TOPK_TEST:
-        rpn_cfg.MODEL.RPN.POST_NMS_TOPK_TEST = clip.OFFLINE_RPN_POST_NMS_TOPK_TEST
+    limit = post_nms_topk or clip.OFFLINE_RPN_POST_NMS_TOPK_TEST
+    if limit:
+        rpn_cfg.MODEL.RPN.POST_NMS_TOPK_TEST = limit
     return rpn_cfg
 
 
-def build_offline_rpn(cfg: CfgNode) -> RPNProposals:
-    """Build the frozen proposer that OFFLINE_RPN_CONFIG describes, in evaluation mode."""
-    rpn_cfg = offline_rpn_config(cfg)
+def build_offline_rpn(cfg: CfgNode, post_nms_topk: int | None = None) -> RPNProposals:
+    """Build the frozen proposer of `offline_rpn_config`, in evaluation mode."""
+    rpn_cfg = offline_rpn_config(cfg, post_nms_topk)
     backbone = build_backbone(rpn_cfg)
     proposal_generator = build_proposal_generator(rpn_cfg, backbone.output_shape())
     for module in (backbone, proposal_generator):

@@ -8,6 +8,8 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from regionclip.clip import ModifiedResNet
+
 
 class RegionEncoder:
     """Encodes regions with modules that belong to the backbone.
@@ -39,3 +41,32 @@ class RegionEncoder:
         if self.attention_pool is None:
             return region_maps.mean(dim=(2, 3))
         return self.attention_pool(region_maps)
+
+
+class BorrowsLastStage:
+    """A C4 head on CLIP's last stage and attention pool, which stay with the tower."""
+
+    in_features: list[str]
+    """Name of the one feature map to pool from."""
+    pooler: ROIPooler
+    region_encoder: RegionEncoder | None = None
+
+    def borrow(self, tower: ModifiedResNet) -> None:
+        """Use `layer4` and the attention pool of the image tower that the backbone owns."""
+        self.region_encoder = RegionEncoder(self.pooler, tower.stages["res5"], tower.attnpool)
+
+    @property
+    def encoder(self) -> RegionEncoder:
+        """The region encoder; raises `RuntimeError` before `borrow` was called."""
+        if self.region_encoder is None:
+            name = type(self).__name__
+            raise RuntimeError(f"{name} has no CLIP tower yet: build it with regionclip.modeling.build_model(cfg)")
+        return self.region_encoder
+
+    def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        return self.encoder.embed(self.encoder.region_maps(self.pooled_features(features), boxes))
+
+    def pooled_features(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """Return the maps that the head pools from."""
+        return [features[name] for name in self.in_features]

@@ -24,7 +24,7 @@ from regionclip.clip import ModifiedResNet
 from regionclip.config.checks import clip_architecture
 from regionclip.modeling.box_predictor import CLIPOutputLayers, build_box_predictor
 from regionclip.modeling.poolers import build_pooler, use_own_roi_align
-from regionclip.modeling.region_encoder import RegionEncoder
+from regionclip.modeling.region_encoder import BorrowsLastStage
 
 FeatureMaps = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ class ForegroundSampling(ROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class CLIPRes5ROIHeads(ForegroundSampling):
+class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
     """C4 head: RoIAlign on `res4`, CLIP's `layer4`, attention pool (or mean), predictor."""
 
     @configurable
@@ -94,7 +94,6 @@ class CLIPRes5ROIHeads(ForegroundSampling):
         self.box_predictor = box_predictor
         self.mask_head = mask_head
         self.only_foreground = only_foreground
-        self.region_encoder: RegionEncoder | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -112,19 +111,6 @@ class CLIPRes5ROIHeads(ForegroundSampling):
             "only_foreground": cfg.MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS,
         }
 
-    def borrow(self, tower: ModifiedResNet) -> None:
-        """Use `layer4` and the attention pool of the image tower that the backbone owns."""
-        self.region_encoder = RegionEncoder(self.pooler, tower.stages["res5"], tower.attnpool)
-
-    @property
-    def encoder(self) -> RegionEncoder:
-        """The region encoder; raises `RuntimeError` before `borrow` was called."""
-        if self.region_encoder is None:
-            raise RuntimeError(
-                "CLIPRes5ROIHeads has no CLIP tower yet: build the detector with regionclip.modeling.build_model(cfg)"
-            )
-        return self.region_encoder
-
     def forward(
         self,
         images: ImageList | None,
@@ -141,30 +127,23 @@ class CLIPRes5ROIHeads(ForegroundSampling):
         detections, _ = self.box_predictor.inference(predictions, proposals)
         return self.forward_with_given_boxes(features, detections), {}
 
-    def encode(self, features: FeatureMaps, boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
-        return self.encoder.embed(self.encoder.region_maps(self._maps(features), boxes))
-
     def forward_with_given_boxes(self, features: FeatureMaps, instances: list[Instances]) -> list[Instances]:
         """Add `pred_masks` to instances with `pred_boxes` and `pred_classes`; without mask head they stay."""
         if self.mask_head is None:
             return instances
-        region_maps = self.encoder.region_maps(self._maps(features), [i.pred_boxes for i in instances])
+        region_maps = self.encoder.region_maps(self.pooled_features(features), [i.pred_boxes for i in instances])
         return self.mask_head(region_maps, instances)
 
     def _training_losses(
         self, features: FeatureMaps, proposals: list[Instances]
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        region_maps = self.encoder.region_maps(self._maps(features), [p.proposal_boxes for p in proposals])
+        region_maps = self.encoder.region_maps(self.pooled_features(features), [p.proposal_boxes for p in proposals])
         predictions = self.box_predictor(self.encoder.embed(region_maps))
         losses = self.box_predictor.losses(predictions, proposals)
         if self.mask_head is not None:
             proposals, selected = select_foreground_proposals(proposals, self.num_classes)
             losses.update(self.mask_head(region_maps[torch.cat(selected)], proposals))
         return proposals, losses
-
-    def _maps(self, features: FeatureMaps) -> list[Tensor]:
-        return [features[name] for name in self.in_features]
 
 
 @ROI_HEADS_REGISTRY.register()

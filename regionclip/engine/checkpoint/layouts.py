@@ -125,6 +125,24 @@ def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
     return {key: value for key, value in offline.items() if not _BOOKKEEPING.search(key)}
 
 
+def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
+    """Return the image tower of a CLIP or RegionCLIP file under `teacher_backbone.*`.
+
+    Raises:
+        UserError: the file holds no CLIP image tower.
+    """
+    for prefix in ("teacher_backbone.", "backbone.", "visual."):
+        tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if "attnpool.positional_embedding" in tower:
+            return {f"teacher_backbone.{key}": value for key, value in tower.items() if not _BOOKKEEPING.search(key)}
+    raise user_error(
+        f"MODEL.CLIP.TEACHER_WEIGHTS {path}",
+        "a CLIP image tower with its attention pool (visual.* or backbone.*)",
+        f"keys such as {', '.join(sorted(state)[:3])}",
+        "use an OpenAI CLIP file or a RegionCLIP checkpoint",
+    )
+
+
 def _targets(key: str, model_state: State) -> list[str]:
     if key.startswith("visual."):
         return _tower_targets(key.removeprefix("visual."), model_state)

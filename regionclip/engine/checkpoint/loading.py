@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from regionclip.engine.checkpoint.layouts import rename_for_model, rename_proposer
+from regionclip.engine.checkpoint.layouts import rename_for_model, rename_proposer, rename_teacher
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.errors import Problem, UserError
 
@@ -67,6 +67,7 @@ def load_weights(
     model: nn.Module,
     weights: str,
     rpn_weights: str | None = None,
+    teacher_weights: str | None = None,
     *,
     trust_pickle: bool = False,
     allow_missing: Sequence[str] = (),
@@ -81,6 +82,7 @@ def load_weights(
         model: built from the config.
         weights: MODEL.WEIGHTS; empty loads nothing.
         rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; wins over `offline_*` entries of the first file.
+        teacher_weights: MODEL.CLIP.TEACHER_WEIGHTS; wins over `teacher_*` entries of the first file.
         trust_pickle: allow files that run code.
         allow_missing: prefixes of keys that may stay without weights.
         required: prefixes of keys that need weights; training needs fewer than inference.
@@ -101,16 +103,13 @@ def load_weights(
         report.forget("offline_")
         _copy(rename_proposer(rpn_weights, content.state), entries, report)
         files.append(rpn_weights)
+    if teacher_weights:
+        content = read_checkpoint(teacher_weights, trust_pickle=trust_pickle)
+        report.forget("teacher_")
+        _copy(rename_teacher(teacher_weights, content.state), entries, report)
+        files.append(teacher_weights)
     logger.info("Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
     require_coverage(report, files, allow_missing, required)
-    return report
-
-
-def load_state(model: nn.Module, path: str, state: dict[str, Tensor]) -> LoadReport:
-    """Load an already read MODEL.WEIGHTS file; nothing is required."""
-    entries = model.state_dict()
-    report = _new_report(model, entries)
-    _copy(rename_for_model(path, state, entries), entries, report)
     return report
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import resource
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+
+from regionclip.engine.training.writers import keep_lines
 
 if TYPE_CHECKING:
     from regionclip.engine.training.trainer import DetectorTrainer
@@ -34,6 +38,35 @@ class ResourceFigures(HookBase):
         else:
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         storage.put_scalar("max_memory_gb", used / 1e9, smoothing_hint=False)
+
+
+class SampleLog(HookBase):
+    """Writes which images each step has seen, a JSON line a step (DATASETS.LOG_SAMPLES)."""
+
+    trainer: DetectorTrainer
+
+    def __init__(self) -> None:
+        """Make a hook that writes nothing before `open`."""
+        self.file: TextIO | None = None
+
+    def open(self, folder: str | Path, start: int) -> None:
+        """Open the file of a run that goes on with iteration `start`; later lines are taken back."""
+        path = Path(folder, "samples.jsonl")
+        if path.is_file():
+            keep_lines(path, start - 1)
+        self.file = path.open("a")
+
+    def after_step(self) -> None:
+        """Write a line."""
+        if self.file is not None:
+            line = {"iteration": self.trainer.iter, "images": self.trainer.images_of_step}
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+
+    def after_train(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
 
 
 class Evaluation(HookBase):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -20,11 +20,11 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regionclip.data.training import Batch, read_training_records, training_batches, unreadable_images
+from regionclip.data.training import Batch, read_training_data, training_batches, unreadable_images
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights, read_checkpoint
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.training.averaging import WeightAverage
-from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures
+from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures, SampleLog
 from regionclip.engine.training.signals import Interrupted, StopSignals
 from regionclip.engine.training.state import (
     gather_random_states,
@@ -64,7 +64,7 @@ class DetectorTrainer(TrainerBase):
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.trust_pickle, self.allow_missing = trust_pickle, tuple(allow_missing)
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.records = read_training_records(cfg)
+        self.data = read_training_data(cfg)
         self.model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
@@ -73,13 +73,14 @@ class DetectorTrainer(TrainerBase):
         self.average = WeightAverage(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         self.checkpoints = RunCheckpoints(cfg.OUTPUT_DIR)
         self.done = self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.max_iter, self.parts = cfg.SOLVER.MAX_ITER, cfg.SOLVER.GRADIENT_ACCUMULATION
         self.network: nn.Module = self.model
         self.batches: Iterator[Batch] = iter(())
         self.signals = StopSignals()
         self.stopping = self.evaluated_now = self.resumed_at_evaluation = False
         self.best_value = -math.inf
         self.unreadable: dict[str, None] = {}
+        self.images_of_step: list[Any] = []
         self._resumed: dict[str, Any] = {}
         self.register_hooks(self.build_hooks())
 
@@ -105,6 +106,7 @@ class DetectorTrainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             ResourceFigures(),
+            SampleLog() if self.cfg.DATASETS.LOG_SAMPLES else None,
             Evaluation(self.cfg.TEST.EVAL_PERIOD, solver.BEST_CHECKPOINT_METRIC),
             PeriodicLines(),
             Checkpoints(solver.CHECKPOINT_PERIOD),
@@ -123,18 +125,24 @@ class DetectorTrainer(TrainerBase):
             self._resume(newest)
             return
         clip = self.cfg.MODEL.CLIP
-        # New heads are trained from scratch; the proposer is frozen, and a backbone that was named is wanted.
-        required = ("offline_", "backbone.") if self.cfg.MODEL.WEIGHTS else ("offline_",)
         load_weights(
             self.model,
             self.cfg.MODEL.WEIGHTS,
             clip.BB_RPN_WEIGHTS if clip.CROP_REGION_TYPE == "RPN" else None,
+            clip.TEACHER_WEIGHTS or None,
             trust_pickle=self.trust_pickle,
             allow_missing=self.allow_missing,
-            required=required,
+            required=self._required_weights(),
         )
         if self.average:
             self.average.restart()
+
+    def _required_weights(self) -> tuple[str, ...]:
+        # New heads are trained from scratch. What is frozen needs weights, and a backbone that was named is wanted.
+        frozen = ["offline_", "teacher_"]
+        if self.cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
+            frozen.append("lang_encoder.")
+        return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else tuple(frozen)
 
     def _resume(self, path: Path) -> None:
         content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)
@@ -192,7 +200,9 @@ class DetectorTrainer(TrainerBase):
             for hook in self._hooks:
                 if isinstance(hook, PeriodicLines):
                     hook.open(self.cfg.OUTPUT_DIR, first_line, self.max_iter)
-        self.batches = training_batches(self.cfg, self.records, self.seed, self.start_iter)
+                if isinstance(hook, SampleLog):
+                    hook.open(self.cfg.OUTPUT_DIR, self.start_iter)
+        self.batches = training_batches(self.cfg, self.data, self.seed, self.start_iter)
         if self._resumed:
             restore_random_state_of_process(self._resumed["random"], self.seed, self.start_iter)
             restore_figures(self.storage, self._resumed["figures"])
@@ -228,11 +238,8 @@ class DetectorTrainer(TrainerBase):
         data_time = time.perf_counter() - start
         before = random_states()
         try:
-            with torch.autocast(self.device.type, self._precision, enabled=self.cfg.SOLVER.AMP.ENABLED):
-                losses = self.network(batch)
             self.optimizer.zero_grad()
-            self.scaler.scale(sum(losses.values())).backward()
-            figures = {name: loss.item() for name, loss in losses.items()}
+            figures = self._accumulate_gradients(batch)
         except FloatingPointError as error:  # Detectron2's region proposal network looks at its boxes
             if comm.get_world_size() > 1:
                 # Without a checkpoint: the other processes wait for gradients.
@@ -243,6 +250,21 @@ class DetectorTrainer(TrainerBase):
         self.scaler.update()
         if self.average:
             self.average.update()
+
+    def _accumulate_gradients(self, batch: Batch) -> dict[str, float]:
+        """Compute a batch in SOLVER.GRADIENT_ACCUMULATION parts; return the means of their losses."""
+        parts = [batch[i :: self.parts] for i in range(self.parts)]
+        figures: dict[str, float] = {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            is_shared = isinstance(self.network, DistributedDataParallel) and not last
+            with cast(DistributedDataParallel, self.network).no_sync() if is_shared else nullcontext():
+                with torch.autocast(self.device.type, self._precision, enabled=self.cfg.SOLVER.AMP.ENABLED):
+                    losses = self.network(part)
+                self.scaler.scale(sum(losses.values()) * (len(part) / len(batch))).backward()
+            for name, loss in losses.items():
+                figures[name] = figures.get(name, 0.0) + loss.item() * len(part) / len(batch)
+        return figures
 
     @property
     def _precision(self) -> torch.dtype:
@@ -257,6 +279,7 @@ class DetectorTrainer(TrainerBase):
                 "data_time": data_time,
                 "unreadable": unreadable_images(batch),
                 "diverged": diverged,
+                "images": [image["image_id"] for image in batch] if self.cfg.DATASETS.LOG_SAMPLES else [],
                 "stop": self.signals.received,
             }
         )
@@ -265,6 +288,7 @@ class DetectorTrainer(TrainerBase):
         if images:
             self._stop_diverged(images, [process["figures"] for process in everywhere], before)
         self.stopping = any(process["stop"] for process in everywhere)
+        self.images_of_step = [name for process in everywhere for name in process["images"]]
         means = {name: sum(p["figures"][name] for p in everywhere) / len(everywhere) for name in figures}
         self.storage.put_scalar("data_time", max(process["data_time"] for process in everywhere))
         self.storage.put_scalars(total_loss=sum(means.values()), **means)

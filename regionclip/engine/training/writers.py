@@ -83,21 +83,21 @@ def build_writers(folder: str | Path, start: int, max_iterations: int) -> list[E
     metrics.parent.mkdir(parents=True, exist_ok=True)
     last_written = start - 1 if start >= max_iterations else start // PERIOD * PERIOD - 1
     if metrics.is_file():
-        _cut(metrics, last_written)
+        keep_lines(metrics, last_written)
     writers = [JSONWriter(str(metrics), PERIOD), TensorboardXWriter(str(folder), PERIOD, purge_step=last_written + 1)]
     for writer in writers:
         writer._last_write = last_written  # restored figures up to there were written before
     return [ConsoleLine(max_iterations), *writers]
 
 
-def _cut(metrics: Path, last: int) -> None:
-    """Keep the complete lines about iterations up to `last`."""
+def keep_lines(path: Path, last: int) -> None:
+    """Keep the complete JSON lines of a file about iterations up to `last`."""
     kept = []
-    for line in metrics.read_text().splitlines(keepends=True):
+    for line in path.read_text().splitlines(keepends=True):
         try:
             if line.endswith("\n") and json.loads(line)["iteration"] <= last:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # torn by a kill
-    with atomic_write(metrics) as file:
+    with atomic_write(path) as file:
         file.write("".join(kept).encode())

@@ -1,0 +1,40 @@
+"""Rows of all processes as one tensor, with exact gradients and any number of rows in each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+
+class _GatherRows(torch.autograd.Function):
+    """Forward: all rows, in the order of processes. Backward: the sum of what all processes send back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = comm.all_gather(len(rows))
+        ctx.begin, ctx.count = sum(counts[: comm.get_rank()]), len(rows)
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        everywhere = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(everywhere, padded)
+        return torch.cat([part[:count] for part, count in zip(everywhere, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.begin : ctx.begin + ctx.count]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows [N, ...] of all processes, one after the other: [sum N, ...].
+
+    When every process computes the same loss of the result, the mean over processes of the gradients
+    is the gradient of that loss. Upstream's `gather_tensors`, which cuts all processes to the
+    smallest number of rows.
+    """
+    return rows if comm.get_world_size() == 1 else _GatherRows.apply(rows)

@@ -1,0 +1,53 @@
+"""The losses of region-text pretraining, as plain functions of embeddings and probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TEACHER_TEMPERATURE = 0.01
+"""Divides the teacher's cosines; upstream fixes it, whatever CLSS_TEMP is."""
+
+
+def image_text_loss(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
+    """Return CLIP's symmetric cross entropy of matching pairs.
+
+    Args:
+        images: float [N, D], one for each text, not normalised.
+        texts: float [N, D], not normalised.
+        temperature: divides the cosines.
+    """
+    logits = unit_rows(images) @ unit_rows(texts).T / temperature
+    pairs = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+
+
+def distillation_sum(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Return the sum over regions of KL(teacher || softmax(logits)), both [R, C]."""
+    return F.kl_div(F.log_softmax(logits, dim=1), teacher, reduction="sum")
+
+
+def mil_cross_entropy(
+    logits: Tensor, positives: Tensor, weights: Tensor | None = None, *, average_positives: bool = False
+) -> Tensor:
+    """Return for each row the cross entropy with several positives.
+
+    Args:
+        logits: float [N, M].
+        positives: [N, M], 1 where a column is a positive of the row, else 0.
+        weights: float [N], factors of the rows.
+        average_positives: take the mean instead of the sum of the positives' probabilities.
+
+    Returns:
+        float [N]: minus the logarithm of the probability that falls on positives.
+    """
+    log_positive = torch.logsumexp(F.log_softmax(logits, dim=-1) + positives.log(), dim=-1)
+    if average_positives:
+        log_positive = log_positive - (positives.sum(dim=-1) + 1e-6).log()
+    return -log_positive if weights is None else -log_positive * weights
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Divide rows [N, D] by their norms."""
+    return rows / rows.norm(dim=-1, keepdim=True)

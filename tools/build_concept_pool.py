@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Make a pool of concepts from captions: nouns and noun phrases, how often they come, their embeddings."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from regionclip.clip import architecture_from_depth, get_architecture
+from regionclip.data.image_text import FACTORIES, open_pairs
+from regionclip.data.nouns import parse, spacy_parser
+from regionclip.engine.command import DONE, log_to_console, run_command
+from regionclip.engine.concept_pool import (
+    count_concepts,
+    embed_concepts,
+    load_text_encoder,
+    read_concept_names,
+    write_embeddings,
+    write_names,
+)
+from regionclip.errors import user_error
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captions", help="file or folder of image-text pairs; a+b joins several")
+    parser.add_argument("--format", default="COCOCaptions", choices=FACTORIES, help="of --captions")
+    parser.add_argument("--names", help="text file of concepts to embed in the place of those in captions")
+    parser.add_argument("--parser", default="embedded", choices=["embedded", "spacy"], help="finds the nouns")
+    parser.add_argument("--min-count", type=int, default=5, help="captions that a concept has to come in")
+    parser.add_argument("--weights", default="", help="CLIP checkpoint with the text tower; none writes names only")
+    parser.add_argument("--depth", type=int, default=50, help="of the CLIP model: 50, 101 or 200 (RN50x4)")
+    parser.add_argument("--architecture", default="", help="CLIP size by name or open_clip JSON file, for --depth")
+    parser.add_argument(
+        "--output", required=True, help="file to write, ending in .safetensors; names go to .txt beside it"
+    )
+    parser.add_argument("--trust-pickle", action="store_true", help="read checkpoints that can run code")
+    return parser.parse_args()
+
+
+def build() -> int:
+    """Do what the command line says."""
+    args = parse_arguments()
+    output = Path(args.output)
+    if output.suffix != ".safetensors" or bool(args.captions) == bool(args.names):
+        actual = f"--output {output}, --captions {args.captions}, --names {args.names}"
+        raise user_error("arguments", "--output X.safetensors and one of --captions and --names", actual, "see --help")
+    counts: dict[str, int] = {}
+    if args.names:
+        names = read_concept_names(args.names)
+    else:
+        found = count_concepts(
+            open_pairs(args.captions, args.format), parse if args.parser == "embedded" else spacy_parser()
+        )
+        counts, names = found.concepts, found.at_least(args.min_count)
+        captions, mentions = found.coverage(names)
+        print(f"{found.captions} captions, {len(counts)} concepts, {len(names)} in at least {args.min_count} captions")
+        print(f"they cover {captions:.1%} of the captions and {mentions:.1%} of the mentions")
+        if not names:
+            raise user_error("--min-count", "a count that some concept reaches", str(args.min_count), "lower it")
+    architecture = get_architecture(args.architecture) if args.architecture else architecture_from_depth(args.depth)
+    embeddings = None
+    if args.weights:
+        encoder = load_text_encoder(architecture, args.weights, trust_pickle=args.trust_pickle)
+        embeddings = embed_concepts(encoder, names, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    write_names(output.with_suffix(".txt"), names, counts)
+    print(f"Done: {len(names)} names in {output.with_suffix('.txt')}")
+    if embeddings is not None:
+        write_embeddings(output, names, embeddings, architecture.name)
+        print(f"Done: {len(names)} x {embeddings.shape[1]} embeddings in {output}")
+    return DONE
+
+
+if __name__ == "__main__":
+    log_to_console()
+    run_command(build)
