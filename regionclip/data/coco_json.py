@@ -34,8 +34,8 @@ def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "c
         raise user_error(str(path), what, "no such file", fix)
     try:
         content = json.loads(Path(path).read_text())
-        _ = content["images"][0]["id"], content[key][0]["id"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        _ = content["images"][0]["id"], content[key][0].keys()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise user_error(str(path), what, f"{type(error).__name__}: {error}", fix) from error
     return content
 

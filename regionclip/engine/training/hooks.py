@@ -52,6 +52,7 @@ class SampleLog(HookBase):
     def open(self, folder: str | Path, start: int) -> None:
         """Open the file of a run that goes on with iteration `start`; later lines are taken back."""
         path = Path(folder, "samples.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             keep_lines(path, start - 1)
         self.file = path.open("a")

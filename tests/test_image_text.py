@@ -1,0 +1,454 @@
+"""Image-text pairs from every format; captions of every kind; nouns and the pool of concepts."""
+
+import csv
+import io
+import json
+import logging
+import random
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from regionclip.clip import get_architecture, load_class_embeddings
+from regionclip.clip.text import END_OF_TEXT, TextEncoder
+from regionclip.config import load_config
+from regionclip.data.captions import (
+    CaptionMapper,
+    ImageTextPairs,
+    ShortestEdge,
+    all_captions,
+    choose_caption,
+    read_pairs,
+    shuffled_groups,
+)
+from regionclip.data.image_text import Pair, open_pairs
+from regionclip.data.image_text_writing import image_bytes, write_shards, write_tsv
+from regionclip.data.images import UnreadableImageError
+from regionclip.data.nouns import parse, singular, spacy_parser
+from regionclip.engine.concept_pool import (
+    count_concepts,
+    embed_concepts,
+    load_text_encoder,
+    read_concept_names,
+    template_hash,
+    write_embeddings,
+)
+from regionclip.errors import UserError
+from regionclip.testing import deterministic_state_dict, fill_deterministic
+from tests.conftest import DATA, REPOSITORY
+from tests.pretraining import CAPTIONS, PHOTOS, pairs, pretrain, write_world
+from tests.test_goldens import CONCEPTS, assert_agrees
+
+CONFIG = load_config(
+    "configs/pretrain/RegionCLIP_RN50.yaml", ["AUG.TRAIN.IMAGE_SIZE", "[48]", "AUG.TRAIN.MAX_SIZE", "60"]
+)
+
+
+def contents(sources):
+    return [(image_bytes(source[i]), source[i].text) for source in sources for i in range(len(source))]
+
+
+def write_coco(folder):
+    """Write a COCO captions file for the four photos."""
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train2017").symlink_to(PHOTOS[0].parent)
+    images = [{"id": i, "file_name": path.name} for i, path in enumerate(PHOTOS)]
+    annotations = [{"image_id": i, "caption": c} for i, path in enumerate(PHOTOS) for c in CAPTIONS[path.name]]
+    path = folder / "annotations" / "captions_train2017.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_tables_of_captions(ending, tmp_path):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    rows = [{"file_name": str(path), "caption": CAPTIONS[path.name][0], "id": 1} for path in PHOTOS]
+    path = tmp_path / f"captions.{ending}"
+    if ending == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="\t" if ending == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    for place in (path, tmp_path):
+        found = contents(open_pairs(str(place), "CaptionTable"))
+        assert found == [(photo.read_bytes(), CAPTIONS[photo.name][0]) for photo in PHOTOS]
+
+
+def test_coco_captions_are_read_with_all_captions_of_an_image(tmp_path):
+    found = contents(open_pairs(str(write_coco(tmp_path)), "COCOCaptions"))
+    assert found == [(photo.read_bytes(), json.dumps({"captions": CAPTIONS[photo.name]})) for photo in PHOTOS]
+
+
+@pytest.mark.parametrize(
+    ("write", "factory"), [(write_shards, "ImageTextShards"), (write_tsv, "CLIPImgTxtPairTSVDataset")]
+)
+def test_what_is_written_is_read(write, factory, tmp_path):
+    files = write(pairs(10), tmp_path / "out", size=4)
+    assert len(files) == 3
+    (source,) = open_pairs(str(tmp_path / "out"), factory)
+    assert source.group_sizes == [4, 4, 2]
+    assert contents([source]) == [(pair.image, pair.text) for pair in pairs(10)]
+    # A second reader uses the index of the first.
+    assert contents(open_pairs(str(files[1]), factory)) == contents([source])[4:8]
+    both = "+".join(str(path) for path in files[:2])
+    assert contents(open_pairs(both, factory)) == contents([source])[:8]
+
+
+def test_the_converter_goes_both_ways(tmp_path):
+    write_shards(pairs(5), tmp_path / "a", size=3)
+
+    def convert(source, factory, target, output):
+        tool = [sys.executable, "tools/convert_image_text.py", "--input", tmp_path / source, "--format", factory]
+        command = [*tool, "--to", target, "--output", tmp_path / output]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert f"files in {tmp_path / output}, 0 pairs left out" in done.stdout
+
+    convert("a", "ImageTextShards", "tsv", "b")
+    convert("b", "CLIPImgTxtPairTSVDataset", "shards", "c")
+    assert contents(open_pairs(str(tmp_path / "c"), "ImageTextShards")) == [(p.image, p.text) for p in pairs(5)]
+
+
+def test_upstream_tsv_folders_are_read(tmp_path):
+    """Line indices that upstream needs are made where they are missing; row lists choose; texts lie beside."""
+    write_tsv(pairs(6), tmp_path, size=6)
+    (tmp_path / "images-00000.lineidx").unlink()
+    (tmp_path / "images-00000.linelist").write_text("4\n1\n")
+    (source,) = open_pairs(str(tmp_path), "CLIPImgTxtPairTSVDataset")
+    assert [pair.key.split("/")[1] for pair in (source[0], source[1])] == ["1", "4"]
+    offsets = [int(x) for x in (tmp_path / "images-00000.lineidx").read_text().split()]
+    lines = (tmp_path / "images-00000.tsv").read_bytes().splitlines(keepends=True)
+    assert offsets == np.cumsum([0, *map(len, lines)])[:-1].tolist()
+    (tmp_path / "text-00000.tsv").write_text("other\tcaption\n" * 6)
+    (tmp_path / "text-00000.lineidx").unlink()
+    (source,) = open_pairs(str(tmp_path), "CLIPImgTxtPairTSVDataset")
+    with pytest.raises(ValueError, match=r"line of 1 in images-00000\.tsv, of other"):
+        source[0]
+    (tmp_path / "text-00000.tsv").unlink()
+    with pytest.raises(UserError, match=r"expected its captions in text-00000\.tsv"):
+        open_pairs(str(tmp_path), "CLIPImgTxtPairTSVDataset")
+
+
+def test_webdataset_members_in_folders_and_with_two_texts(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in {
+            "x/1.jpg": b"one", "x/1.txt": b"plain", "x/1.json": b'{"caption": "better"}', "x/2.png": b"two",
+            "y/1.jpg": b"three", "y/1.txt": "caf\u00e9".encode(), "y/1.cls": b"7",
+        }.items():  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    found = contents(open_pairs(str(path), "ImageTextShards"))
+    assert found == [(b"one", '{"caption": "better"}'), (b"three", "caf\u00e9")]
+
+
+def test_a_truncated_shard_gives_what_comes_before_the_damage(tmp_path):
+    (path,) = write_shards(pairs(6), tmp_path, size=6)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found = contents(open_pairs(str(path), "ImageTextShards"))
+    assert 1 <= len(found) < 6
+    assert found == [(pair.image, pair.text) for pair in pairs(len(found))]
+
+
+@pytest.mark.parametrize(
+    ("path", "factory", "message"),
+    [
+        ("nothing", "COCOCaptions", "expected a file or folder of image-text pairs, got .*nothing"),
+        ("empty", "ImageTextShards", "expected image-text pairs, got none"),
+        ("empty", "Webdataset", "FACTORY_TRAIN: expected CLIPImgTxtPairTSVDataset or ImageTextShards"),
+        ("table.csv", "CaptionTable", "expected a column of files .*, got a, b"),
+        ("captions_x.json", "COCOCaptions", "expected COCO's captions format"),
+    ],
+)
+def test_wrong_places_are_errors(path, factory, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "captions_x.json").write_text("[]")
+    with pytest.raises(UserError, match=message):
+        open_pairs(str(tmp_path / path), factory)
+
+
+def test_shards_are_shuffled_and_every_sample_comes_once_an_epoch():
+    sizes = [7, 1, 30, 12] * 10
+    order = shuffled_groups(sizes, seed=1)
+    epochs = [[next(order) for _ in range(sum(sizes))] for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(sum(sizes)))
+    assert epochs[0] != epochs[1]
+    again = shuffled_groups(sizes, seed=1)
+    assert [next(again) for _ in range(sum(sizes))] == epochs[0]
+    # Within a stretch of the order only a few shards are read.
+    shard = np.repeat(np.arange(len(sizes)), sizes)
+    assert len(set(shard[epochs[0][:100]])) <= 16
+
+
+CAPTIONS_OF = {
+    "plain text": ["plain text"],
+    '{"captions": ["one", "", "two", "three", "four", "five", "six"]}': ["one", "two", "three", "four", "five", "six"],
+    '{"captions": "a whole sentence"}': ["a whole sentence"],
+    '{"caption": "one", "id": 3}': ["one"],
+    "   ": [],
+    '{"captions": []}': [],
+    '"quoted"': ['"quoted"'],
+    "{broken": ["{broken"],
+}
+
+
+@pytest.mark.parametrize("text", CAPTIONS_OF)
+def test_captions_of_a_text(text):
+    assert all_captions(text) == CAPTIONS_OF[text]
+    drawn = {choose_caption(text) for _ in range(200)}
+    assert drawn == set(CAPTIONS_OF[text] or [""])
+
+
+def test_tags_are_shuffled_into_a_template():
+    random.seed(0)
+    drawn = {choose_caption('{"tags": "red car"}') for _ in range(300)}
+    assert len(drawn) > 100
+    assert all("red car" in caption or "car red" in caption for caption in drawn)
+
+
+@pytest.fixture(scope="module")
+def mapper():
+    return CaptionMapper(CONFIG)
+
+
+STRANGE_CAPTIONS = {
+    "long": "dog " * 2500,
+    "emoji": "a dog \U0001f415\u200d\U0001f9ba on the beach \U0001f3d6\ufe0f",
+    "control": "a\x00dog\x07\n\ton\x1b[31m grass",
+    "one word": "x" * 10000,
+    "right to left": "\u202ecolb a",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE_CAPTIONS)
+def test_strange_captions_keep_their_end_of_text(kind, mapper):
+    mapped = mapper({"pair": Pair("a", PHOTOS[0], STRANGE_CAPTIONS[kind])})
+    tokens = mapped["tokens"]
+    assert tokens.shape == (77,)
+    assert tokens.dtype == torch.long
+    assert (tokens == END_OF_TEXT).sum() == 1
+    assert tokens.argmax() >= 2
+    if kind == "long":
+        assert tokens[76] == END_OF_TEXT
+    if kind == "control":
+        assert torch.equal(tokens, mapper({"pair": Pair("a", PHOTOS[0], "a dog on [31m grass")})["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (Pair("a", PHOTOS[0], ""), "a: no caption"),
+        (Pair("a", PHOTOS[0], '{"captions": [" "]}'), "a: no caption"),
+        (Pair("a", DATA / "missing.jpg", "dog"), "missing.jpg"),
+        (Pair("a", b"", "dog"), "cannot identify"),
+        (Pair("a", PHOTOS[0].read_bytes()[:2000], "dog"), "truncated"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_named(pair, message, mapper):
+    with pytest.raises(UnreadableImageError, match=message):
+        mapper({"pair": pair})
+
+
+def test_damaged_pairs_are_skipped_counted_and_reported(tmp_path, caplog):
+    write_world(tmp_path, count=8, size=4)
+    good = pairs(6)
+    bad = [Pair("a", good[0].image, ""), Pair("b", b"no picture", good[0].text), Pair("c", good[1].image[:900], "dog")]
+    for path in (tmp_path / "shards").iterdir():
+        path.unlink()
+    write_shards([*good, *bad], tmp_path / "shards", size=9)
+    with caplog.at_level(logging.WARNING, "regionclip"):
+        _, report = pretrain(tmp_path, tmp_path / "out")
+    assert report.iterations == 20
+    assert len(report.unreadable) == 3
+    assert caplog.text.count("Replaced unreadable image") == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((640, 480), (66, 50)),
+        ((480, 640), (50, 66)),
+        ((1000, 100), (80, 8)),
+        ((50, 50), (50, 50)),
+        ((5000, 1), (80, 1)),
+    ],
+)
+def test_pictures_are_resized_by_the_published_rule(size, expected):
+    """The longer side is cut to a whole number, not rounded: 50 * 640 / 480 = 66.7."""
+    resize = ShortestEdge(50, 80, Image.Resampling.BICUBIC)
+    assert resize(Image.new("RGB", size)).size == expected
+
+
+def test_two_numbers_make_random_crops(mapper):
+    cfg = CONFIG.clone()
+    cfg.AUG.TRAIN.IMAGE_SIZE = [40, 56]
+    cropping = CaptionMapper(cfg)
+    pair = {"pair": Pair("a", PHOTOS[0], "dog")}
+    torch.manual_seed(0)
+    first, second = cropping(pair)["image"], cropping(pair)["image"]
+    assert first.shape == (3, 40, 56)
+    assert not torch.equal(first, second)
+    assert mapper(pair)["image"].shape == (3, 48, 48)
+
+
+def test_pairs_of_several_sources_are_numbered_through(tmp_path):
+    write_shards(pairs(3), tmp_path / "a")
+    write_tsv(pairs(2), tmp_path / "b")
+    cfg = CONFIG.clone()
+    cfg.DATASETS.TRAIN = ("imgtxtpairs", "imgtxtpairs")
+    cfg.DATASETS.PATH_TRAIN = (str(tmp_path / "a"), str(tmp_path / "b"))
+    cfg.DATASETS.FACTORY_TRAIN = ("ImageTextShards", "CLIPImgTxtPairTSVDataset")
+    found = read_pairs(cfg)
+    assert isinstance(found, ImageTextPairs)
+    assert (len(found), found.group_sizes) == (5, [3, 2])
+    assert [found[i]["pair"].image for i in range(5)] == [p.image for p in [*pairs(3), *pairs(2)]]
+
+
+PARSED = {
+    "A brown dog sits on the wooden bench.": {"dog", "bench"},
+    "Two men ride motor bikes past a red fire hydrant.": {
+        "man",
+        "bike",
+        "motor",
+        "motor bike",
+        "hydrant",
+        "fire",
+        "fire hydrant",
+    },
+    "People watching children fly kites": {"person", "child", "kite"},
+    "A bus stop at the corner of a street": {"bus", "stop", "bus stop", "corner", "street"},
+    "The building's ceiling; painting, clothing!": {"ceiling", "painting", "clothing"},
+    "": set(),
+    "\U0001f415 \U0001f415": set(),
+    "12 345 ...": set(),
+}
+
+
+@pytest.mark.parametrize("caption", PARSED)
+def test_nouns_of_captions(caption):
+    assert set(parse(caption)) == PARSED[caption]
+
+
+def test_a_caption_of_ten_thousand_characters_is_parsed():
+    assert set(parse("dog and cat. " * 1000)) == {"dog", "cat"}
+
+
+@pytest.mark.parametrize(
+    ("plural", "noun"),
+    [
+        ("knives", "knife"),
+        ("buses", "bus"),
+        ("boxes", "box"),
+        ("puppies", "puppy"),
+        ("women", "woman"),
+        ("skis", "ski"),
+        ("glasses", "glasses"),
+        ("tennis", "tennis"),
+        ("tomatoes", "tomato"),
+        ("dishes", "dish"),
+        ("grass", "grass"),
+    ],
+)
+def test_singular(plural, noun):
+    assert singular(plural) == noun
+
+
+def test_spacy_is_an_extra():
+    with pytest.raises(UserError, match="pip install spacy"):
+        spacy_parser("no_such_model")
+
+
+def test_concepts_are_counted_by_caption(tmp_path):
+    found = count_concepts(open_pairs(str(write_coco(tmp_path)), "COCOCaptions"), parse)
+    assert found.captions == 8
+    assert {name: found.concepts[name] for name in ("person", "man", "car", "bowl", "oven", "microwave")} == {
+        "person": 2, "man": 2, "car": 2, "bowl": 2, "oven": 2, "microwave": 2,
+    }  # fmt: skip
+    assert found.at_least(2)[0] == min(name for name, count in found.concepts.items() if count == 2)
+    captions, mentions = found.coverage(["oven", "bird"])
+    assert captions == 4 / 8
+    assert mentions == pytest.approx(4 / sum(map(len, found.nouns)))
+
+
+@pytest.fixture(scope="module")
+def text_weights(tmp_path_factory):
+    """Write the text tower of the tiny CLIP in OpenAI's layout."""
+    encoder = TextEncoder(get_architecture(str(DATA / "tiny_clip.json")))
+    state = deterministic_state_dict({key: value.shape for key, value in encoder.state_dict().items()})
+    path = tmp_path_factory.mktemp("clip") / "clip.pth"
+    torch.save(state, path)
+    return path
+
+
+def test_the_tool_makes_a_pool_from_captions(text_weights, tmp_path):
+    tool = [sys.executable, "tools/build_concept_pool.py", "--captions", write_coco(tmp_path), "--min-count", "2"]
+    size = [
+        "--architecture",
+        DATA / "tiny_clip.json",
+        "--weights",
+        text_weights,
+        "--output",
+        tmp_path / "pool.safetensors",
+    ]
+    done = subprocess.run([*tool, *size], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "8 captions, " in done.stdout
+    assert "they cover 100.0% of the captions" in done.stdout
+    names = read_concept_names(tmp_path / "pool.txt")
+    assert {"oven", "microwave", "person", "car"} <= set(names)
+    with safe_open(tmp_path / "pool.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["names"]) == names
+    assert metadata["model"] == "tiny_clip"
+    assert metadata["templates"] == template_hash()
+    rows = load_class_embeddings(tmp_path / "pool.safetensors", rows=len(names), dim=32)
+    encoder = load_text_encoder(get_architecture(str(DATA / "tiny_clip.json")), str(text_weights))
+    torch.testing.assert_close(rows[:3], embed_concepts(encoder, names[:3], torch.device("cpu")), atol=1e-5, rtol=1e-4)
+    again = [*tool[:2], "--names", tmp_path / "pool.txt", *size[:-1], tmp_path / "again.safetensors"]
+    done = subprocess.run(again, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load_class_embeddings(tmp_path / "again.safetensors"), rows)
+
+
+def test_concept_embeddings_agree_with_the_published():
+    encoder = TextEncoder(get_architecture("RN50")).eval()
+    wrapper = torch.nn.Module()
+    wrapper.lang_encoder = encoder
+    fill_deterministic(wrapper)
+    names = json.loads(str(CONCEPTS["concepts"]))
+    features = embed_concepts(encoder, names, torch.device("cpu"))
+    assert_agrees(CONCEPTS, {"rn50/feats": features.numpy()})
+
+
+def test_bad_pools_are_errors(text_weights, tmp_path):
+    (tmp_path / "twice.txt").write_text("dog,3\ncat,2\ndog,1\n")
+    with pytest.raises(UserError, match="expected names, each once, got twice: dog"):
+        read_concept_names(tmp_path / "twice.txt")
+    from regionclip.clip import load_concepts
+
+    write_embeddings(tmp_path / "twice.safetensors", ["dog", "cat", "dog"], torch.rand(3, 8), "RN50")
+    with pytest.raises(UserError, match="expected each concept once, got twice: dog"):
+        load_concepts(tmp_path / "twice.safetensors", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
+    write_embeddings(tmp_path / "short.safetensors", ["dog"], torch.rand(3, 8), "RN50")
+    with pytest.raises(UserError, match="expected a name for each of 3 rows, got 1 names"):
+        load_concepts(tmp_path / "short.safetensors", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
+    with pytest.raises(UserError, match=r"expected a float tensor \[K, 16\]"):
+        load_concepts(tmp_path / "short.safetensors", 16, "MODEL.CLIP.CONCEPT_POOL_EMB")
+    with pytest.raises(UserError, match="weights of lang_encoder"):
+        load_text_encoder(get_architecture("RN50"), str(text_weights))
