@@ -17,6 +17,7 @@ from PIL import Image
 
 from regionclip.clip import architecture_from_depth
 from regionclip.config import load_config
+from regionclip.config.training_checks import training_problems
 from regionclip.engine.command import choose_device
 from regionclip.modeling.proposals import offline_rpn_config
 from tests.conftest import REPOSITORY, flat
@@ -327,7 +328,7 @@ RPN_CASES = ("coco48", "coco65", "coco80", "lvis866", "lvis866-lsj")
 
 
 def test_every_script_is_tested():
-    assert {*CASES, "train_rpn.sh"} == {path.name for path in REPOSITORY.glob("*.sh")}
+    assert {*CASES, "train_rpn.sh", "pretrain.sh"} == {path.name for path in REPOSITORY.glob("*.sh")}
 
 
 @pytest.fixture
@@ -368,6 +369,21 @@ def test_proposers_are_trained_on_their_classes(case, recorded_call):
     assert cfg.MODEL.RPN.CONV_DIMS == proposer.MODEL.RPN.CONV_DIMS
 
 
+@pytest.mark.parametrize("case", ["", "rn50", "rn50x4", "rn50-small-budget"])
+def test_pretraining_is_called_with_published_names(case, recorded_call):
+    call = recorded_call("pretrain.sh", *filter(None, [case]))
+    overrides = call.split("--config-file ")[1].split()
+    cfg = load_config(overrides[0], overrides[1:])
+    large = case == "rn50x4"
+    size = "RN50x4" if large else "RN50"
+    assert f"./pretrained_ckpt/clip/teacher_{size}_student_{size}_OAI_CLIP.pth" == cfg.MODEL.WEIGHTS
+    assert cfg.MODEL.CLIP.CONCEPT_POOL_EMB.endswith("4764_emb_rn50x4.pth" if large else "4764_emb.pth")
+    assert architecture_from_depth(cfg.MODEL.RESNETS.DEPTH).name == size
+    assert architecture_from_depth(cfg.MODEL.CLIP.TEACHER_RESNETS_DEPTH).name == size
+    assert cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION == cfg.MODEL.CLIP.TEACHER_POOLER_RESOLUTION
+    assert not [p for p in training_problems(cfg) if "CONCEPT_POOL_EMB" not in p.what]
+
+
 def proposer_config(case):
     """Return the OFFLINE_RPN_CONFIG that goes with a proposer."""
     if case.startswith("lvis"):
@@ -397,7 +413,7 @@ def test_scripts_call_the_tools_with_published_names(script, case, recorded_call
 
 
 def test_script_refuses_an_unknown_case():
-    for script in (*CASES, "train_rpn.sh"):
+    for script in (*CASES, "train_rpn.sh", "pretrain.sh"):
         done = subprocess.run(["bash", str(REPOSITORY / script), "rn49-gt-coco"], capture_output=True, text=True)
         assert done.returncode == 2
         assert "error: unknown " in done.stderr
