@@ -324,11 +324,12 @@ CASES = {
 }
 
 
+OTHER_SCRIPTS = ("train_rpn.sh", "pretrain.sh", "extract_concept_features.sh")
 RPN_CASES = ("coco48", "coco65", "coco80", "lvis866", "lvis866-lsj")
 
 
 def test_every_script_is_tested():
-    assert {*CASES, "train_rpn.sh", "pretrain.sh"} == {path.name for path in REPOSITORY.glob("*.sh")}
+    assert {*CASES, *OTHER_SCRIPTS} == {path.name for path in REPOSITORY.glob("*.sh")}
 
 
 @pytest.fixture
@@ -384,6 +385,17 @@ def test_pretraining_is_called_with_published_names(case, recorded_call):
     assert not [p for p in training_problems(cfg) if "CONCEPT_POOL_EMB" not in p.what]
 
 
+@pytest.mark.parametrize("case", ["", "rn50", "rn50x4"])
+def test_concepts_are_extracted_with_published_names(case, recorded_call):
+    call = recorded_call("extract_concept_features.sh", *filter(None, [case]))
+    assert call.startswith("./tools/extract_concept_features.py --config-file ./configs/LVISv1")
+    overrides = call.split("--config-file ")[1].split()
+    cfg = load_config(overrides[0], overrides[1:])
+    assert f"./pretrained_ckpt/regionclip/regionclip_pretrained-cc_{case or 'rn50'}.pth" == cfg.MODEL.WEIGHTS
+    assert architecture_from_depth(cfg.MODEL.RESNETS.DEPTH).embedding_dim == cfg.MODEL.CLIP.TEXT_EMB_DIM
+    assert (cfg.INPUT_DIR, cfg.OUTPUT_DIR) == ("./datasets/custom_concepts", "./output/concept_feats")
+
+
 def proposer_config(case):
     """Return the OFFLINE_RPN_CONFIG that goes with a proposer."""
     if case.startswith("lvis"):
@@ -413,7 +425,7 @@ def test_scripts_call_the_tools_with_published_names(script, case, recorded_call
 
 
 def test_script_refuses_an_unknown_case():
-    for script in (*CASES, "train_rpn.sh", "pretrain.sh"):
+    for script in (*CASES, *OTHER_SCRIPTS):
         done = subprocess.run(["bash", str(REPOSITORY / script), "rn49-gt-coco"], capture_output=True, text=True)
         assert done.returncode == 2
         assert "error: unknown " in done.stderr

@@ -97,7 +97,7 @@ def load_text_encoder(architecture: CLIPArchitecture, weights: str, *, trust_pic
 
 @torch.no_grad()
 def embed_concepts(encoder: TextEncoder, names: Sequence[str], device: torch.device) -> Tensor:
-    """Return float32 [N, D]: the mean over the 81 prompts of each name, not normalised (section 8.4 of the spec).
+    """Return float32 [N, D]: the mean over the 81 prompts of each name, not normalised, as upstream.
 
     Args:
         encoder: text tower.
@@ -134,6 +134,23 @@ def read_concept_names(path: str | Path) -> list[str]:
     if not names or twice:
         actual = f"twice: {', '.join(twice[:5])}" if twice else "none"
         raise user_error(str(path), "names, each once", actual, "correct the file")
+    return names
+
+
+def read_concepts(path: str | Path) -> list[str]:
+    """Return the concepts of a text file, one on each line as upstream reads them; blank lines are left out.
+
+    Raises:
+        UserError: missing file, or nothing in it.
+    """
+    place = Path(path)
+    if not place.is_file():
+        fix = "write it, or set INPUT_DIR"
+        raise user_error(str(path), "a text file with a concept on each line", "no such file", fix)
+    names = [line.strip() for line in place.read_text(encoding="utf-8", errors="replace").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise user_error(str(path), "a concept on each line", "none", "write some")
     return names
 
 
