@@ -43,13 +43,8 @@ def extract(tmp_path):
             "cpu",
         ]
         tool = [sys.executable, "tools/extract_concept_features.py", "--config-file", CONFIG]
-        done = subprocess.run(
-            [*map(str, [*tool, *folders, "MODEL.DEVICE", "cpu", *overrides])],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        command = [str(part) for part in (*tool, *folders, "MODEL.DEVICE", "cpu", *overrides)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
         return done.returncode, done.stdout + done.stderr
 
     return run
