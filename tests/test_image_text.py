@@ -142,25 +142,121 @@ def test_upstream_tsv_folders_are_read(tmp_path):
 
 def test_webdataset_members_in_folders_and_with_two_texts(tmp_path):
     path = tmp_path / "a.tar"
+    members = {
+        "x/1.jpg": b"one", "x/1.txt": b"plain", "x/1.json": b'{"caption": "better"}', "x/2.png": b"two",
+        "y/1.jpg": b"three", "y/1.txt": "caf\u00e9".encode(), "y/1.cls": b"7",
+        "z.jpg": b"four", "z.json": b'{"url": "no words"}', "z.txt": b"words",
+    }  # fmt: skip
+    write_members(path, members)
+    found = contents(open_pairs(str(path), "ImageTextShards"))
+    assert found == [(b"one", '{"caption": "better"}'), (b"three", "caf\u00e9"), (b"four", "words")]
+
+
+def cut(whole):
+    return whole[: len(whole) // 2]
+
+
+def joined(whole):
+    return whole + whole
+
+
+@pytest.mark.parametrize("damage", [cut, joined])
+def test_a_damaged_shard_gives_what_comes_before_and_says_so(damage, tmp_path, caplog):
+    (path,) = write_shards(pairs(6), tmp_path, size=6)
+    path.write_bytes(damage(path.read_bytes()))
+    for _ in range(2):  # with the index of the first visit, too
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "regionclip"):
+            found = contents(open_pairs(str(path), "ImageTextShards"))
+        assert 1 <= len(found) <= 6
+        assert found == [(pair.image, pair.text) for pair in pairs(len(found))]
+        if damage is cut:
+            assert "damaged after" in caplog.text
+            assert len(found) < 6
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b zipped", b"no archive" * 200])
+def test_a_shard_without_a_pair_is_an_error(content, tmp_path):
+    write_shards(pairs(2), tmp_path)
+    (tmp_path / "bad.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.tar: expected a tar file with images and texts"):
+        open_pairs(str(tmp_path), "ImageTextShards")
+
+
+@pytest.mark.parametrize("index", ["", "{", "[]", '{"x": 1}', '{"version": 0, "state": [], "pairs": []}'])
+def test_a_damaged_index_is_made_again(index, tmp_path):
+    (path,) = write_shards(pairs(2), tmp_path)
+    (tmp_path / f"{path.name}.index.json").write_text(index)
+    assert len(contents(open_pairs(str(path), "ImageTextShards"))) == 2
+    assert json.loads((tmp_path / f"{path.name}.index.json").read_text())["version"] == 1
+
+
+def test_files_without_partner_are_counted(tmp_path, caplog):
+    path = tmp_path / "a.tar"
+    write_members(path, {"./1.jpg": b"one", "1.txt": b"text", "2.jpg": b"alone", "3.txt": b"alone"})
+    with caplog.at_level(logging.WARNING, "regionclip"):
+        assert contents(open_pairs(str(path), "ImageTextShards")) == [(b"one", "text")]
+    assert "2 files without a partner" in caplog.text
+
+
+def write_members(path, members):
     with tarfile.open(path, "w") as archive:
-        for name, content in {
-            "x/1.jpg": b"one", "x/1.txt": b"plain", "x/1.json": b'{"caption": "better"}', "x/2.png": b"two",
-            "y/1.jpg": b"three", "y/1.txt": "caf\u00e9".encode(), "y/1.cls": b"7",
-        }.items():  # fmt: skip
+        for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    found = contents(open_pairs(str(path), "ImageTextShards"))
-    assert found == [(b"one", '{"caption": "better"}'), (b"three", "caf\u00e9")]
 
 
-def test_a_truncated_shard_gives_what_comes_before_the_damage(tmp_path):
-    (path,) = write_shards(pairs(6), tmp_path, size=6)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    found = contents(open_pairs(str(path), "ImageTextShards"))
-    assert 1 <= len(found) < 6
-    assert found == [(pair.image, pair.text) for pair in pairs(len(found))]
+def test_old_files_in_the_folder_are_not_mixed_with_new_ones(tmp_path):
+    for write in (write_shards, write_tsv):
+        write(pairs(10), tmp_path, size=4)
+        with pytest.raises(UserError, match="expected a folder without"):
+            write(pairs(10), tmp_path, size=10)
+
+
+@pytest.mark.parametrize("kind", ["MPO", "JPEG2000", "TGA", "PNG", "WEBP", "BMP"])
+def test_pictures_of_any_kind_survive_the_converter(kind, tmp_path):
+    encoded = io.BytesIO()
+    Image.open(PHOTOS[0]).save(encoded, kind)
+    write_shards([Pair("a", encoded.getvalue(), "text"), Pair("b", b"P6 broken", "text")], tmp_path)
+    found = contents(open_pairs(str(tmp_path), "ImageTextShards"))
+    assert [image for image, _ in found] == [encoded.getvalue(), b"P6 broken"]
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufefffile_name,caption\nx.jpg,"one, two"\n', encoding="utf-8")
+    (tmp_path / "b.tsv").write_text('file_name\tcaption\nx.jpg\t"open\ny.jpg\tclosed\n')
+    texts = [source[i].text for source in open_pairs(str(tmp_path), "CaptionTable") for i in range(len(source))]
+    assert texts == ["one, two", '"open', "closed"]
+
+
+def test_coco_files_with_gaps(tmp_path):
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"] += [{"image_id": 0}, {"caption": "nowhere"}, {"image_id": 99, "caption": "gone"}]
+    content["images"].append({"id": 5})
+    path.write_text(json.dumps(content))
+    assert len(contents(open_pairs(str(path), "COCOCaptions"))) == 4
+    content["annotations"] = [{"image_id": 0, "bbox": []}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="expected annotations with captions, got none"):
+        open_pairs(str(path), "COCOCaptions")
+
+
+def test_tsv_files_that_are_not_as_they_should_be(tmp_path):
+    write_tsv(pairs(3), tmp_path, size=3)
+    images = tmp_path / "images-00000.tsv"
+    whole = images.with_suffix(".lineidx").read_text()
+    images.with_suffix(".lineidx").write_text("0\n5\n")
+    open_pairs(str(tmp_path), "CLIPImgTxtPairTSVDataset")
+    assert images.with_suffix(".lineidx").read_text() == whole, "a stale index is written again"
+    for content, message in (("0\n7\n", "expected rows from 0 to 2"), ("a\n", "expected a whole number")):
+        images.with_suffix(".linelist").write_text(content)
+        with pytest.raises(UserError, match=message):
+            open_pairs(str(tmp_path), "CLIPImgTxtPairTSVDataset")
+    (tmp_path / "photos.tsv").write_text("a\tb\n")
+    with pytest.raises(UserError, match="'image' or 'img' in its name"):
+        open_pairs(str(tmp_path / "photos.tsv"), "CLIPImgTxtPairTSVDataset")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +300,13 @@ CAPTIONS_OF = {
     '{"captions": []}': [],
     '"quoted"': ['"quoted"'],
     "{broken": ["{broken"],
+    '{"caption": null}': [],
+    '{"captions": 5, "caption": false}': [],
+    '{"captions": {"a": "b"}}': [],
+    '["a dog", "a cat", 7]': ["a dog", "a cat"],
+    '\ufeff{"caption": "after a mark"}': ["after a mark"],
+    "[" * 10000: ["[" * 10000],
+    '{"a":' * 10000: ['{"a":' * 10000],
 }
 
 
@@ -211,7 +314,7 @@ CAPTIONS_OF = {
 def test_captions_of_a_text(text):
     assert all_captions(text) == CAPTIONS_OF[text]
     drawn = {choose_caption(text) for _ in range(200)}
-    assert drawn == set(CAPTIONS_OF[text] or [""])
+    assert drawn == {caption[:2000] for caption in CAPTIONS_OF[text] or [""]}
 
 
 def test_tags_are_shuffled_into_a_template():
@@ -333,6 +436,7 @@ PARSED = {
     "People watching children fly kites": {"person", "child", "kite"},
     "A bus stop at the corner of a street": {"bus", "stop", "bus stop", "corner", "street"},
     "The building's ceiling; painting, clothing!": {"ceiling", "painting", "clothing"},
+    "A caf\u00e9 with cr\u00eapes": {"caf\u00e9", "cr\u00eape"},
     "": set(),
     "\U0001f415 \U0001f415": set(),
     "12 345 ...": set(),
@@ -362,6 +466,10 @@ def test_a_caption_of_ten_thousand_characters_is_parsed():
         ("tomatoes", "tomato"),
         ("dishes", "dish"),
         ("grass", "grass"),
+        ("firemen", "fireman"),
+        ("zombies", "zombie"),
+        ("mazes", "maze"),
+        ("lenses", "lens"),
     ],
 )
 def test_singular(plural, noun):
@@ -382,7 +490,7 @@ def test_concepts_are_counted_by_caption(tmp_path):
     assert found.at_least(2)[0] == min(name for name, count in found.concepts.items() if count == 2)
     captions, mentions = found.coverage(["oven", "bird"])
     assert captions == 4 / 8
-    assert mentions == pytest.approx(4 / sum(map(len, found.nouns)))
+    assert mentions == pytest.approx(4 / sum(found.concepts.values()))
 
 
 @pytest.fixture(scope="module")
@@ -437,6 +545,9 @@ def test_bad_pools_are_errors(text_weights, tmp_path):
     write_embeddings(tmp_path / "short.safetensors", ["dog"], torch.rand(3, 8), "RN50")
     with pytest.raises(UserError, match="expected a name for each of 3 rows, got 1 names"):
         load_concepts(tmp_path / "short.safetensors", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
+    torch.save(torch.tensor([[1.0] * 8, [0.0] * 8]), tmp_path / "zero.pth")
+    with pytest.raises(UserError, match="expected a direction for each concept, got zeros in row 1"):
+        load_concepts(tmp_path / "zero.pth", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
     with pytest.raises(UserError, match=r"expected a float tensor \[K, 16\]"):
         load_concepts(tmp_path / "short.safetensors", 16, "MODEL.CLIP.CONCEPT_POOL_EMB")
     with pytest.raises(UserError, match="weights of lang_encoder"):

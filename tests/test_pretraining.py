@@ -19,6 +19,7 @@ from detectron2.utils.events import EventStorage
 from regionclip.config import load_config
 from regionclip.config.training_checks import training_problems
 from regionclip.engine.checkpoint import load_weights
+from regionclip.engine.concept_pool import write_embeddings
 from regionclip.engine.distributed import Place, free_port, join
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
@@ -203,10 +204,12 @@ def share_of(rank, world_size, port, folder, output):
 
 
 def gradients(folder, output):
-    """Write losses and gradients of a batch of seven, dealt out as evenly as it goes, averaged as DDP does."""
+    """Write losses and gradients of a batch, dealt out as evenly as it goes, averaged as DDP does."""
     model = make_model(folder, MODEL__CLIP__CONCEPT_THRES=0.3).double()
+    # Pictures of several sizes: what one process pads, all have to.
+    batch = [image for i, image in enumerate(make_batch(7)) if i % 3] + make_batch(3, seed=1, size=(96, 72))[1:]
     with EventStorage():
-        losses = model(make_batch(7)[comm.get_rank() :: comm.get_world_size()])
+        losses = model(batch[comm.get_rank() :: comm.get_world_size()])
     sum(losses.values()).backward()
     found = {name: loss.detach() for name, loss in losses.items()}
     found |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -337,6 +340,18 @@ def test_the_result_is_a_detector(world, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "found" / "inference" / "lvis_instances_results.json").is_file()
+
+
+def test_pools_of_teacher_and_student_have_the_same_names(world, tmp_path):
+    names = [f"concept {i}" for i in range(20)]
+    for file, order in (("student", names), ("teacher", names[::-1])):
+        write_embeddings(tmp_path / f"{file}.safetensors", order, torch.rand(20, 32), "tiny")
+    pools = {
+        "MODEL__CLIP__CONCEPT_POOL_EMB": tmp_path / "student.safetensors",
+        "MODEL__CLIP__TEACHER_CONCEPT_POOL_EMB": tmp_path / "teacher.safetensors",
+    }
+    (problem,) = training_problems(pretraining_config(world, tmp_path, **pools))
+    assert "expected the student's concepts in the same order, got concept 0 and concept 19" in str(problem)
 
 
 BAD_CONFIGS = {

@@ -53,6 +53,11 @@ def load_concepts(path: str | Path, dim: int, key: str, *, rows: int | None = No
         UserError: as for `load_class_embeddings`, or a concept has two rows.
     """
     table = load_class_embeddings(path, rows=rows, dim=dim, key=key)
+    empty = (table.norm(dim=1) == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise user_error(
+            f"{key} {path}", "a direction for each concept", f"zeros in row {empty[0]}", "build the pool again"
+        )
     names = read_names(path)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

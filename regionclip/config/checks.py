@@ -141,7 +141,7 @@ def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _check_paths(cfg: CfgNode) -> Iterator[Problem]:
-    keys = ["MODEL.WEIGHTS"]
+    keys = ["MODEL.WEIGHTS", "MODEL.CLIP.TEACHER_WEIGHTS"]
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
         keys += ["MODEL.CLIP.OFFLINE_RPN_CONFIG", "MODEL.CLIP.BB_RPN_WEIGHTS"]
     for key in keys:

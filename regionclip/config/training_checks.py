@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from regionclip.clip import load_concepts
+from regionclip.clip.class_embeddings import read_names
 from regionclip.config.checks import clip_architecture, dataset_problems, teacher_architecture
 from regionclip.errors import Problem, UserError
 
@@ -86,9 +87,20 @@ def _concept_problems(cfg: CfgNode) -> Iterator[Problem]:
         key = "MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB"
         path = clip.TEACHER_CONCEPT_POOL_EMB or clip.CONCEPT_POOL_EMB
         load_concepts(path, teacher.embedding_dim, key, rows=len(table))
+        names, others = read_names(clip.CONCEPT_POOL_EMB), read_names(path)
     except UserError as error:
         yield from error.problems
         return
+    if names and others and names != others:
+        different = next(f"{a} and {b}" for a, b in zip(names, others, strict=True) if a != b)
+        yield Problem(
+            key, "the student's concepts in the same order", different, "build both pools from one --names file"
+        )
+    if clip.PROPOSAL_CACHE and len(cfg.AUG.TRAIN.IMAGE_SIZE) == 2:
+        expected = "no cache with random crops, of which no two are the same"
+        yield Problem(
+            "MODEL.CLIP.PROPOSAL_CACHE", expected, clip.PROPOSAL_CACHE, "leave it out, or one AUG.TRAIN.IMAGE_SIZE"
+        )
     if teacher.attention_grid != clip.TEACHER_POOLER_RESOLUTION // 2:
         key, fitting = "MODEL.CLIP.TEACHER_POOLER_RESOLUTION", teacher.pooler_resolution
         actual = str(clip.TEACHER_POOLER_RESOLUTION)

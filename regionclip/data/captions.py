@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from PIL import Image
-from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2 import InterpolationMode, RandomResizedCrop
 
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
-from regionclip.data.image_text import Pair, PairSource, open_pairs
+from regionclip.data.image_text import Pair, PairSource, open_pairs, read_json
 from regionclip.data.images import UnreadableImageError, read_image
 
 Record = dict[str, Any]
@@ -24,6 +23,15 @@ Record = dict[str, Any]
 FLIP_PROBABILITY = 0.5
 MAX_CAPTION = 2000
 """Characters of a caption that are looked at: no 77 tokens are longer."""
+
+_RESAMPLING = {
+    Image.Resampling.NEAREST: InterpolationMode.NEAREST,
+    Image.Resampling.BOX: InterpolationMode.BOX,
+    Image.Resampling.BILINEAR: InterpolationMode.BILINEAR,
+    Image.Resampling.HAMMING: InterpolationMode.HAMMING,
+    Image.Resampling.BICUBIC: InterpolationMode.BICUBIC,
+    Image.Resampling.LANCZOS: InterpolationMode.LANCZOS,
+}
 
 GROUPS_TOGETHER = 16
 """Shards whose samples are shuffled with each other, so that reading stays near one place of the disk."""
@@ -64,7 +72,8 @@ class CaptionMapper:
         self.resize = ShortestEdge(aug.TRAIN.IMAGE_SIZE[0], aug.TRAIN.MAX_SIZE, Image.Resampling(aug.INTERPOLATION))
         self.crop: RandomResizedCrop | None = None
         if len(aug.TRAIN.IMAGE_SIZE) == 2:
-            self.crop = RandomResizedCrop(tuple(aug.TRAIN.IMAGE_SIZE), aug.SCALE, aug.RATIO, antialias=True)
+            resampling = _RESAMPLING[Image.Resampling(aug.INTERPOLATION)]
+            self.crop = RandomResizedCrop(tuple(aug.TRAIN.IMAGE_SIZE), aug.SCALE, aug.RATIO, resampling)
 
     def __call__(self, record: Record) -> Record:
         """Return `image` uint8 [3, H, W], RGB; `tokens` int64 [77]; `image_id` and `file_name`.
@@ -130,10 +139,10 @@ def choose_caption(text: str) -> str:
 
     Of `tags` the words are shuffled into a random template. Control characters become spaces.
     """
-    choices = all_captions(text)
-    tags = _json_object(text).get("tags")
-    if tags:
-        words = tags.split() if isinstance(tags, str) else [str(tag) for tag in tags]
+    choices, content = all_captions(text), read_json(text)
+    tags = content.get("tags") if isinstance(content, dict) else None
+    words = tags.split() if isinstance(tags, str) else _strings(tags)
+    if words:
         choices.append(fill_template(random.choice(PROMPT_TEMPLATES), " ".join(random.sample(words, len(words)))))
     caption = random.choice(choices) if choices else ""
     return " ".join("".join(c if c.isprintable() else " " for c in caption[:MAX_CAPTION]).split())
@@ -142,23 +151,21 @@ def choose_caption(text: str) -> str:
 def all_captions(text: str) -> list[str]:
     """Return the captions in the text of a pair.
 
-    A JSON object may hold `captions`, `caption` or `text`, each a list or one string; anything else
-    is the caption itself.
+    A JSON object may hold `captions`, `caption` or `text`, each a list or one string, and a JSON list
+    may hold them directly; anything else is the caption itself.
     """
-    content = _json_object(text)
-    if not content:
-        return [text] if text.strip() else []
-    values = [content.get(key, []) for key in ("captions", "caption", "text")]
-    captions = [caption for value in values for caption in ([value] if isinstance(value, str) else value)]
-    return [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+    content = read_json(text)
+    if isinstance(content, list):
+        return _strings(content)
+    if isinstance(content, dict):
+        return [caption for key in ("captions", "caption", "text") for caption in _strings(content.get(key))]
+    return _strings(text.removeprefix("\ufeff"))
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+def _strings(value: Any) -> list[str]:
+    """Return the strings with words in a string or list; nothing of anything else."""
+    values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [text for text in values if isinstance(text, str) and text.strip()]
 
 
 def shuffled_groups(group_sizes: Sequence[int], seed: int) -> Iterator[int]:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import csv
 import json
+import logging
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import DatasetFromList
 from numpy.typing import NDArray
 
 from regionclip.data.coco_json import read_annotation_file
@@ -21,8 +23,7 @@ from regionclip.data.images import IMAGE_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, resolve_path, write_json
 
-TEXT_ENDINGS = (".json", ".txt")
-"""Members of a tar shard that hold a caption, the preferred first."""
+logger = logging.getLogger(__name__)
 
 INDEX_ENDING = ".index.json"
 
@@ -53,6 +54,10 @@ class PairSource(ABC):
     def __getitem__(self, number: int) -> Pair:
         """Read a pair; raises `OSError` or `ValueError` where it is damaged."""
 
+    def text(self, number: int) -> str:
+        """Read the text of a pair alone."""
+        return self[number].text
+
     def __len__(self) -> int:
         """Return the number of pairs."""
         return sum(self.group_sizes)
@@ -61,20 +66,22 @@ class PairSource(ABC):
 class PathPairs(PairSource):
     """Pairs whose images are files."""
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        """Make a source of pairs in memory."""
-        self.pairs = pairs
-        self.group_sizes = [len(pairs)]
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        """Make a source of pairs, kept as bytes."""
+        entries = [(pair.key, str(pair.image), pair.text) for pair in pairs]
+        self.entries = DatasetFromList(entries, copy=False) if entries else entries
+        self.group_sizes = [len(entries)]
 
     def __getitem__(self, number: int) -> Pair:
         """Return a pair."""
-        return self.pairs[number]
+        key, path, text = self.entries[number]
+        return Pair(key, Path(path), text)
 
 
 class FilePairs(PairSource):
     """Pairs that lie in large files, found by an index."""
 
-    def __init__(self, files: Sequence[Path], index: Callable[[Path], list[Any]]) -> None:
+    def __init__(self, files: Sequence[Path], index: Callable[[Path], Any]) -> None:
         """Make a source; `index` lists where the pairs of a file lie."""
         self.files = list(files)
         self.entries = [index(path) for path in self.files]
@@ -91,57 +98,114 @@ class FilePairs(PairSource):
 class ShardPairs(FilePairs):
     """WebDataset shards: tar files with `key.jpg` and `key.txt` or `key.json` side by side.
 
-    An index of each shard, made on the first visit, is kept beside it; a shard that ends early gives
-    the pairs before the damage.
+    An index of each shard, made on the first visit, is kept beside it. What a damaged shard has lost
+    is logged; it gives the pairs before the damage.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Make a source of tar files."""
-        super().__init__(files, index_shard)
+        """Make a source of tar files; raises `UserError` for one without a pair."""
+        super().__init__(files, read_shard)
 
     def __getitem__(self, number: int) -> Pair:
         """Read a pair."""
-        path, (key, image, text) = self.locate(number)
+        path, places = self.locate(number)
         with path.open("rb") as file:
-            return Pair(f"{path.name}/{key}", _read(file, *image), _read(file, *text).decode("utf-8", "replace"))
+            file.seek(int(places[0]) - tarfile.BLOCKSIZE)
+            name = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "replace").name
+            return Pair(f"{path.name}/{_key_of(name)[0]}", _read(file, *places[:2]), _text(file, places))
+
+    def text(self, number: int) -> str:
+        """Read the text of a pair alone."""
+        path, places = self.locate(number)
+        with path.open("rb") as file:
+            return _text(file, places)
 
 
-def index_shard(path: Path) -> list[Any]:
-    """Return `[key, [offset, size] of the image, [offset, size] of the text]` of each pair of a tar file."""
+def read_shard(path: Path) -> NDArray[np.int64]:
+    """Return offset and size of image, JSON and text of each pair of a tar file: int64 [N, 6], size 0 for none.
+
+    Raises:
+        UserError: there is no pair in it.
+    """
     cache, state = Path(f"{path}{INDEX_ENDING}"), [path.stat().st_size, path.stat().st_mtime_ns]
-    if cache.is_file():
-        content = json.loads(cache.read_text())
-        if content["state"] == state:
-            return content["pairs"]
+    content = read_json(cache.read_text(errors="replace")) if cache.is_file() else None
+    if not isinstance(content, dict) or content.get("version") != 1 or content.get("state") != state:
+        pairs, lost = _index_shard(path)
+        content = {"version": 1, "state": state, "lost": lost, "pairs": pairs}
+        with contextlib.suppress(OSError):  # in a read-only folder it is made again each time
+            write_json(cache, content)
+    if content["lost"]:
+        logger.warning("%s: %s", path, content["lost"])
+    if not content["pairs"]:
+        actual = content["lost"] or "an empty archive"
+        raise user_error(
+            str(path), "a tar file with images and texts, not compressed", actual, "write it again, or remove it"
+        )
+    return np.array(content["pairs"], dtype=np.int64)
+
+
+def _index_shard(path: Path) -> tuple[list[list[int]], str]:
+    """Return the places of the pairs, and a sentence on what is missing."""
     members: dict[str, dict[str, tuple[int, int]]] = {}
-    for name, place in _members(path):
-        stem, ending = name[: name.rfind("/") + 1] + name.rsplit("/", 1)[-1].split(".", 1)[0], Path(name).suffix.lower()
-        kind = "image" if ending in IMAGE_ENDINGS else ending
-        members.setdefault(stem, {})[kind] = place
+    size, end, alone = path.stat().st_size, 0, 0
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, "r:") as archive:
+        for member in archive:
+            end = member.offset_data + member.size
+            if not member.isfile() or end > size:
+                alone += member.isfile() or member.islnk()
+                continue
+            key, kind = _key_of(member.name)
+            parts = members.setdefault(key, {})
+            alone += kind in parts
+            parts[kind] = (member.offset_data, member.size)
     pairs = []
-    for key, parts in members.items():
-        text = next((parts[ending] for ending in TEXT_ENDINGS if ending in parts), None)
-        if "image" in parts and text:
-            pairs.append([key, parts["image"], text])
-    with contextlib.suppress(OSError):  # in a read-only folder it is made again each time
-        write_json(cache, {"state": state, "pairs": pairs})
-    return pairs
+    for parts in members.values():
+        if "image" in parts and (".json" in parts or ".txt" in parts):
+            pairs.append([*parts["image"], *parts.get(".json", (0, 0)), *parts.get(".txt", (0, 0))])
+        else:
+            alone += 1
+    # An archive ends with two empty blocks; Python's reader takes damage for the end.
+    with path.open("rb") as file:
+        file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        rest = file.read(2 * tarfile.BLOCKSIZE)
+    damaged = end > size or len(rest) < 2 * tarfile.BLOCKSIZE or any(rest)
+    lost = [f"damaged after {min(end, size)} of {size} bytes"] if damaged else []
+    lost += [f"{alone} files without a partner, or cut"] if alone else []
+    return pairs, ", ".join(lost)
 
 
-def _members(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    size = path.stat().st_size
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.isfile() and member.offset_data + member.size <= size:
-                    yield member.name, (member.offset_data, member.size)
-    except tarfile.ReadError:
-        return  # cut short: what came before is whole
+def _key_of(name: str) -> tuple[str, str]:
+    """Return the key of a member, all before the first dot of its name, and `image` or its ending."""
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, endings = base.partition(".")
+    ending = f".{endings.rsplit('.', 1)[-1].lower()}"
+    return f"{folder}/{stem}" if folder else stem, "image" if ending in IMAGE_ENDINGS else ending
+
+
+def _text(file: Any, places: Any) -> str:
+    """Return the JSON of a pair where it has words, else its text."""
+    texts = [_read(file, *places[i : i + 2]).decode("utf-8", "replace") for i in (2, 4) if places[i + 1]]
+    if len(texts) == 2 and not _has_words(read_json(texts[0])):
+        return texts[1]
+    return texts[0] if texts else ""
+
+
+def _has_words(content: Any) -> bool:
+    return isinstance(content, list) or (isinstance(content, dict) and any(content.get(key) for key in CAPTION_KEYS))
 
 
 def _read(file: Any, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
+    file.seek(int(offset))
+    return file.read(int(size))
+
+
+def read_json(text: str) -> Any:
+    """Return a JSON object or list, and nothing for any other text."""
+    try:
+        content = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict | list) else None
 
 
 class TSVPairs(FilePairs):
@@ -163,56 +227,83 @@ class TSVPairs(FilePairs):
         text_key, text = _line(self.texts[path], text_at)
         if key != text_key:
             raise ValueError(f"line of {key} in {path.name}, of {text_key} in {self.texts[path].name}")
-        return Pair(f"{path.name}/{key}", _decode_base64(image), text)
+        return Pair(f"{path.name}/{key}", base64.b64decode(image, validate=True), text)
+
+    def text(self, number: int) -> str:
+        """Read the text of a pair alone."""
+        path, (_, text_at) = self.locate(number)
+        return _line(self.texts[path], text_at)[1]
 
 
 def text_file_of(path: Path) -> Path:
-    """Return the text file that upstream reads beside an image file."""
+    """Return the text file that upstream reads beside an image file.
+
+    Raises:
+        UserError: its name does not say that it holds images.
+    """
     for old, new in (("images", "text"), ("image", "text"), ("img", "caption")):
         if old in path.name:
             return path.with_name(path.name.replace(old, new))
-    return path
+    expected = "a TSV file with 'image' or 'img' in its name, which 'text' or 'caption' takes the place of beside it"
+    raise user_error(str(path), expected, path.name, "rename the two files")
 
 
 def line_index(path: Path) -> NDArray[np.int64]:
-    """Return the byte offset of each line: from `<stem>.lineidx`, which is written where it is missing."""
+    """Return the byte offset of each line: from `<stem>.lineidx`, which is written where it is missing or stale."""
     index = path.with_suffix(".lineidx")
     if index.is_file():
-        return np.array(index.read_text().split(), dtype=np.int64)
+        found = _numbers(index)
+        if len(found) and _begins_last_line(path, int(found[-1])):
+            return found
     offsets, position = [], 0
-    with path.open("rb") as file:
-        for line in file:
+    with path.open("rb") as lines:
+        for line in lines:
             offsets.append(position)
             position += len(line)
-    with atomic_write(index) as file:
+    with contextlib.suppress(OSError), atomic_write(index) as file:
         file.write("".join(f"{offset}\n" for offset in offsets).encode())
     return np.array(offsets, dtype=np.int64)
 
 
-def _tsv_lines(images: Path, texts: Path) -> list[Any]:
+def _begins_last_line(path: Path, offset: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(offset - 1, 0))
+        before = file.read(1) if offset else b"\n"
+        return before == b"\n" and file.readline() != b"" and file.read(1) == b""
+
+
+def _numbers(path: Path) -> NDArray[np.int64]:
+    try:
+        return np.array(path.read_text().split(), dtype=np.int64)
+    except ValueError as error:
+        raise user_error(str(path), "a whole number on each line", str(error), "remove the file") from error
+
+
+def _tsv_lines(images: Path, texts: Path) -> NDArray[np.int64]:
     if not texts.is_file():
         raise user_error(str(images), f"its captions in {texts.name}", "no such file", "put it beside the images")
     offsets = line_index(images), line_index(texts)
     if len(offsets[0]) != len(offsets[1]):
         actual = f"{len(offsets[0])} images and {len(offsets[1])} texts"
         raise user_error(str(images), "as many lines as its captions", actual, "write both files again")
-    selected = images.with_suffix(".linelist")
-    rows = range(len(offsets[0]))
-    numbers = sorted(int(row) for row in selected.read_text().split()) if selected.is_file() else rows
-    return [(int(offsets[0][row]), int(offsets[1][row])) for row in numbers]
+    lines, chosen = np.stack(offsets, axis=1), images.with_suffix(".linelist")
+    if not chosen.is_file():
+        return lines
+    rows = np.sort(_numbers(chosen))
+    if len(rows) and not 0 <= rows[0] <= rows[-1] < len(lines):
+        raise user_error(
+            str(chosen), f"rows from 0 to {len(lines) - 1}", f"{rows[0]} to {rows[-1]}", "correct the file"
+        )
+    return lines[rows]
 
 
 def _line(path: Path, offset: int) -> list[str]:
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(int(offset))
         parts = file.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
     if len(parts) != 2:
         raise ValueError(f"{len(parts)} columns instead of 2 in {path.name}")
     return parts
-
-
-def _decode_base64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
 
 
 def read_coco_captions(path: Path) -> PathPairs:
@@ -226,14 +317,15 @@ def read_coco_captions(path: Path) -> PathPairs:
     folder = folder if folder.is_dir() else path.parent
     captions: dict[int, list[str]] = {}
     for annotation in content["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    images = sorted(content["images"], key=lambda image: image["id"])
+        if isinstance(annotation.get("caption"), str):
+            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+    if not captions:
+        raise user_error(str(path), "annotations with captions", "none", fix)
+    images = sorted((i for i in content["images"] if "file_name" in i), key=lambda image: image["id"])
     return PathPairs(
-        [
-            Pair(str(image["id"]), folder / image["file_name"], json.dumps({"captions": captions[image["id"]]}))
-            for image in images
-            if image["id"] in captions
-        ]
+        Pair(str(image["id"]), folder / image["file_name"], json.dumps({"captions": captions[image["id"]]}))
+        for image in images
+        if image["id"] in captions
     )
 
 
@@ -245,16 +337,18 @@ def read_table(path: Path) -> PathPairs:
     words = next((column for column in CAPTION_KEYS if column in columns), None)
     if name is None or words is None:
         expected = f"a column of files ({', '.join(FILE_KEYS)}) and one of captions ({', '.join(CAPTION_KEYS)})"
-        raise user_error(str(path), expected, ", ".join(columns) or "no rows", "rename the columns")
+        raise user_error(str(path), expected, ", ".join(map(str, columns)) or "no rows", "rename the columns")
     return PathPairs(
-        [Pair(f"{i}/{row[name]}", path.parent / str(row[name]), str(row[words] or "")) for i, row in enumerate(rows)]
+        Pair(f"{i}/{row[name]}", path.parent / str(row[name]), str(row[words] or "")) for i, row in enumerate(rows)
     )
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    # Quotation marks are part of the words in TSV files.
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        yield from csv.DictReader(file, **dialect)
 
 
 def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:

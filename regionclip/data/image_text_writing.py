@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,7 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from regionclip.data.image_text import Pair, line_index, text_file_of
+from regionclip.data.image_text import Pair, line_index, read_json, text_file_of
+from regionclip.data.images import DECODING_ERRORS, IMAGE_ENDINGS
+from regionclip.errors import user_error
 from regionclip.files import atomic_write
 
 PAIRS_IN_FILE = 10_000
@@ -20,7 +21,12 @@ PAIRS_IN_FILE = 10_000
 
 
 def write_shards(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FILE) -> list[Path]:
-    """Write WebDataset shards `00000.tar`, ... of `size` pairs each; return the files."""
+    """Write WebDataset shards `00000.tar`, ... of `size` pairs each; return the files.
+
+    Raises:
+        UserError: the folder has shards already.
+    """
+    _refuse_old(folder, "*.tar")
     written = []
     for number, part in enumerate(_parts(pairs, size)):
         path = Path(folder, f"{number:05d}.tar")
@@ -28,7 +34,7 @@ def write_shards(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN
             for i, pair in enumerate(part):
                 image = image_bytes(pair)
                 _add(archive, f"{number:05d}{i:06d}.{image_ending(image)}", image)
-                ending = "json" if _is_json(pair.text) else "txt"
+                ending = "json" if read_json(pair.text) else "txt"
                 _add(archive, f"{number:05d}{i:06d}.{ending}", pair.text.encode())
         written.append(path)
     return written
@@ -39,7 +45,11 @@ def write_tsv(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FI
 
     Returns:
         The image files.
+
+    Raises:
+        UserError: the folder has such files already.
     """
+    _refuse_old(folder, "images-*.tsv")
     written = []
     for number, part in enumerate(_parts(pairs, size)):
         path = Path(folder, f"images-{number:05d}.tsv")
@@ -61,12 +71,13 @@ def image_bytes(pair: Pair) -> bytes:
 
 
 def image_ending(image: bytes) -> str:
-    """Return the file ending of an encoded picture, `jpg` where it is none."""
+    """Return the file ending of an encoded picture; `jpg` where none fits, since the content decides on reading."""
     try:
         with Image.open(io.BytesIO(image)) as picture:
-            return {"JPEG": "jpg"}.get(str(picture.format), str(picture.format).lower())
-    except OSError:
+            ending = str(picture.format).lower()
+    except DECODING_ERRORS:
         return "jpg"
+    return ending if f".{ending}" in IMAGE_ENDINGS - {".jpeg"} else "jpg"
 
 
 def _parts(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
@@ -75,11 +86,11 @@ def _parts(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
         yield part
 
 
-def _is_json(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
+def _refuse_old(folder: str | Path, pattern: str) -> None:
+    old = sorted(Path(folder).glob(pattern))
+    if old:
+        fix = "name another folder, or remove the old files"
+        raise user_error(str(folder), f"a folder without {pattern}", f"{len(old)} such as {old[0].name}", fix)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

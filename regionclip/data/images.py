@@ -15,7 +15,10 @@ IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".t
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error),  # NotImplementedError is a RuntimeError
+    Image.DecompressionBombError,
+)
 """What Pillow raises for broken pictures and broken EXIF data."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L")
@@ -47,7 +50,7 @@ def read_image(path: str | Path | BinaryIO, channels: str = "RGB") -> NDArray[np
     try:
         with Image.open(path) as image:
             pixels = np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
 
@@ -63,7 +66,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             width, height = image.size
             # Pillow turns the size of a TIFF itself.
             turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     return (width, height) if turned else (height, width)
 

@@ -21,7 +21,7 @@ MAX_WORDS = 200
 """Words of a caption that are parsed."""
 
 _WORD_CLASSES = Path(__file__).with_name("english.txt")
-_WORD = re.compile(r"[a-z]+(?:[-'][a-z]+)*|[^\sa-z]")
+_WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|[^\s]")
 
 
 @cache
@@ -40,18 +40,15 @@ def singular(noun: str) -> str:
     """Return the singular of an English noun in lower case."""
     if noun in _irregular():
         return _irregular()[noun]
-    if (
-        noun in _words("same in singular")
-        or len(noun) < 4
-        or noun.endswith(("ss", "us", "is"))
-        or not noun.endswith("s")
-    ):
+    if noun in _words("same in singular") or len(noun) < 4:
         return noun
     if noun.endswith("men"):
         return noun[:-3] + "man"
+    if noun.endswith(("ss", "us", "is")) or not noun.endswith("s"):
+        return noun
     if noun.endswith("ies"):
         return noun[:-3] + "y"
-    if noun.endswith(("ches", "shes", "sses", "xes", "zes", "oes")):
+    if noun.endswith(("ches", "shes", "sses", "xes", "zzes", "oes")):
         return noun[:-2]
     return noun[:-1]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -31,48 +32,55 @@ BATCH = 256
 """Prompts that are encoded at once."""
 
 
-@dataclass(frozen=True)
 class ConceptCounts:
-    """What the captions of a source say."""
+    """What the captions of a source say: their nouns, as numbers in arrays."""
 
-    captions: int
-    """Captions read."""
-    concepts: dict[str, int]
-    """In how many captions each noun or phrase comes, the most frequent first."""
-    nouns: list[frozenset[str]]
-    """Of each caption."""
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.captions = 0
+        self._numbers: dict[str, int] = {}
+        self._mentions, self._caption_of = array("I"), array("I")
+
+    def add(self, nouns: Iterable[str]) -> None:
+        """Count the nouns and phrases of a caption, each once."""
+        for noun in set(nouns):
+            self._mentions.append(self._numbers.setdefault(noun, len(self._numbers)))
+            self._caption_of.append(self.captions)
+        self.captions += 1
+
+    @property
+    def concepts(self) -> dict[str, int]:
+        """In how many captions each noun or phrase comes, by falling frequency, then by name."""
+        counts = np.bincount(np.frombuffer(self._mentions, np.uint32), minlength=len(self._numbers)).tolist()
+        return dict(sorted(zip(self._numbers, counts, strict=True), key=lambda item: (-item[1], item[0])))
 
     def at_least(self, count: int) -> list[str]:
-        """Return the concepts that come in so many captions, by falling frequency, then by name."""
+        """Return the concepts that come in so many captions, the most frequent first."""
         return [name for name, found in self.concepts.items() if found >= count]
 
     def coverage(self, names: Iterable[str]) -> tuple[float, float]:
         """Return the shares of captions with one of `names`, and of noun mentions that are one of them."""
-        chosen = frozenset(names)
-        mentions = sum(map(len, self.nouns))
-        covered = sum(len(nouns & chosen) for nouns in self.nouns)
-        return sum(bool(nouns & chosen) for nouns in self.nouns) / max(self.captions, 1), covered / max(mentions, 1)
+        numbers = [self._numbers[name] for name in names if name in self._numbers]
+        is_one = np.isin(np.frombuffer(self._mentions, np.uint32), numbers)
+        covered = len(np.unique(np.frombuffer(self._caption_of, np.uint32)[is_one]))
+        return covered / max(self.captions, 1), int(is_one.sum()) / max(len(is_one), 1)
 
 
 def count_concepts(sources: Sequence[PairSource], parser: Parser) -> ConceptCounts:
     """Parse all captions; texts that cannot be read are left out and counted in the log."""
-    counts: Counter[str] = Counter()
-    nouns, unreadable = [], 0
+    counts, unreadable = ConceptCounts(), 0
     for source in sources:
         for number in tqdm(range(len(source)), desc="captions", unit="image"):
             try:
-                texts = all_captions(source[number].text)
+                texts = all_captions(source.text(number))
             except (OSError, ValueError):
                 unreadable += 1
                 continue
             for text in texts:
-                found = frozenset(parser(text))
-                counts.update(found)
-                nouns.append(found)
+                counts.add(parser(text))
     if unreadable:
         logger.warning("%d texts could not be read", unreadable)
-    ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    return ConceptCounts(len(nouns), ordered, nouns)
+    return counts
 
 
 class TextTower(nn.Module):

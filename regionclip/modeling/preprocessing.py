@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def pixels_to_unit_range(cfg: CfgNode) -> bool:
@@ -45,10 +46,15 @@ class ImagePreprocessor(nn.Module):
         self.unit_range = unit_range
         self.flip_channels = flip_channels
         self.size_divisibility = size_divisibility
+        self.smallest = (0, 0)
+        """Height and width that a batch is padded to at least: that of other processes."""
 
     def forward(self, images: Sequence[Tensor]) -> ImageList:
         """Return the batch of `images`, each [3, H, W] with values in [0, 255]."""
-        return ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
+        batch = ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
+        height, width = batch.tensor.shape[-2:]
+        padding = (0, max(self.smallest[1] - width, 0), 0, max(self.smallest[0] - height, 0))
+        return ImageList(F.pad(batch.tensor, padding), batch.image_sizes) if any(padding) else batch
 
     def _normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)

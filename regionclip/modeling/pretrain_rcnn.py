@@ -187,11 +187,14 @@ class PretrainFastRCNN(nn.Module):
         """
         if not self.training:
             raise RuntimeError("PretrainFastRCNN only trains: evaluate its weights with a CLIP_fast_rcnn config")
+        if self.gather:
+            self._pad_as_all_processes(batched_inputs)
         images = self.preprocessor([image["image"] for image in batched_inputs])
         regions = self._sample_regions(batched_inputs)
         whole = self._whole_image_boxes(images)
         boxes = [Boxes.cat([own, whole_image]) for own, whole_image in zip(regions, whole, strict=True)]
         embeddings = self.roi_heads(self.backbone(images.tensor), boxes)
+        embeddings = embeddings.to(_exact(embeddings))
         # The last box of each image is the image itself.
         is_whole = torch.cat([torch.arange(len(b), device=self.device) == len(b) - 1 for b in boxes])
         losses = {}
@@ -199,8 +202,19 @@ class PretrainFastRCNN(nn.Module):
             tokens = torch.stack([image["tokens"] for image in batched_inputs]).to(self.device)
             losses["loss_img_txt_level"] = self._image_text_loss(embeddings[is_whole], tokens)
         if self.teacher_backbone is not None:
-            losses |= self._concept_losses(embeddings[~is_whole], self._teach(images, regions))
+            teacher = self._teach(images, regions)
+            # Half precision would round cosines that are then divided by 0.01.
+            with torch.autocast(self.device.type, enabled=False):
+                losses |= self._concept_losses(embeddings[~is_whole], teacher)
         return losses
+
+    def _pad_as_all_processes(self, inputs: Sequence[ImageInput]) -> None:
+        """Pad to the largest image of all processes: padding moves features a little."""
+        sizes = comm.all_gather([tuple(image["image"].shape[1:]) for image in inputs])
+        heights, widths = zip(*(size for process in sizes for size in process), strict=True)
+        for preprocessor in (self.preprocessor, self.offline_preprocessor):
+            if preprocessor is not None:
+                preprocessor.smallest = (max(heights), max(widths))
 
     @torch.no_grad()
     def _sample_regions(self, inputs: Sequence[ImageInput]) -> list[Boxes]:
@@ -221,9 +235,11 @@ class PretrainFastRCNN(nn.Module):
         assert self.lang_encoder is not None
         with torch.no_grad():
             texts = self.lang_encoder(tokens)
+            texts = texts.to(_exact(texts))
         if self.gather:
             images, texts = gather_rows(images), gather_rows(texts)
-        return image_text_loss(images, texts, self.temperature)
+        with torch.autocast(self.device.type, enabled=False):
+            return image_text_loss(images, texts, self.temperature)
 
     @torch.no_grad()
     def _teach(self, images: ImageList, regions: Sequence[Boxes]) -> Tensor:
@@ -232,8 +248,9 @@ class PretrainFastRCNN(nn.Module):
         features = self.teacher_backbone(images.tensor)
         maps = [features[name] for name in self.roi_heads.in_features]
         embeddings = self.teacher_encoder.embed(self.teacher_encoder.region_maps(maps, regions))
-        cosines = unit_rows(embeddings) @ self.teacher_concept_emb.T
-        return (cosines / TEACHER_TEMPERATURE).softmax(dim=1)
+        with torch.autocast(self.device.type, enabled=False):
+            cosines = unit_rows(embeddings.to(self.teacher_concept_emb.dtype)) @ self.teacher_concept_emb.T
+            return (cosines / TEACHER_TEMPERATURE).softmax(dim=1)
 
     def _concept_losses(self, embeddings: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Return distillation and contrast of regions [R, D] with the teacher's probabilities [R, C]."""
@@ -262,6 +279,11 @@ class PretrainFastRCNN(nn.Module):
         count = int(kept.sum())
         assert self.matching is not None
         return sum(comm.all_gather(count)) if self.matching.across_processes else count
+
+
+def _exact(values: Tensor) -> torch.dtype:
+    """Return the type that half precision is compared in."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _build_source(cfg: CfgNode) -> ProposalSource:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import torch
 from detectron2.modeling.proposal_generator import RPN
@@ -170,7 +171,8 @@ def _hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:
 def _key(image: ImageInput) -> str:
     pixels = image["image"]
     digest = hashlib.blake2b(pixels.cpu().contiguous().numpy(), digest_size=8).hexdigest()
-    return f"{image.get('image_id', '')}-{pixels.shape[1]}x{pixels.shape[2]}-{digest}"
+    name = quote(str(image.get("image_id", "")), errors="replace")
+    return f"{name}-{pixels.shape[1]}x{pixels.shape[2]}-{digest}"
 
 
 def _names(path: Path) -> list[str]:

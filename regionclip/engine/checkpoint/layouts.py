@@ -126,12 +126,12 @@ def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
 
 
 def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
-    """Return the image tower of a CLIP or RegionCLIP file under `teacher_backbone.*`.
+    """Return the image tower of a CLIP or RegionCLIP file, what it learned, under `teacher_backbone.*`.
 
     Raises:
         UserError: the file holds no CLIP image tower.
     """
-    for prefix in ("teacher_backbone.", "backbone.", "visual."):
+    for prefix in ("visual.", "backbone.", "teacher_backbone."):
         tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if "attnpool.positional_embedding" in tower:
             return {f"teacher_backbone.{key}": value for key, value in tower.items() if not _BOOKKEEPING.search(key)}

@@ -146,6 +146,8 @@ def _fix(part: str) -> str:
     source = "MODEL.WEIGHTS"
     if part.startswith("offline_"):
         source = "MODEL.CLIP.BB_RPN_WEIGHTS"
+    elif part.startswith("teacher_"):
+        source = "MODEL.CLIP.TEACHER_WEIGHTS or MODEL.WEIGHTS"
     elif part.endswith("cls_score"):
         source = "MODEL.CLIP.TEXT_EMB_PATH"
     return f"name a file that has them in {source}, or accept random values with --allow-missing {part}"
