@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from regionclip.config import load_config
 from regionclip.data.image_text import Pair
-from regionclip.data.image_text_writing import write_shards
+from regionclip.data.image_text.writing import write_shards
 from regionclip.data.training import Batch, read_training_data, training_batches
 from regionclip.engine import DetectorTrainer
 from regionclip.files import REPOSITORY

@@ -10,7 +10,7 @@ from detectron2.utils.env import seed_all_rng
 
 from regionclip.config import load_config
 from regionclip.data.image_text import Pair
-from regionclip.data.image_text_writing import write_shards
+from regionclip.data.image_text.writing import write_shards
 from regionclip.engine import DetectorTrainer
 from regionclip.modeling import build_model
 from regionclip.testing import deterministic_text_embeddings, fill_deterministic

@@ -28,7 +28,7 @@ from regionclip.data.captions import (
     shuffled_groups,
 )
 from regionclip.data.image_text import Pair, open_pairs
-from regionclip.data.image_text_writing import image_bytes, write_shards, write_tsv
+from regionclip.data.image_text.writing import image_bytes, write_shards, write_tsv
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.nouns import parse, singular, spacy_parser
 from regionclip.engine.concept_pool import (

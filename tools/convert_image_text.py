@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from regionclip.data.image_text import FACTORIES, Pair, open_pairs
-from regionclip.data.image_text_writing import PAIRS_IN_FILE, write_shards, write_tsv
+from regionclip.data.image_text.writing import PAIRS_IN_FILE, write_shards, write_tsv
 from regionclip.engine.command import DONE, SOME_FAILED, log_to_console, run_command
 
 WRITERS = {"shards": write_shards, "tsv": write_tsv}

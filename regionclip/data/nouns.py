@@ -7,7 +7,7 @@ adjective or adverb, and no verb by its form or place, is taken for a noun; a ru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,8 @@ def parse(caption: str) -> list[str]:
 
 def _noun_runs(caption: str) -> Iterator[list[str]]:
     words = _WORD.findall(caption)[:MAX_WORDS]
-    run: list[str] = []
-    for i, word in enumerate(words):
-        before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
-        if _is_noun(word, before, after, bool(run)):
-            run.append(word)
-        elif run:
-            yield run
-            run = []
-    if run:
-        yield run
+    around = ["", *words, ""]
+    return _runs(words, lambda i, in_run: _is_noun(words[i], around[i], around[i + 2], in_run))
 
 
 def _is_noun(word: str, before: str, after: str, in_run: bool) -> bool:
@@ -119,7 +111,7 @@ def spacy_parser(model: str = "en_core_web_sm") -> Parser:
     def parse_with_spacy(caption: str) -> list[str]:
         words = list(pipeline(caption)[:MAX_WORDS])
         found = []
-        for run in _runs(words, lambda word: word.pos_ in ("NOUN", "PROPN")):
+        for run in _runs(words, lambda i, _: words[i].pos_ in ("NOUN", "PROPN")):
             *modifiers, head = run
             lemma = head.lemma_.lower()
             parts = [word.text.lower() for word in modifiers]
@@ -131,10 +123,11 @@ def spacy_parser(model: str = "en_core_web_sm") -> Parser:
     return parse_with_spacy
 
 
-def _runs(words: Iterable[Any], belongs: Callable[[Any], bool]) -> Iterator[list[Any]]:
+def _runs(words: Sequence[Any], belongs: Callable[[int, bool], bool]) -> Iterator[list[Any]]:
+    """Yield the longest runs of words for which `belongs(number, whether in a run)`."""
     run: list[Any] = []
-    for word in words:
-        if belongs(word):
+    for i, word in enumerate(words):
+        if belongs(i, bool(run)):
             run.append(word)
         elif run:
             yield run

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from regionclip.data.image_text import Pair, line_index, read_json, text_file_of
+from regionclip.data.image_text.pairs import Pair, read_json
+from regionclip.data.image_text.tsv import line_index, text_file_of
 from regionclip.data.images import DECODING_ERRORS, IMAGE_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import atomic_write

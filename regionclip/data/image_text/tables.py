@@ -1,0 +1,70 @@
+"""Captions of picture files: COCO's format, and tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regionclip.data.coco_json import read_annotation_file
+from regionclip.data.image_text.pairs import CAPTION_KEYS, Pair, PathPairs
+from regionclip.errors import user_error
+
+FILE_KEYS = ("file_name", "filename", "filepath", "image", "path")
+"""Columns of tables that hold file names."""
+
+
+def read_coco_captions(path: Path) -> PathPairs:
+    """Return the pairs of a COCO captions file: an image with all its captions.
+
+    Images lie in `../../SPLIT` of `annotations/captions_SPLIT.json`, or beside the file.
+    """
+    fix = "name a captions_*.json file"
+    content = read_annotation_file(path, what="COCO's captions format", fix=fix, key="annotations")
+    folder = path.parent.parent / path.stem.removeprefix("captions_")
+    folder = folder if folder.is_dir() else path.parent
+    captions: dict[int, list[str]] = {}
+    for annotation in content["annotations"]:
+        if isinstance(annotation.get("caption"), str):
+            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+    if not captions:
+        raise user_error(str(path), "annotations with captions", "none", fix)
+    images = sorted((i for i in content["images"] if "file_name" in i), key=lambda image: image["id"])
+    return PathPairs(
+        Pair(str(image["id"]), folder / image["file_name"], json.dumps({"captions": captions[image["id"]]}))
+        for image in images
+        if image["id"] in captions
+    )
+
+
+def read_table(path: Path) -> PathPairs:
+    """Return the pairs of a CSV, TSV or Parquet table of file names, relative to the table, and captions."""
+    rows = list(_parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path))
+    columns = list(rows[0]) if rows else []
+    name = next((column for column in FILE_KEYS if column in columns), None)
+    words = next((column for column in CAPTION_KEYS if column in columns), None)
+    if name is None or words is None:
+        expected = f"a column of files ({', '.join(FILE_KEYS)}) and one of captions ({', '.join(CAPTION_KEYS)})"
+        raise user_error(str(path), expected, ", ".join(map(str, columns)) or "no rows", "rename the columns")
+    return PathPairs(
+        Pair(f"{i}/{row[name]}", path.parent / str(row[name]), str(row[words] or "")) for i, row in enumerate(rows)
+    )
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    # Quotation marks are part of the words in TSV files.
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        yield from csv.DictReader(file, **dialect)
+
+
+def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        fix = "pip install pyarrow, or write the table as CSV"
+        raise user_error(str(path), "pyarrow, which reads Parquet", "it is not installed", fix) from error
+    return pyarrow.parquet.read_table(path).to_pylist()
