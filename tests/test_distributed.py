@@ -1,20 +1,23 @@
 """Several processes: the same training as one, started in any of three ways."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
 from regionclip.data.coco_split import BASE_CATEGORIES
-from regionclip.engine.distributed import Place, first_machine, place_from_environment
+from regionclip.data.loaders import TestMapper
+from regionclip.engine.distributed import Place, first_machine, free_port, join, place_from_environment
 from regionclip.errors import UserError
 from tests.conftest import REPOSITORY, flat
-from tests.training import CONFIG, differing, final_state, train_in_processes, training_config, write_pictures
+from tests.training import CONFIG, differing, final_state, train, train_in_processes, training_config, write_pictures
 
 SAME_SIZE = {
     "INPUT__MIN_SIZE_TRAIN": "(64,)",
@@ -53,6 +56,35 @@ def test_evaluation_in_two_processes_gives_the_same_results(tmp_path):
     assert len(detections) > 20
     assert results[0] == results[1]
     assert results[2] == results[3]
+
+
+def evaluate_and_stop(rank, port, folder, output):
+    """Train one step, then evaluate slowly; the second process gets its signal later than the first."""
+    torch.set_num_threads(1)
+    place = Place(rank, 2, rank, 2, f"tcp://127.0.0.1:{port}")
+    read = TestMapper.__call__
+
+    def slowly(mapper, record):
+        time.sleep(0.3)
+        return read(mapper, record)
+
+    TestMapper.__call__ = slowly
+    threading.Timer(1.5 + rank, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    join(place, lambda: train(folder, output, **SAME_SIZE | {"SOLVER__MAX_ITER": 1}), on_gpu=False)
+
+
+def test_a_signal_that_comes_late_to_one_process_ends_the_evaluation_of_all(tmp_path):
+    write_pictures(tmp_path / "world", count=24)
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    arguments = [(rank, port, str(tmp_path / "world"), str(tmp_path / "out")) for rank in (0, 1)]
+    processes = [context.Process(target=evaluate_and_stop, args=a) for a in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
+    (newest,) = json.loads((tmp_path / "out" / "checkpoints.json").read_text())
+    assert newest["file"] == "model_0000000_before_evaluation.pth"
 
 
 TORCHRUN = {

@@ -300,6 +300,15 @@ def test_exact_rpn_reports_diverged_training():
         rpn.predict_proposals(anchors, [torch.tensor([[float("nan")]])], [torch.zeros(1, 1, 4)], [(20, 20)])
 
 
+def test_exact_rpn_leaves_out_boxes_that_are_not_finite():
+    rpn = ExactRPN(load_config("", ["MODEL.DEVICE", "cpu"]), {"res4": ShapeSpec(channels=8, stride=16)}).eval()
+    anchors = [Boxes(torch.tensor([[0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 15.0, 15.0]]))]
+    deltas = torch.zeros(1, 2, 4)
+    deltas[0, 0, 0] = float("nan")
+    (found,) = rpn.predict_proposals(anchors, [torch.tensor([[3.0, 1.0]])], [deltas], [(20, 20)])
+    assert found.proposal_boxes.tensor.tolist() == [[5.0, 5.0, 15.0, 15.0]]
+
+
 def test_heads_pool_with_this_package(detector):
     poolers = [
         detector().roi_heads.pooler,

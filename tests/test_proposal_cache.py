@@ -109,6 +109,18 @@ def test_boxes_of_another_proposer_are_an_error(detector, overrides, change, wha
         second.proposal_source.propose(images(), torch.device("cpu"))
 
 
+def test_mixed_precision_finds_the_same_boxes(detector):
+    model = detector()
+    expected = model.proposal_source.propose(images(), torch.device("cpu"))
+    model.proposal_source.flush()
+    again = detector()
+    again.proposal_source.folder = again.proposal_source.folder / "other"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(again.proposal_source.propose(images(), torch.device("cpu")), expected)
+    again.proposal_source.flush()
+    assert same(again.proposal_source.propose(images(), torch.device("cpu")), expected)
+
+
 def test_shards_of_unknown_origin_and_torn_shards_are_errors(detector, tmp_path):
     model = detector()
     model.proposal_source.propose(images(), torch.device("cpu"))

@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends with the same bits as one that is not."""
 
+import json
 import logging
 import os
 import random
@@ -140,6 +141,34 @@ def test_a_finished_run_has_nothing_left_to_do(world, uninterrupted, tmp_path):
     assert_same_run(tmp_path / "run", uninterrupted[0])
 
 
+def test_a_run_killed_between_its_last_files_writes_them(world, tmp_path):
+    """50 steps, a state every 10: the last periodic state is that of the last step."""
+    settings = SETTINGS | {"SOLVER__CHECKPOINT_PERIOD": 10}
+    train(world, tmp_path / "whole", resume=False, **settings)
+    for missing in (("model_final.pth", "model_final_ema.pth"), ("model_final.pth",)):
+        shutil.copytree(tmp_path / "whole", tmp_path / "killed", dirs_exist_ok=True)
+        for name in missing:
+            (tmp_path / "killed" / name).unlink()
+        entries = json.loads((tmp_path / "killed" / "checkpoints.json").read_text())[:-1]
+        (tmp_path / "killed" / "checkpoints.json").write_text(json.dumps(entries))
+        _, report = train(world, tmp_path / "killed", **settings)
+        assert (report.iterations, report.weights.name) == (50, "model_final.pth")
+        assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_changed_learning_rate_counts_from_the_resumption_on(world, uninterrupted, tmp_path, caplog):
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
+    kept = [entry for entry in entries if entry["file"] <= "model_0000034.pth"]
+    (tmp_path / "run" / "checkpoints.json").write_text(json.dumps(kept))
+    with caplog.at_level(logging.WARNING):
+        trainer, _ = train(world, tmp_path / "run", **SETTINGS, SOLVER__BASE_LR=0.0005)
+    assert "The base learning rate was 0.002 and is 0.0005 from now on" in caplog.text
+    assert trainer.start_iter == 35
+    rates = {iteration: rate for rate, iteration in trainer.storage.history("lr").values()}
+    assert (rates[34], rates[35], rates[49]) == pytest.approx((0.002, 0.0005, 0.00005))
+
+
 def test_files_of_detectron2_are_resumed(world, uninterrupted, tmp_path):
     state = torch.load(uninterrupted[0] / "model_0000041.pth", weights_only=True)
     del state["run"]
@@ -147,10 +176,13 @@ def test_files_of_detectron2_are_resumed(world, uninterrupted, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000041.pth")
     trainer, report = train(world, tmp_path, **SETTINGS)
     assert (trainer.start_iter, report.iterations) == (42, 50)
+    for name, value in trainer.average.average.items():
+        # The average began at the weights of the file, not at those of a new model.
+        assert (value - state["model"][name]).abs().max() < 0.01, name
 
 
 def test_weights_alone_are_not_resumed(world, uninterrupted, tmp_path):
     shutil.copy(uninterrupted[0] / "model_final_ema.pth", tmp_path / "weights.pth")
     (tmp_path / "last_checkpoint").write_text("weights.pth")
-    with pytest.raises(UserError, match=r"expected the state of a training run, got weights only"):
+    with pytest.raises(UserError, match=r"expected the state of a training run .*, got weights only"):
         train(world, tmp_path, **SETTINGS)

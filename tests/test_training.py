@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
@@ -20,6 +21,7 @@ from regionclip.data.lvis import load_lvis
 from regionclip.data.sampling import TrainingBatches, endless_order
 from regionclip.data.training import TrainingMapper, read_training_data, training_batches
 from regionclip.engine import DetectorTrainer
+from regionclip.engine.workflows import scale_to_processes
 from regionclip.errors import UserError
 from regionclip.testing import deterministic_text_embeddings
 from tests.conftest import DATA
@@ -166,6 +168,89 @@ def test_masks_that_cannot_be_learned_are_left_out():
         (cleaned,), counts = clean_records([record], 1, mask_format=mask_format)
         assert len(cleaned["annotations"]) == usable
         assert counts["annotations without mask"] == counts["masks with broken polygons"] == 2
+
+
+ODD_ANNOTATIONS = {
+    "a null": None,
+    "numbers as strings": {"bbox": ["5", "5", "10", "10"]},
+    "no box": {"bbox": None},
+    "a number of 400 digits": {"bbox": [5, 5, 10, 10**400]},
+    "a flat polygon": {"segmentation": [5, 5, 20, 5, 20, 20]},
+    "a number for a polygon": {"segmentation": 7},
+    "a null in a polygon": {"segmentation": [[5, 5, None, 5, 20, 20]]},
+    "run lengths without counts": {"segmentation": {"size": [64, 96]}},
+    "run lengths of another size": {"segmentation": {"size": [5, 5], "counts": [25]}},
+    "broken run lengths": {"segmentation": {"size": [64, 96], "counts": [1, 2]}},
+    "a crowd in words": {"iscrowd": "1"},
+}
+
+
+@pytest.mark.parametrize("masks", ["none", "polygon", "bitmask"])
+def test_odd_annotations_never_stop_a_training(masks, world, tmp_path):
+    folder, change = world
+
+    def damage(content):
+        for changes in ODD_ANNOTATIONS.values():
+            content["annotations"].append(changes if changes is None else content["annotations"][0] | changes)
+        for image in content["images"][:2]:
+            image["width"] = None
+        content["images"][2].pop("height")
+
+    change(damage)
+    options = {"MODEL__MASK_ON": masks != "none", "INPUT__MASK_FORMAT": masks if masks != "none" else "polygon"}
+    trainer, report = train(folder, tmp_path / "out", **SHORT | options | {"SOLVER__MAX_ITER": 8})
+    assert (report.iterations, report.unreadable) == (8, [])
+    assert len(trainer.data.records) == 8
+
+
+def test_images_without_annotation_are_kept_when_asked_for(world):
+    folder, change = world
+    change(lambda content: content.update(annotations=[a for a in content["annotations"] if a["image_id"] > 2]))
+    for wanted, count in ((True, 5), (False, 8)):
+        cfg = training_config(folder, folder / "out", DATALOADER__FILTER_EMPTY_ANNOTATIONS=wanted)
+        assert len(read_training_data(cfg).records) == count
+
+
+def test_classes_that_detectron2_reads_late_are_checked_then(world, tmp_path):
+    folder, _ = world
+    register_coco_instances(f"own_{tmp_path}", {}, str(folder / "annotations.json"), str(folder / "pictures"))
+    own = {"DATASETS__TRAIN": f"('own_{tmp_path}',)", "MODEL__ROI_HEADS__NUM_CLASSES": 4}
+    with pytest.raises(UserError, match="NUM_CLASSES: expected 3, the classes of own_"):
+        train(folder, tmp_path / "out", **SHORT | own)
+    assert not (tmp_path / "out").exists()
+    DatasetCatalog.remove(f"own_{tmp_path}")
+    MetadataCatalog.remove(f"own_{tmp_path}")
+
+
+def test_norms_that_are_trained_are_as_before_a_step_that_diverged(world, tmp_path):
+    folder, _ = world
+    settings = SHORT | {"MODEL__RESNETS__NORM": "BN", "SOLVER__CHECKPOINT_PERIOD": 100}
+    trainer = DetectorTrainer(training_config(folder, tmp_path / "out", **settings), allow_missing=("offline_",))
+    trainer.resume_or_load(False)
+    forward, steps = trainer.model.forward, []
+
+    def poisoned(batch):
+        steps.append(batch)
+        if len(steps) == 3:
+            for image in batch:
+                image["image"] = image["image"].float() * math.nan
+        return forward(batch)
+
+    trainer.model.forward = poisoned
+    with pytest.raises(UserError, match="the state before this step is in"):
+        trainer.train()
+    weights = torch.load(tmp_path / "out" / "model_0000001.pth", weights_only=True)["model"]
+    assert "backbone.bn1.running_mean" in weights
+    assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize(("reference", "images", "rate"), [(0, 16, 0.002), (1, 16, 0.002), (4, 4, 0.0005)])
+def test_a_config_for_other_processes_is_scaled_before_it_is_checked(reference, images, rate, world, tmp_path):
+    options = {"SOLVER__IMS_PER_BATCH": 16, "SOLVER__REFERENCE_WORLD_SIZE": reference, "SOLVER__MAX_ITER": 100}
+    cfg = scale_to_processes(training_config(world[0], tmp_path, **options))
+    assert (images, rate) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR)
+    with pytest.raises(UserError, match="REFERENCE_WORLD_SIZE: expected a divisor of 16"):
+        scale_to_processes(training_config(world[0], tmp_path, **options | {"SOLVER__REFERENCE_WORLD_SIZE": 5}))
 
 
 def test_unreadable_images_are_replaced_and_reported(world, tmp_path, caplog):

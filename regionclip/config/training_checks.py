@@ -36,7 +36,7 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
         return
     for name in cfg.DATASETS.TRAIN:
         problems = list(dataset_problems(name, "DATASETS.TRAIN"))
-        yield from problems or _class_problems(cfg, name)
+        yield from problems or class_problems(cfg, name)
     if cfg.TEST.PRECISE_BN.ENABLED:
         actual = "True, which no frozen norm needs and no run can resume"
         yield Problem("TEST.PRECISE_BN.ENABLED", "False", actual, "add TEST.PRECISE_BN.ENABLED False")
@@ -109,7 +109,8 @@ def _concept_problems(cfg: CfgNode) -> Iterator[Problem]:
         )
 
 
-def _class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
+def class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
+    """Yield how the classes of a training set contradict the detector's, as far as they are known."""
     classes = MetadataCatalog.get(dataset).get("thing_classes")
     wanted, key = cfg.MODEL.ROI_HEADS.NUM_CLASSES, "MODEL.ROI_HEADS.NUM_CLASSES"
     if classes is None or len(classes) == wanted or cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":

@@ -66,8 +66,8 @@ def load_coco(annotation_file: str, image_root: str, class_names: Iterable[str],
     return [
         {
             "file_name": str(Path(image_root, image["file_name"])),
-            "height": image["height"],
-            "width": image["width"],
+            "height": image.get("height"),
+            "width": image.get("width"),
             "image_id": image["id"],
             "annotations": [_annotation(a, contiguous[a["category_id"]]) for a in annotations[image["id"]]],
         }
@@ -80,8 +80,10 @@ def annotations_by_image(content: dict[str, Any], source: str) -> dict[int, list
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     left_out: Counter[str] = Counter()
-    for annotation in content.get("annotations", ()):
-        if annotation.get("category_id") not in categories:
+    for annotation in content.get("annotations") or ():
+        if not isinstance(annotation, dict):
+            left_out["that are none"] += 1
+        elif annotation.get("category_id") not in categories:
             left_out["of unknown categories"] += 1
         elif annotation.get("image_id") not in by_image:
             left_out["of unknown images"] += 1

@@ -21,12 +21,13 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_tools
 from torch.utils.data import DataLoader, Dataset
 
+from regionclip.config.training_checks import class_problems
 from regionclip.data.captions import CaptionMapper, read_pairs, shuffled_groups
 from regionclip.data.cleaning import CLIPPED, clean_records
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.loaders import read_records
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
-from regionclip.errors import user_error
+from regionclip.errors import UserError, user_error
 from regionclip.randomness import derived_seed, seeded_on_cpu
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,14 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
         dataset = read_records(name)
         if cfg.MODEL.LOAD_PROPOSALS:
             dataset = load_proposals_into_dataset(dataset, cfg.DATASETS.PROPOSAL_FILES_TRAIN[number])
-        usable, counts = clean_records(dataset, cfg.MODEL.ROI_HEADS.NUM_CLASSES, mask_format=mask_format)
+        # Detectron2 knows the classes of a dataset of the user's own only now.
+        problems = list(class_problems(cfg, name))
+        if problems:
+            raise UserError(problems)
+        keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        usable, counts = clean_records(
+            dataset, cfg.MODEL.ROI_HEADS.NUM_CLASSES, mask_format=mask_format, keep_empty=keep_empty
+        )
         for reason, count in counts.items():
             logger.warning("%s: %d %s%s", name, count, reason, "" if reason == CLIPPED else ", left out")
         if not usable:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from regionclip.data import TestLoader
 from regionclip.engine.journal import PredictionJournal
+from regionclip.engine.signals import Interrupted, stop_requested
 from regionclip.evaluation import Prediction, PredictionWriter
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def run_inference(
     evaluator.predictions += finished
     with inference_context(model), torch.no_grad():
         for batch in _with_progress(loader):
+            if stop_requested():
+                break
             report.failures += [image["error"] for image in batch if "error" in image]
             images = [image for image in batch if "error" not in image]
             if images:
@@ -67,6 +70,8 @@ def run_inference(
                 report.images += len(images)
                 if journal is not None:
                     journal.append(evaluator.predictions[-len(images) :])
+    if any(comm.all_gather(stop_requested())):
+        raise Interrupted
     report.seconds = time.perf_counter() - start
     # Counted over all processes: the run is as good as its worst part.
     report.failures = list(itertools.chain(*comm.all_gather(report.failures)))

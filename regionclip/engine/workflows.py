@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from regionclip.config.training_checks import training_problems
@@ -16,7 +18,7 @@ from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.training import DetectorTrainer, TrainingReport
-from regionclip.errors import UserError
+from regionclip.errors import UserError, user_error
 from regionclip.modeling import build_model
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def train(args: argparse.Namespace) -> int:
     Raises:
         UserError: bad config, weights or data, or a loss that is not finite.
     """
-    cfg = load_checked_config(args)
+    cfg = scale_to_processes(load_checked_config(args))
     problems = list(training_problems(cfg, comm.get_world_size()))
     if problems:
         raise UserError(problems)
@@ -66,9 +68,23 @@ def train(args: argparse.Namespace) -> int:
     report = trainer.train()
     if comm.is_main_process():
         _summarise(report, cfg.SOLVER.MAX_ITER)
+    comm.synchronize()  # a process that ends with an error would end the others while they write
     if report.stopped_by == signal.SIGINT:
         return INTERRUPTED
     return SOME_FAILED if report.unreadable else DONE
+
+
+def scale_to_processes(cfg: CfgNode) -> CfgNode:
+    """Return the config for the present number of processes, where SOLVER.REFERENCE_WORLD_SIZE says for how many it is.
+
+    Raises:
+        UserError: the reference does not divide the images of a batch.
+    """
+    reference, images = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference and images % reference:
+        fix = "name the processes that IMS_PER_BATCH is for"
+        raise user_error("SOLVER.REFERENCE_WORLD_SIZE", f"a divisor of {images}, IMS_PER_BATCH", str(reference), fix)
+    return DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
 
 
 def _summarise(report: TrainingReport, max_iterations: int) -> None:

@@ -55,7 +55,9 @@ class CachedProposals:
         for image in inputs:
             key = _key(image)
             if f"{key}.boxes" not in self._pending and key not in shards:
-                (found,) = self.proposer.propose([image], device)
+                # In evaluation there is no mixed precision; both find the same boxes.
+                with torch.autocast(device.type, enabled=False):
+                    (found,) = self.proposer.propose([image], device)
                 self._pending[f"{key}.boxes"] = found.proposal_boxes.tensor.float().cpu()
                 self._pending[f"{key}.logits"] = found.objectness_logits.float().cpu()
             proposals.append(self._instances(key, tuple(image["image"].shape[1:])).to(device))
@@ -106,8 +108,7 @@ class CachedProposals:
                 raise user_error(
                     f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
                 )
-            if comm.is_main_process():
-                write_json(path, wanted)
+            write_json(path, wanted)  # by every process: each machine may have a disk of its own
             return
         try:
             found = json.loads(path.read_text())
@@ -139,7 +140,7 @@ _FIX = "name an empty folder, or remove this one"
 
 
 def describe_proposer(proposer: RPNProposals) -> dict[str, str]:
-    """Return what the boxes of a proposer depend on, by name: weights, settings, precision."""
+    """Return what the boxes of a proposer depend on, by name: weights and settings."""
     generator = cast(RPN, proposer.proposal_generator)
     settings = {
         "selection": [generator.pre_nms_topk[False], generator.post_nms_topk[False], generator.nms_thresh],
@@ -150,13 +151,7 @@ def describe_proposer(proposer: RPNProposals) -> dict[str, str]:
         "std": proposer.preprocessor.std.flatten().tolist(),
     }
     states = [proposer.backbone.state_dict(), proposer.proposal_generator.state_dict()]
-    device = proposer.preprocessor.mean.device.type
-    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    return {
-        "weights": _hash_tensors(states),
-        "settings": json.dumps(settings, sort_keys=True),
-        "precision": str(precision).removeprefix("torch."),
-    }
+    return {"weights": _hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
 
 
 def _hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:

@@ -56,9 +56,11 @@ class ExactRPN(RPN):
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(logits)
         if self.training and not bool(finite.all()):
             raise FloatingPointError("the region proposal network predicts infinite boxes: training has diverged")
+        if not bool(finite.all()):
+            boxes, logits, levels = boxes[finite], logits[finite], levels[finite]
         clipped = Boxes(boxes)
         clipped.clip(image_size)
-        rows = (finite & clipped.nonempty(threshold=self.min_box_size)).nonzero()[:, 0]
+        rows = clipped.nonempty(threshold=self.min_box_size).nonzero()[:, 0]
         limit = self.post_nms_topk[self.training]
         rows = rows[batched_nms(clipped.tensor[rows], logits[rows], levels[rows], self.nms_thresh, limit)]
         return Instances(image_size, proposal_boxes=clipped[rows], objectness_logits=logits[rows])

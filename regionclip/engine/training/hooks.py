@@ -130,7 +130,5 @@ class Checkpoints(HookBase):
         elif (trainer.stopping or trainer.evaluated_now) and not last:
             trainer.save_state(name, temporary=True)
         if last:
-            trainer.save_state("model_final")
-            if trainer.average and comm.is_main_process():
-                trainer.save_weights("model_final_ema")
+            trainer.save_final()
         trainer.evaluated_now = False

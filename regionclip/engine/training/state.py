@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from regionclip.engine.training.writers import PERIOD
+from regionclip.errors import user_error
 from regionclip.randomness import derived_seed, random_states, restore_random_states
 
 logger = logging.getLogger(__name__)
+
+
+def require_agreement(newest: Path | None) -> None:
+    """Raise `UserError` unless all processes found the same newest checkpoint."""
+    found = comm.all_gather(newest.name if newest else "no checkpoint")
+    if len(set(found)) > 1:
+        actual = ", ".join(f"{name} in process {rank}" for rank, name in enumerate(found))
+        fix = "use a folder that all machines share"
+        raise user_error("OUTPUT_DIR", "the same checkpoint for all processes", actual, fix)
 
 
 def gather_random_states(states: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -45,3 +60,36 @@ def restore_figures(storage: EventStorage, figures: dict[str, dict[str, Any]]) -
     for name, figure in figures.items():
         for value, iteration in figure["values"]:
             storage.put_scalar(name, value, smoothing_hint=figure["smooth"], cur_iter=int(iteration))
+
+
+class StepStart:
+    """What a step changes before its loss is known: random states, and the statistics of norms that are trained."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Remember them."""
+        self.random_states = random_states()
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+    def restore_norms(self) -> None:
+        """Put the statistics of norms back."""
+        for buffer, value in self._statistics:
+            buffer.copy_(value)
+
+
+def keep_configured_rates(optimizer: Optimizer, scheduler: Any, configured: Sequence[dict[str, Any]]) -> None:
+    """Give a loaded optimizer the rates of the config, where they have changed since.
+
+    Args:
+        optimizer: with the state of a checkpoint.
+        scheduler: likewise, with the same base rates.
+        configured: parameter groups before the checkpoint was loaded.
+    """
+    for i, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
+        base, rate = group.get("initial_lr", group["lr"]), wanted["initial_lr"]
+        if base != rate:
+            logger.warning("The base learning rate was %g and is %g from now on", base, rate)
+            group["lr"] *= rate / base if base else 1.0
+            group["initial_lr"] = scheduler.base_lrs[i] = rate
+        for name in ("weight_decay", "momentum", "nesterov"):
+            group[name] = wanted[name]

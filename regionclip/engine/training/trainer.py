@@ -23,12 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from regionclip.data.training import Batch, read_training_data, training_batches, unreadable_images
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights, read_checkpoint
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
+from regionclip.engine.signals import Interrupted, StopSignals
 from regionclip.engine.training.averaging import WeightAverage
 from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures, SampleLog
-from regionclip.engine.training.signals import Interrupted, StopSignals
 from regionclip.engine.training.state import (
+    StepStart,
     gather_random_states,
+    keep_configured_rates,
     recent_figures,
+    require_agreement,
     restore_figures,
     restore_random_state_of_process,
 )
@@ -36,7 +39,6 @@ from regionclip.engine.training.writers import PeriodicLines
 from regionclip.errors import UserError, user_error
 from regionclip.modeling import build_model
 from regionclip.modeling.proposal_cache import flush_proposals
-from regionclip.randomness import random_states
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ class DetectorTrainer(TrainerBase):
             UserError: weights cannot be read, or do not cover what is frozen.
         """
         newest = self.checkpoints.newest() if resume else None
+        require_agreement(newest)
         if newest is not None:
             self._resume(newest)
             return
@@ -148,13 +151,16 @@ class DetectorTrainer(TrainerBase):
         content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)
         if "trainer" not in content.extra:
             fix = "name it in MODEL.WEIGHTS, and start without --resume"
-            raise user_error(str(path), "the state of a training run", "weights only", fix)
+            actual = f"weights and {', '.join(content.extra)}" if content.extra else "weights only"
+            raise user_error(str(path), "the state of a training run (Detectron2 0.5 or newer)", actual, fix)
         load_weights(self.model, str(path), allow_missing=("",))
         self.load_state_dict(content.extra["trainer"])
         self.start_iter = self.iter + 1
         run = content.extra.get("run")
         if run is None:
             logger.warning("%s is of Detectron2: random states and data order begin anew", path)
+            if self.average:
+                self.average.restart()
             return
         self._resumed = run
         self.seed, self.best_value = run["seed"], run["best_value"]
@@ -211,6 +217,9 @@ class DetectorTrainer(TrainerBase):
     def _run_steps(self) -> None:
         if self.resumed_at_evaluation:
             self._finish_step(self.start_iter - 1)
+        elif self.start_iter >= self.max_iter and self.checkpoints.newest_name() != "model_final.pth":
+            self.iter = self.storage.iter = self.start_iter - 1
+            self.save_final()  # killed between the last steps and their result
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
@@ -236,7 +245,7 @@ class DetectorTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         data_time = time.perf_counter() - start
-        before = random_states()
+        before = StepStart(self.model)
         try:
             self.optimizer.zero_grad()
             figures = self._accumulate_gradients(batch)
@@ -270,7 +279,7 @@ class DetectorTrainer(TrainerBase):
     def _precision(self) -> torch.dtype:
         return torch.float16 if self.device.type == "cuda" else torch.bfloat16
 
-    def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: dict[str, Any]) -> None:
+    def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: StepStart) -> None:
         """Bring together what the processes found in this step: losses, bad images, the wish to stop."""
         diverged = [image["file_name"] for image in batch] if not math.isfinite(sum(figures.values())) else []
         everywhere = comm.all_gather(
@@ -299,11 +308,14 @@ class DetectorTrainer(TrainerBase):
                 logger.warning("Replaced unreadable image %s", line)
                 self.unreadable[line] = None
 
-    def _stop_diverged(self, images: list[str], figures: list[dict[str, float]], before: dict[str, Any]) -> None:
+    def _stop_diverged(self, images: list[str], figures: list[dict[str, float]], before: StepStart) -> None:
+        before.restore_norms()
+        is_sound = all(torch.isfinite(v).all() for v in self.model.state_dict().values() if v.is_floating_point())
         saved = ""
-        if self.iter:
+        if self.iter and all(comm.all_gather(bool(is_sound))):
             self.iter -= 1
-            saved = f"; the state before this step is in {self.save_state(f'model_{self.iter:07d}', states=before)}"
+            path = self.save_state(f"model_{self.iter:07d}", states=before.random_states)
+            saved = f"; the state before this step is in {path}"
         bad = {
             f"{name}={value:g}" for process in figures for name, value in process.items() if not math.isfinite(value)
         }
@@ -357,6 +369,12 @@ class DetectorTrainer(TrainerBase):
             self.checkpoints.save(name, {**content, "iteration": self.iter}, temporary=temporary)
         return path
 
+    def save_final(self) -> None:
+        """Save the result: the averaged weights, then the state, whose presence says that all is there."""
+        if self.average and comm.is_main_process():
+            self.save_weights("model_final_ema")
+        self.save_state("model_final")
+
     def save_weights(self, name: str) -> Path:
         """Save the weights, or their average, for use as MODEL.WEIGHTS."""
         with self.average.in_place() if self.average else nullcontext():
@@ -368,8 +386,10 @@ class DetectorTrainer(TrainerBase):
         return {**super().state_dict(), "_trainer": {**inner, "grad_scaler": self.scaler.state_dict()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set what `state_dict` returned."""
+        """Set what `state_dict` returned; learning rate, decay and momentum stay those of the config."""
+        configured = [dict(group) for group in self.optimizer.param_groups]
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["_trainer"]["optimizer"])
+        keep_configured_rates(self.optimizer, self.scheduler, configured)
         if state["_trainer"].get("grad_scaler"):
             self.scaler.load_state_dict(state["_trainer"]["grad_scaler"])
