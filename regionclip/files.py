@@ -53,6 +53,17 @@ def write_json(path: str | os.PathLike[str], content: Any, default: Callable[[An
         file.write(json.dumps(content, default=default).encode())
 
 
+def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None without a file, empty when it holds anything else."""
+    if not Path(path).is_file():
+        return None
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def is_pickle(path: Path) -> bool:
     """Return whether a file is a pickle or a torch archive: what torch refuses of these could run code."""
     with path.open("rb") as file:

@@ -324,7 +324,7 @@ CASES = {
 }
 
 
-OTHER_SCRIPTS = ("train_rpn.sh", "pretrain.sh", "extract_concept_features.sh")
+OTHER_SCRIPTS = ("train_rpn.sh", "pretrain.sh", "extract_concept_features.sh", "extract_region_features.sh")
 RPN_CASES = ("coco48", "coco65", "coco80", "lvis866", "lvis866-lsj")
 
 
@@ -383,6 +383,22 @@ def test_pretraining_is_called_with_published_names(case, recorded_call):
     assert architecture_from_depth(cfg.MODEL.CLIP.TEACHER_RESNETS_DEPTH).name == size
     assert cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION == cfg.MODEL.CLIP.TEACHER_POOLER_RESOLUTION
     assert not [p for p in training_problems(cfg) if "CONCEPT_POOL_EMB" not in p.what]
+
+
+@pytest.mark.parametrize("case", ["", "rn50", "rn50x4", "rn50-proposals", "rn50x4-proposals"])
+def test_regions_are_extracted_with_published_names(case, recorded_call):
+    call = recorded_call("extract_region_features.sh", *filter(None, [case]))
+    assert call.startswith("./tools/extract_region_features.py --num-gpus 1 --config-file ./configs/LVISv1")
+    overrides = call.split("--config-file ")[1].split()
+    cfg = load_config(overrides[0], overrides[1:])
+    size = architecture_from_depth(cfg.MODEL.RESNETS.DEPTH)
+    assert size.name == ("RN50x4" if "x4" in case else "RN50")
+    assert (size.embedding_dim, size.pooler_resolution) == (
+        cfg.MODEL.CLIP.TEXT_EMB_DIM,
+        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION,
+    )
+    assert (cfg.INPUT_DIR, cfg.OUTPUT_DIR) == ("./datasets/custom_images", "./output/region_feats")
+    assert bool(cfg.MODEL.CLIP.TEXT_EMB_PATH) == ("proposals" not in case)
 
 
 @pytest.mark.parametrize("case", ["", "rn50", "rn50x4"])

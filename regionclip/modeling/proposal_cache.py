@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, write_json
+from regionclip.files import atomic_write, read_json_file, write_json
 from regionclip.modeling.proposals import ImageInput, RPNProposals
 
 SHARD_BYTES = 64 * 2**20
@@ -103,17 +103,14 @@ class CachedProposals:
 
     def _check_manifest(self) -> None:
         path, wanted = self.folder / MANIFEST, describe_proposer(self.proposer)
-        if not path.is_file():
+        found = read_json_file(path)
+        if found is None:
             if any(self.folder.glob("*.safetensors")):
                 raise user_error(
                     f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
                 )
             write_json(path, wanted)  # by every process: each machine may have a disk of its own
             return
-        try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            found = {}
         for name, value in wanted.items():
             if found.get(name) != value:
                 expected = f"boxes of a proposer with {name} {value}"

@@ -127,7 +127,7 @@ class Checkpoints(HookBase):
         name, last = f"model_{trainer.iter:07d}", trainer.iter + 1 >= trainer.max_iter
         if (trainer.iter + 1) % self.period == 0:
             trainer.save_state(name)
-        elif (trainer.stopping or trainer.evaluated_now) and not last:
+        elif (trainer.stop_signal is not None or trainer.evaluated_now) and not last:
             trainer.save_state(name, temporary=True)
         if last:
             trainer.save_final()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -79,7 +80,8 @@ class DetectorTrainer(TrainerBase):
         self.network: nn.Module = self.model
         self.batches: Iterator[Batch] = iter(())
         self.signals = StopSignals()
-        self.stopping = self.evaluated_now = self.resumed_at_evaluation = False
+        self.stop_signal: int | None = None
+        self.evaluated_now = self.resumed_at_evaluation = False
         self.best_value = -math.inf
         self.unreadable: dict[str, None] = {}
         self.images_of_step: list[Any] = []
@@ -186,13 +188,14 @@ class DetectorTrainer(TrainerBase):
             try:
                 self._run_steps()
             except Interrupted:
-                self.stopping = True  # the state was saved before what could be left at any point
+                # The state was saved before what could be left at any point.
+                self.stop_signal = self.signals.received or signal.SIGTERM
             finally:
                 self.batches = iter(())  # ends the workers
                 self.after_train()
         return TrainingReport(
             iterations=self.done,
-            stopped_by=self.signals.received if self.stopping else None,
+            stopped_by=self.stop_signal,
             weights=self.checkpoints.folder / self.checkpoints.newest_name(),
             unreadable=list(self.unreadable),
         )
@@ -226,7 +229,7 @@ class DetectorTrainer(TrainerBase):
             self.run_step()
             self.done = self.iter + 1
             self.after_step()
-            if self.stopping:
+            if self.stop_signal is not None:
                 break
 
     def _finish_step(self, iteration: int) -> None:
@@ -296,7 +299,7 @@ class DetectorTrainer(TrainerBase):
         images = [name for process in everywhere for name in process["diverged"]]
         if images:
             self._stop_diverged(images, [process["figures"] for process in everywhere], before)
-        self.stopping = any(process["stop"] for process in everywhere)
+        self.stop_signal = next((process["stop"] for process in everywhere if process["stop"]), None)
         self.images_of_step = [name for process in everywhere for name in process["images"]]
         means = {name: sum(p["figures"][name] for p in everywhere) / len(everywhere) for name in figures}
         self.storage.put_scalar("data_time", max(process["data_time"] for process in everywhere))
