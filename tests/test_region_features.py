@@ -136,7 +136,7 @@ GROUND_TRUTH = {"MODEL__CLIP__CROP_REGION_TYPE": "GT", "MODEL__CLIP__MULTIPLY_RP
     [
         ({"INPUT_DIR": "/nowhere"}, "INPUT_DIR /nowhere: expected a folder of images"),
         (
-            {"MODEL__CLIP__CROP_REGION_TYPE": "GT"},
+            GROUND_TRUTH,
             "MODEL.CLIP.CROP_REGION_TYPE: expected RPN to extract region features",
         ),
         ({"MODEL__WEIGHTS": "missing.pth"}, "MODEL.WEIGHTS: expected a file"),
