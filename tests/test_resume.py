@@ -156,6 +156,16 @@ def test_a_run_killed_between_its_last_files_writes_them(world, tmp_path):
         assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_run_killed_before_its_last_step_writes_the_same_lines(world, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())[:-1]
+    assert entries[-1]["file"] == "model_0000048.pth"
+    (tmp_path / "run" / "checkpoints.json").write_text(json.dumps(entries))
+    trainer, _ = train(world, tmp_path / "run", **SETTINGS)
+    assert trainer.start_iter == 49
+    assert_same_run(tmp_path / "run", uninterrupted[0])
+
+
 def test_a_changed_learning_rate_counts_from_the_resumption_on(world, uninterrupted, tmp_path, caplog):
     shutil.copytree(uninterrupted[0], tmp_path / "run")
     entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())

@@ -107,7 +107,7 @@ class DetectorTrainer(TrainerBase):
         """Return what happens between the steps, in order; the last three make up the end of a step."""
         solver = self.cfg.SOLVER
         return [
-            hooks.IterationTimer(),
+            hooks.IterationTimer(warmup_iter=1),  # each step has a time, also those just after a resumption
             hooks.LRScheduler(),
             ResourceFigures(),
             SampleLog() if self.cfg.DATASETS.LOG_SAMPLES else None,
