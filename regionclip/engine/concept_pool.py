@@ -28,9 +28,6 @@ from regionclip.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-BATCH = 256
-"""Prompts that are encoded at once."""
-
 
 class ConceptCounts:
     """What the captions of a source say: their nouns, as numbers in arrays."""
@@ -116,8 +113,7 @@ def embed_concepts(encoder: TextEncoder, names: Sequence[str], device: torch.dev
     means = []
     for name in tqdm(names, desc="concepts", unit="concept"):
         prompts = [fill_template(template, name) for template in PROMPT_TEMPLATES]
-        parts = tokenize(prompts, tokenizer).to(device).split(BATCH)
-        means.append(torch.cat([encoder(part) for part in parts]).mean(dim=0))
+        means.append(encoder(tokenize(prompts, tokenizer).to(device)).mean(dim=0))
     return torch.stack(means).float().cpu()
 
 
