@@ -1,3 +1,30 @@
 """Open-vocabulary detection: find objects in images by the words a user types."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regionclip.clip.vocabulary import Vocabulary
+    from regionclip.detections import Detections
+    from regionclip.engine.vocabularies import VocabularyOptions
+    from regionclip.predictor import RegionCLIP
+
 __version__ = "0.1.0"
+
+__all__ = ["Detections", "RegionCLIP", "Vocabulary", "VocabularyOptions"]
+
+_HOMES = {
+    "Detections": "regionclip.detections",
+    "RegionCLIP": "regionclip.predictor",
+    "Vocabulary": "regionclip.clip.vocabulary",
+    "VocabularyOptions": "regionclip.engine.vocabularies",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: `import regionclip` alone stays fast and needs no Detectron2."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'regionclip' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import regionclip.engine  # noqa: F401 - registers datasets and models
+from regionclip.clip import get_architecture
 from regionclip.config import load_config
+from regionclip.engine.text import TextTower
 from regionclip.modeling import build_model
 from regionclip.testing import deterministic_text_embeddings, fill_deterministic
 
@@ -57,6 +60,8 @@ def golden_detector(embedding_file):
     return build
 
 
+LVIS_CUSTOM = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_custom_img.yaml"
+
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.CLIP.ARCHITECTURE": str(DATA / "tiny_clip.json"),
@@ -81,9 +86,29 @@ def tiny(tmp_path_factory, embedding_file):
     """Overrides of a tiny LVIS detector with its weights and embeddings on disk."""
     folder = tmp_path_factory.mktemp("tiny")
     overrides = TINY | {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("lvis_1203", 1203, 32)}
-    config = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_custom_img.yaml"
+    config = LVIS_CUSTOM
     model = build_model(load_config(config, flat(overrides)))
     fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
     weights = folder / "tiny.pth"
     torch.save({"model": model.state_dict()}, weights)
     return {"config": config, "overrides": overrides | {"MODEL.WEIGHTS": str(weights)}}
+
+
+@pytest.fixture(scope="session")
+def detector_folder(tmp_path_factory):
+    """Return a folder as a detector is shipped in: config, weights, text tower."""
+    folder = tmp_path_factory.mktemp("detector")
+    cfg = load_config(LVIS_CUSTOM, flat(TINY))
+    model, tower = build_model(cfg), TextTower(get_architecture(str(DATA / "tiny_clip.json")))
+    for module, name in ((model, "model"), (tower, "text")):
+        fill_deterministic(module, skip=["cls_bg_score.weight"])
+        state = {key: value.contiguous() for key, value in module.state_dict().items() if "cls_score" not in key}
+        save_file(state, folder / f"{name}.safetensors")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keep the tests' embeddings out of the user's cache."""
+    os.environ["REGIONCLIP_CACHE"] = str(tmp_path_factory.mktemp("cache"))

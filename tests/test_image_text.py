@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from regionclip.clip import get_architecture, load_class_embeddings
 from regionclip.clip.text import END_OF_TEXT, TextEncoder
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config import load_config
 from regionclip.data.captions import (
     CaptionMapper,
@@ -31,14 +32,8 @@ from regionclip.data.image_text import Pair, open_pairs
 from regionclip.data.image_text.writing import image_bytes, write_shards, write_tsv
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.nouns import parse, singular, spacy_parser
-from regionclip.engine.concept_pool import (
-    count_concepts,
-    embed_concepts,
-    load_text_encoder,
-    read_concept_names,
-    template_hash,
-    write_embeddings,
-)
+from regionclip.engine.concept_pool import count_concepts, read_concept_names
+from regionclip.engine.text import load_embedder
 from regionclip.errors import UserError
 from regionclip.testing import deterministic_state_dict
 from tests.conftest import DATA, REPOSITORY
@@ -523,14 +518,19 @@ def test_the_tool_makes_a_pool_from_captions(text_weights, tmp_path):
         metadata = file.metadata()
     assert json.loads(metadata["names"]) == names
     assert metadata["model"] == "tiny_clip"
-    assert metadata["templates"] == template_hash()
+    assert metadata["templates"].startswith("regionclip ")
     rows = load_class_embeddings(tmp_path / "pool.safetensors", rows=len(names), dim=32)
-    encoder = load_text_encoder(get_architecture(str(DATA / "tiny_clip.json")), str(text_weights))
-    torch.testing.assert_close(rows[:3], embed_concepts(encoder, names[:3], torch.device("cpu")), atol=1e-5, rtol=1e-4)
+    embedder = load_embedder(get_architecture(str(DATA / "tiny_clip.json")), str(text_weights))
+    expected = Vocabulary.from_concepts(names[:3], embedder).embeddings
+    torch.testing.assert_close(rows[:3], expected, atol=1e-5, rtol=1e-4)
     again = [*tool[:2], "--names", tmp_path / "pool.txt", *size[:-1], tmp_path / "again.safetensors"]
     done = subprocess.run(again, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert torch.equal(load_class_embeddings(tmp_path / "again.safetensors"), rows)
+
+
+def write_pool(path, names, rows):
+    Vocabulary(tuple(names), rows, torch.arange(len(rows))).save(path)
 
 
 def test_bad_pools_are_errors(text_weights, tmp_path):
@@ -539,10 +539,10 @@ def test_bad_pools_are_errors(text_weights, tmp_path):
         read_concept_names(tmp_path / "twice.txt")
     from regionclip.clip import load_concepts
 
-    write_embeddings(tmp_path / "twice.safetensors", ["dog", "cat", "dog"], torch.rand(3, 8), "RN50")
+    write_pool(tmp_path / "twice.safetensors", ["dog", "cat", "dog"], torch.rand(3, 8))
     with pytest.raises(UserError, match="expected each concept once, got twice: dog"):
         load_concepts(tmp_path / "twice.safetensors", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
-    write_embeddings(tmp_path / "short.safetensors", ["dog"], torch.rand(3, 8), "RN50")
+    write_pool(tmp_path / "short.safetensors", ["dog"], torch.rand(3, 8))
     with pytest.raises(UserError, match="expected a name for each of 3 rows, got 1 names"):
         load_concepts(tmp_path / "short.safetensors", 8, "MODEL.CLIP.CONCEPT_POOL_EMB")
     torch.save(torch.tensor([[1.0] * 8, [0.0] * 8]), tmp_path / "zero.pth")
@@ -551,4 +551,4 @@ def test_bad_pools_are_errors(text_weights, tmp_path):
     with pytest.raises(UserError, match=r"expected a float tensor \[K, 16\]"):
         load_concepts(tmp_path / "short.safetensors", 16, "MODEL.CLIP.CONCEPT_POOL_EMB")
     with pytest.raises(UserError, match="weights of lang_encoder"):
-        load_text_encoder(get_architecture("RN50"), str(text_weights))
+        load_embedder(get_architecture("RN50"), str(text_weights))

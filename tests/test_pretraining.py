@@ -16,10 +16,10 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config import load_config
 from regionclip.config.training_checks import training_problems
 from regionclip.engine.checkpoint import load_weights
-from regionclip.engine.concept_pool import write_embeddings
 from regionclip.engine.distributed import Place, free_port, join
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
@@ -345,7 +345,7 @@ def test_the_result_is_a_detector(world, tmp_path):
 def test_pools_of_teacher_and_student_have_the_same_names(world, tmp_path):
     names = [f"concept {i}" for i in range(20)]
     for file, order in (("student", names), ("teacher", names[::-1])):
-        write_embeddings(tmp_path / f"{file}.safetensors", order, torch.rand(20, 32), "tiny")
+        Vocabulary(tuple(order), torch.rand(20, 32), torch.arange(20)).save(tmp_path / f"{file}.safetensors")
     pools = {
         "MODEL__CLIP__CONCEPT_POOL_EMB": tmp_path / "student.safetensors",
         "MODEL__CLIP__TEACHER_CONCEPT_POOL_EMB": tmp_path / "teacher.safetensors",

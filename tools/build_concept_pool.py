@@ -9,17 +9,12 @@ from pathlib import Path
 import torch
 
 from regionclip.clip import architecture_from_depth, get_architecture
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.image_text import FACTORIES, open_pairs
 from regionclip.data.nouns import parse, spacy_parser
 from regionclip.engine.command import DONE, log_to_console, run_command
-from regionclip.engine.concept_pool import (
-    count_concepts,
-    embed_concepts,
-    load_text_encoder,
-    read_concept_names,
-    write_embeddings,
-    write_names,
-)
+from regionclip.engine.concept_pool import count_concepts, read_concept_names, write_names
+from regionclip.engine.text import load_embedder
 from regionclip.errors import user_error
 
 
@@ -62,15 +57,15 @@ def build() -> int:
         if not names:
             raise user_error("--min-count", "a count that some concept reaches", str(args.min_count), "lower it")
     architecture = get_architecture(args.architecture) if args.architecture else architecture_from_depth(args.depth)
-    embeddings = None
+    pool = None
     if args.weights:
-        encoder = load_text_encoder(architecture, args.weights, trust_pickle=args.trust_pickle)
-        embeddings = embed_concepts(encoder, names, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        embedder = load_embedder(architecture, args.weights, device, trust_pickle=args.trust_pickle)
+        pool = Vocabulary.from_concepts(names, embedder)
     write_names(output.with_suffix(".txt"), names, counts)
     print(f"Done: {len(names)} names in {output.with_suffix('.txt')}")
-    if embeddings is not None:
-        write_embeddings(output, names, embeddings, architecture.name)
-        print(f"Done: {len(names)} x {embeddings.shape[1]} embeddings in {output}")
+    if pool is not None:
+        print(f"Done: {len(pool)} x {pool.dim} embeddings in {pool.save(output)}")
     return DONE
 
 

@@ -9,29 +9,46 @@ from pathlib import Path
 
 import torch
 
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config import load_config
 from regionclip.config.checks import clip_architecture
 from regionclip.engine.command import DONE, choose_device, detector_argument_parser, log_to_console, run_command
-from regionclip.engine.concept_pool import embed_concepts, load_text_encoder, read_concepts, write_embeddings
+from regionclip.engine.text import load_embedder
+from regionclip.errors import user_error
 from regionclip.files import atomic_write, resolve_path
 
 logger = logging.getLogger("regionclip.concepts")
+
+
+def read_concepts(path: Path) -> list[str]:
+    """Return the concepts of a text file, a line each as upstream reads them; blank lines are left out.
+
+    Raises:
+        UserError: missing file, or nothing in it.
+    """
+    if not path.is_file():
+        fix = "write it, or set INPUT_DIR"
+        raise user_error(str(path), "a text file with a concept on each line", "no such file", fix)
+    names = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise user_error(str(path), "a concept on each line", "none", "write some")
+    return names
 
 
 def extract(args: argparse.Namespace) -> int:
     """Write OUTPUT_DIR/concept_embeds.pth, float32 [N, D] as upstream, and the same with names as safetensors."""
     cfg = load_config(args.config_file, args.opts)
     names = read_concepts(resolve_path(cfg.INPUT_DIR) / "concepts.txt")
-    architecture = clip_architecture(cfg)
     # Only the text tower is built: the config's detector, data and embeddings are not looked at.
-    encoder = load_text_encoder(architecture, cfg.MODEL.WEIGHTS, trust_pickle=args.trust_pickle)
-    device = torch.device(choose_device(cfg.MODEL.DEVICE, args.num_gpus))
-    embeddings = embed_concepts(encoder, names, device)
+    device = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
+    embedder = load_embedder(clip_architecture(cfg), cfg.MODEL.WEIGHTS, device, trust_pickle=args.trust_pickle)
+    concepts = Vocabulary.from_concepts(names, embedder)
     output = Path(cfg.OUTPUT_DIR) / "concept_embeds.pth"
     with atomic_write(output) as file:
-        torch.save(embeddings, file)
-    write_embeddings(output.with_suffix(".safetensors"), names, embeddings, architecture.name)
-    logger.info("Done: %d concepts x %d in %s", *embeddings.shape, output)
+        torch.save(concepts.embeddings, file)
+    concepts.save(output.with_suffix(".safetensors"))
+    logger.info("Done: %d concepts x %d in %s", *concepts.embeddings.shape, output)
     return DONE
 
 

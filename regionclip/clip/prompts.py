@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regionclip.errors import user_error
+
 PROMPT_TEMPLATES: tuple[str, ...] = (
     "{}.",
     "a photo of a {}.",
@@ -91,3 +99,63 @@ PROMPT_TEMPLATES: tuple[str, ...] = (
 def fill_template(template: str, name: str) -> str:
     """Put `name` into `template`; commas vanish and `+` becomes a space, as upstream does."""
     return template.replace("{}", name.replace(",", "").replace("+", " "))
+
+
+@dataclass(frozen=True)
+class PromptEnsemble:
+    """Sentences around a word, and how their embeddings become one."""
+
+    name: str
+    templates: tuple[str, ...]
+    """Each has `{}` where the word goes."""
+    normalised: bool = False
+    """Whether unit vectors are averaged, and the mean is made one; else the embeddings as they are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of what decides the embedding of a word, beside the weights."""
+        parts = [*self.templates, *(["normalised"] if self.normalised else [])]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+PROMPT_ENSEMBLES = {
+    ensemble.name: ensemble
+    for ensemble in (
+        PromptEnsemble("regionclip", PROMPT_TEMPLATES),
+        PromptEnsemble("cora", PROMPT_TEMPLATES[1:], normalised=True),
+        PromptEnsemble("single", ("a photo of a {}.",)),
+    )
+}
+"""RegionCLIP's 81 templates, CORA's 80, and the one that CLIP's authors name first."""
+
+
+def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEnsemble:
+    """Return an ensemble: by name, from a text file with a template on each line, or of templates.
+
+    Raises:
+        UserError: unknown name, no template, or one without `{}`.
+    """
+    if isinstance(templates, PromptEnsemble):
+        return templates
+    if isinstance(templates, str):
+        if templates in PROMPT_ENSEMBLES:
+            return PROMPT_ENSEMBLES[templates]
+        path = Path(templates)
+        if not path.is_file():
+            expected = f"{', '.join(PROMPT_ENSEMBLES)}, or a text file with a template on each line"
+            raise user_error("templates", expected, repr(templates), "correct the name or the path")
+        templates = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    without = [template for template in templates if "{}" not in template]
+    if without or not templates:
+        actual = repr(without[0]) if without else "none"
+        raise user_error("templates", "sentences with {} for the word", actual, 'write such as "a photo of a {}."')
+    return PromptEnsemble("custom", tuple(templates))
+
+
+def clean_name(name: str) -> str:
+    """Return a class name as words: no underscores, parentheses or dataset endings.
+
+    Upstream removes only `-other` and `-merged`, so that it reads `aerosol_can` to the encoder.
+    """
+    without_ending = name.replace("-other", "").replace("-merged", "")
+    return " ".join(re.sub(r"[_()]", " ", without_ending).split())

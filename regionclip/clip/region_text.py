@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,7 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, text_global_pool
 from torch import Tensor, nn
 
-from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
+from regionclip.clip.prompts import PROMPT_TEMPLATES, clean_name, fill_template
 from regionclip.clip.text import CONTEXT_LENGTH, Tokenizer, tokenize
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 512, 8, 12, 49408
@@ -79,12 +78,3 @@ class RegionTextEncoder(nn.Module):
         embeddings = torch.cat([self(part) for part in tokens.split(batch)])
         means = embeddings.unflatten(0, (len(names), len(TEMPLATES))).mean(dim=1)
         return means / (means.norm(dim=-1, keepdim=True) + 1e-7)
-
-
-def clean_name(name: str) -> str:
-    """Return a class name as words: no underscores, parentheses or dataset endings.
-
-    Upstream removes only `-other` and `-merged`, so that it reads `aerosol_can` to the encoder.
-    """
-    without_ending = name.replace("-other", "").replace("-merged", "")
-    return " ".join(re.sub(r"[_()]", " ", without_ending).split())

@@ -35,23 +35,29 @@ class TextEncoder(TextTransformer):
             output_dim=architecture.embedding_dim,
             act_layer=QuickGELU,
             norm_layer=LayerNorm,
-            pool_type="none",  # project every token; forward() picks one
+            pool_type="none",
         )
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
-        """Embed every token of int [N, 77] ids: float [N, 77, D], not normalised.
+        """Embed every token of int [N, L] ids, L at most 77: float [N, L, D], not normalised.
 
         Upstream's `only_eot=False`.
         """
-        return super().forward(tokens)
+        return self._encode(tokens) @ self.text_projection
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embed int [N, 77] ids as the embedding of their end-of-text token: float [N, D].
+        """Embed int [N, L] ids as the embedding of their end-of-text token: float [N, D].
 
         The end-of-text token is found as the largest id of a row, as CLIP does; the result is not
-        normalised. Upstream's `only_eot=True`.
+        normalised. No token sees those after it, so that ids cut behind the last end of text give the
+        same. Upstream's `only_eot=True`.
         """
-        return text_global_pool(self.token_embeddings(tokens), tokens, pool_type="argmax")
+        return text_global_pool(self._encode(tokens), tokens, pool_type="argmax") @ self.text_projection
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        x = self.token_embedding(tokens) + self.positional_embedding[:length]
+        return self.ln_final(self.transformer(x, attn_mask=self.attn_mask[:length, :length]))
 
 
 class Tokenizer(SimpleTokenizer):

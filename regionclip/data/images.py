@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
+
+from regionclip.errors import user_error
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 """Endings, in lower case, of the files that count as images in a folder."""
@@ -53,6 +56,36 @@ def read_image(path: str | Path | BinaryIO, channels: str = "RGB") -> NDArray[np
     except DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor) -> NDArray[np.uint8]:
+    """Return a picture in memory as uint8 [H, W, 3] in RGB.
+
+    Args:
+        image: PIL picture (turned upright), array [H, W, 3], [H, W, 1] or [H, W], or tensor
+            [3, H, W]; uint8, or floats in [0, 1].
+
+    Raises:
+        UserError: another shape, type or range.
+    """
+    if isinstance(image, Image.Image):
+        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
+    pixels = np.asarray(image)
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+        fix = "give an RGB array [H, W, 3] or an RGB tensor [3, H, W]"
+        raise user_error("picture", "an array [H, W, 3] or a tensor [3, H, W]", str(list(np.shape(image))), fix)
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            actual = f"{pixels.min():g} to {pixels.max():g}"
+            raise user_error("picture of floats", "values in [0, 1]", actual, "divide by 255, or give uint8")
+        pixels = (pixels * 255).round().astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise user_error("picture", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

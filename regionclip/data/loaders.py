@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from regionclip.data.images import UnreadableImageError, read_image
@@ -44,13 +45,21 @@ class TestMapper:
             pixels = read_image(record["file_name"], self.channels)
         except UnreadableImageError as error:
             return {**result, "error": str(error)}
-        result.update(height=pixels.shape[0], width=pixels.shape[1])
-        transform = self._resize_transform(*pixels.shape[:2])
-        resized = transform.apply_image(pixels)
-        result["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        result |= self._map(pixels)
         if self.keep_annotations and "annotations" in record:
-            result["instances"] = self._instances(record, transform, resized.shape[:2])
+            transform = self._resize_transform(*pixels.shape[:2])
+            result["instances"] = self._instances(record, transform, tuple(result["image"].shape[1:]))
         return result
+
+    def map_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return `image`, `height` and `width` of decoded pixels, uint8 [H, W, 3] in RGB."""
+        return self._map(pixels if self.channels == "RGB" else pixels[:, :, ::-1])
+
+    def _map(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        height, width = pixels.shape[:2]
+        resized = self._resize_transform(height, width).apply_image(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
 
     def _resize_transform(self, height: int, width: int) -> T.Transform:
         if self.shortest_side == 0:  # Detectron2's word for leaving the size alone

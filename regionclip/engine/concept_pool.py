@@ -1,9 +1,7 @@
-"""A pool of concepts from captions: nouns, how often they come, and their embeddings."""
+"""A pool of concepts from captions: nouns, and how often they come."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from array import array
 from collections import Counter
@@ -11,18 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from regionclip.clip import CLIPArchitecture
-from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
-from regionclip.clip.text import TextEncoder, Tokenizer, tokenize
 from regionclip.data.captions import all_captions
 from regionclip.data.image_text import PairSource
 from regionclip.data.nouns import Parser
-from regionclip.engine.checkpoint import load_weights
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 
@@ -80,43 +71,6 @@ def count_concepts(sources: Sequence[PairSource], parser: Parser) -> ConceptCoun
     return counts
 
 
-class TextTower(nn.Module):
-    """A text encoder under the key that checkpoints use."""
-
-    def __init__(self, architecture: CLIPArchitecture) -> None:
-        """Make the tower of a CLIP size."""
-        super().__init__()
-        self.lang_encoder = TextEncoder(architecture)
-
-
-def load_text_encoder(architecture: CLIPArchitecture, weights: str, *, trust_pickle: bool = False) -> TextEncoder:
-    """Return the text encoder of a CLIP or RegionCLIP checkpoint.
-
-    Raises:
-        UserError: the file cannot be read, or has no text tower of this size.
-    """
-    tower = TextTower(architecture)
-    load_weights(tower, weights, trust_pickle=trust_pickle)
-    return tower.lang_encoder.eval()
-
-
-@torch.no_grad()
-def embed_concepts(encoder: TextEncoder, names: Sequence[str], device: torch.device) -> Tensor:
-    """Return float32 [N, D]: the mean over the 81 prompts of each name, not normalised, as upstream.
-
-    Args:
-        encoder: text tower.
-        names: concepts or classes.
-        device: where to compute.
-    """
-    encoder, tokenizer = encoder.to(device), Tokenizer()
-    means = []
-    for name in tqdm(names, desc="concepts", unit="concept"):
-        prompts = [fill_template(template, name) for template in PROMPT_TEMPLATES]
-        means.append(encoder(tokenize(prompts, tokenizer).to(device)).mean(dim=0))
-    return torch.stack(means).float().cpu()
-
-
 def write_names(path: str | Path, names: Sequence[str], counts: dict[str, int]) -> None:
     """Write a line for each concept: name, comma, count."""
     with atomic_write(path) as file:
@@ -139,32 +93,3 @@ def read_concept_names(path: str | Path) -> list[str]:
         actual = f"twice: {', '.join(twice[:5])}" if twice else "none"
         raise user_error(str(path), "names, each once", actual, "correct the file")
     return names
-
-
-def read_concepts(path: str | Path) -> list[str]:
-    """Return the concepts of a text file, one on each line as upstream reads them; blank lines are left out.
-
-    Raises:
-        UserError: missing file, or nothing in it.
-    """
-    place = Path(path)
-    if not place.is_file():
-        fix = "write it, or set INPUT_DIR"
-        raise user_error(str(path), "a text file with a concept on each line", "no such file", fix)
-    names = [line.strip() for line in place.read_text(encoding="utf-8", errors="replace").splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise user_error(str(path), "a concept on each line", "none", "write some")
-    return names
-
-
-def write_embeddings(path: str | Path, names: Sequence[str], embeddings: Tensor, model: str) -> None:
-    """Write a safetensors file of embeddings that says what they are: names, model, templates."""
-    metadata = {"names": json.dumps(list(names)), "model": model, "templates": template_hash()}
-    with atomic_write(path) as file:
-        file.write(save({"embeddings": embeddings.contiguous()}, metadata))
-
-
-def template_hash() -> str:
-    """Return a short hash of the prompt templates."""
-    return hashlib.sha256("\n".join(PROMPT_TEMPLATES).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -146,11 +146,29 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
     def forward(self, x: Tensor) -> Predictions:
         """Classify region embeddings [R, D], not normalised; deltas are predicted from them as they are."""
         classifier = self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
+        return self.logits(x, lambda unit: unit @ F.normalize(classifier.weight, dim=1).T), self.bbox_pred(x)
+
+    def logits(self, x: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the logits [R, K + 1], background last, of region embeddings [R, D], not normalised.
+
+        Args:
+            x: region embeddings.
+            classifier: from unit vectors [R, D] to cosines [R, K] with the classes.
+        """
         unit = F.normalize(x, dim=1)
-        cosines = unit @ F.normalize(classifier.weight, dim=1).T
         # The background row is zero as published, and not normalised if a checkpoint has another.
-        background = self.cls_bg_score(unit)
-        return torch.cat([cosines, background], dim=1) / self.temperature, self.bbox_pred(x)
+        return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1) / self.temperature
+
+    def refine(self, x: Tensor, proposals: Instances) -> Tensor:
+        """Return the boxes [R, 4] of regions that hold for any class: the proposals, moved where deltas are used.
+
+        Args:
+            x: region embeddings [R, D].
+            proposals: `proposal_boxes`, in pixels of the network input.
+        """
+        if self.keep_proposal_boxes:
+            return proposals.proposal_boxes.tensor.clone()
+        return self.box2box_transform.apply_deltas(self.bbox_pred(x), proposals.proposal_boxes.tensor)
 
 
 def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPOutputLayers:

@@ -169,9 +169,12 @@ class CLIPFastRCNN(nn.Module):
     @torch.no_grad()
     def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> Tensor:
         """Return the region embeddings [R, D] of `proposal_boxes`, not normalised, image after image."""
-        images = self.preprocessor([image["image"] for image in batched_inputs])
-        features = self.backbone(images.tensor)
-        return self.roi_heads.encode(features, [p.proposal_boxes for p in proposals])
+        return self.roi_heads.encode(self.image_features(batched_inputs), [p.proposal_boxes for p in proposals])
+
+    @torch.no_grad()
+    def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
+        """Return the maps [N, C, H, W] of the backbone, which the ROI head pools regions from."""
+        return self.backbone(self.preprocessor([image["image"] for image in batched_inputs]).tensor)
 
 
 def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:

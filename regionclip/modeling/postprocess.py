@@ -44,8 +44,10 @@ SCORE_FUSIONS: dict[str, ScoreFusion] = {
 class Suppression(Protocol):
     """Removes duplicate boxes within classes."""
 
-    rescores: bool
-    """Whether the scores it returns differ from those it was given."""
+    @property
+    def rescores(self) -> bool:
+        """Whether the scores it returns differ from those it was given."""
+        ...
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
         """Return the kept indices and their scores, best first, at most `limit`."""
@@ -89,6 +91,22 @@ class SoftSuppression:
             class_separation=self.class_separation,
             max_detections=limit,
         )
+
+
+@dataclass(frozen=True)
+class AcrossClasses:
+    """Removes duplicates whatever their class, so that an object keeps its best word alone."""
+
+    suppression: Suppression
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the scores it returns differ from those it was given."""
+        return self.suppression.rescores
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Return the kept indices and their scores, best first, at most `limit`."""
+        return self.suppression(boxes, scores, torch.zeros_like(classes), limit)
 
 
 ReportedScore = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]

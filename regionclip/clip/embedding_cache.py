@@ -1,0 +1,77 @@
+"""Embeddings of words on disk, so that no word is encoded twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+KEYS_AT_ONCE = 500
+"""SQLite allows a limited number of parameters in a query."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of caches: $REGIONCLIP_CACHE, else `regionclip` in the user's cache folder."""
+    own = os.environ.get("REGIONCLIP_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regionclip"
+
+
+class EmbeddingCache:
+    """A table from (text weights, prompt templates, word) to an embedding; safe for several processes.
+
+    A cache that cannot be used is no reason to stop: it is left out, and said once.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Make a cache in a file, `embeddings.sqlite` in `cache_folder()` unless given."""
+        self.path = path or cache_folder() / "embeddings.sqlite"
+        self._usable = True
+
+    def get(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
+        """Return the embeddings float32 [D] of those words that are there; `scope` is weights and templates."""
+        try:
+            return self._read(scope, words) if self._usable and self.path.is_file() else {}
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return {}
+
+    def put(self, scope: str, words: Sequence[str], embeddings: Tensor) -> None:
+        """Keep the embeddings float32 [N, D] of N words."""
+        rows = [(scope, word, row.tobytes()) for word, row in zip(words, embeddings.cpu().float().numpy(), strict=True)]
+        try:
+            if self._usable:
+                self._write(rows)
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
+    def _read(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        with closing(sqlite3.connect(self.path, timeout=60)) as database:
+            for start in range(0, len(words), KEYS_AT_ONCE):
+                part = words[start : start + KEYS_AT_ONCE]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT word, row FROM embeddings WHERE scope = ? AND word IN ({marks})"
+                for word, row in database.execute(query, (scope, *part)):
+                    found[word] = torch.from_numpy(np.frombuffer(row, np.float32).copy())
+        return found
+
+    def _write(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (scope, word))")
+            database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+
+    def _give_up(self, error: Exception) -> None:
+        self._usable = False
+        logger.warning(
+            "The cache of embeddings %s cannot be used (%s); remove the file to start anew", self.path, error
+        )

@@ -1,0 +1,287 @@
+"""The words that a detector looks for: names, their embeddings, and where these come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F
+
+from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
+from regionclip.errors import Problem, UserError, user_error
+from regionclip.files import atomic_write, resolve_path
+
+if TYPE_CHECKING:
+    from regionclip.clip.word_embedder import WordEmbedder
+
+Word = str | Sequence[str]
+"""One class: a word, or its synonyms, of which the first is the name."""
+
+SYNONYM_MARK = "|"
+"""Stands between the synonyms on a line of a text file."""
+
+MESSAGE_LIMIT = 5
+"""Words that an error message lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """K classes with embeddings in the joint image-text space.
+
+    A class has a row, or a row for each synonym, of which the most similar to a region counts.
+    """
+
+    names: tuple[str, ...]
+    """Of the K classes, in the order of class ids."""
+    embeddings: Tensor
+    """float32 [R, D] with R = K, or more with synonyms."""
+    class_of_row: Tensor
+    """int64 [R] in ascending order, each class at least once."""
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    """Words of each class, the name first; empty where they are not known."""
+    model: str = ""
+    """CLIP size, such as RN50; empty where it is not known, as in upstream's files."""
+    text_weights: str = ""
+    """Hash of the text tower's weights; empty where it is not known."""
+    templates: str = ""
+    """Name and hash of the prompt ensemble; empty where it is not known."""
+    normalised: bool = False
+    """Whether the rows are unit vectors; nothing depends on it, for they are compared by cosine."""
+    source: str = field(default="words", compare=False)
+    """Where the vocabulary came from, for messages."""
+
+    def __len__(self) -> int:
+        """Return the number of classes K."""
+        return len(self.names)
+
+    @property
+    def dim(self) -> int:
+        """Width D of the joint space."""
+        return self.embeddings.shape[1]
+
+    @classmethod
+    def from_words(
+        cls,
+        words: Sequence[Word],
+        embedder: WordEmbedder,
+        *,
+        templates: str | Sequence[str] | PromptEnsemble = "regionclip",
+        synonyms: Literal["max", "mean"] = "max",
+    ) -> Vocabulary:
+        """Embed words, or lists of synonyms.
+
+        Args:
+            words: a string, or a list of synonyms, for each class.
+            embedder: the text tower of the detector: `RegionCLIP.embedder`.
+            templates: name of a prompt ensemble (`regionclip`, `cora`, `single`), a text file with a
+                template on each line, or templates.
+            synonyms: a region is compared with each synonym and the best counts (`max`), or with
+                their mean.
+
+        Raises:
+            UserError: no words, an empty one, or two that are the same to CLIP.
+        """
+        classes = [(word,) if isinstance(word, str) else tuple(word) for word in words]
+        classes = [tuple(" ".join(word.split()) for word in group) for group in classes]
+        _require_words(classes, embedder)
+        ensemble = prompt_ensemble(templates)
+        rows = embedder.embed([word for group in classes for word in group], ensemble)
+        owner = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(group) for group in classes]))
+        if synonyms == "mean":
+            rows, owner = _means(rows, owner, len(classes)), torch.arange(len(classes))
+        return cls(
+            names=tuple(group[0] for group in classes),
+            embeddings=rows,
+            class_of_row=owner,
+            synonyms=tuple(classes),
+            model=embedder.model,
+            text_weights=embedder.weights_hash,
+            templates=f"{ensemble.name} {ensemble.fingerprint}",
+            normalised=ensemble.normalised and synonyms == "max",
+        )
+
+    @classmethod
+    def from_concepts(cls, concepts: Sequence[str], embedder: WordEmbedder) -> Vocabulary:
+        """Embed the lines of a list with upstream's 81 templates, as they are: one may come twice.
+
+        For concept pools and published command lines; detectors want `from_words`.
+        """
+        ensemble = prompt_ensemble("regionclip")
+        return cls(
+            names=tuple(concepts),
+            embeddings=embedder.embed(concepts, ensemble),
+            class_of_row=torch.arange(len(concepts)),
+            model=embedder.model,
+            text_weights=embedder.weights_hash,
+            templates=f"{ensemble.name} {ensemble.fingerprint}",
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, names: Sequence[str] = ()) -> Vocabulary:
+        """Read embeddings: a safetensors file of `save`, or upstream's bare tensor `.pth` [K, D].
+
+        Args:
+            path: file, relative to the working directory or the repository.
+            names: of the classes in a file that does not have them; without, a text file of the same
+                name beside it is read.
+
+        Raises:
+            UserError: unreadable or damaged file, or not a name for each class.
+        """
+        embeddings = load_class_embeddings(path)
+        place = resolve_path(path)
+        if place.suffix == ".safetensors":
+            with safe_open(place, framework="pt") as file:
+                metadata = file.metadata() or {}
+                owner = file.get_tensor("class_of_row") if "class_of_row" in file.keys() else None  # noqa: SIM118
+            if metadata.get("hash") not in (None, content_hash(embeddings)):
+                fix = "write or download the file again"
+                raise user_error(str(path), "embeddings with the hash they were written with", "others", fix)
+            names = json.loads(metadata.get("names", "[]")) or names
+        else:
+            metadata, owner = {}, None
+        owner = torch.arange(len(embeddings)) if owner is None else owner
+        names = tuple(names) or tuple(_names_beside(place))
+        if len(names) != int(owner[-1]) + 1:
+            fix = f"name them, or put a line for each into {place.with_suffix('.txt').name} beside the file"
+            raise user_error(str(path), f"names of its {int(owner[-1]) + 1} classes", f"{len(names)}", fix)
+        return cls(
+            names=names,
+            embeddings=embeddings,
+            class_of_row=owner,
+            synonyms=tuple(tuple(group) for group in json.loads(metadata.get("synonyms", "[]"))),
+            model=metadata.get("model", ""),
+            text_weights=metadata.get("text_weights", ""),
+            templates=metadata.get("templates", ""),
+            normalised=metadata.get("normalised") == "true",
+            source=str(path),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file that says what it is, and return its path; raises `UserError` for another ending."""
+        if Path(path).suffix != ".safetensors":
+            raise user_error(str(path), "a name that ends in .safetensors", Path(path).suffix or "none", "rename it")
+        metadata = {
+            "names": json.dumps(self.names),
+            "synonyms": json.dumps(self.synonyms),
+            "model": self.model,
+            "text_weights": self.text_weights,
+            "templates": self.templates,
+            "normalised": str(self.normalised).lower(),
+            "hash": content_hash(self.embeddings),
+        }
+        tensors = {"embeddings": self.embeddings.contiguous()}
+        if len(self.embeddings) > len(self):
+            tensors["class_of_row"] = self.class_of_row
+        with atomic_write(path) as file:
+            file.write(save(tensors, metadata))
+        return Path(path)
+
+    def without(self, words: Sequence[str]) -> Vocabulary:
+        """Return the vocabulary without the classes of these names, whatever their case."""
+        gone = {word.lower() for word in words}
+        kept = torch.tensor([name.lower() not in gone for name in self.names], dtype=torch.bool)
+        rows = kept[self.class_of_row]
+        return replace(
+            self,
+            names=tuple(name for name in self.names if name.lower() not in gone),
+            embeddings=self.embeddings[rows],
+            class_of_row=(kept.cumsum(0) - 1)[self.class_of_row[rows]],
+            synonyms=tuple(self.synonyms[i] for i in kept.nonzero()[:, 0].tolist()) if self.synonyms else (),
+        )
+
+    def require_fit(self, dim: int, model: str, text_weights: str = "") -> None:
+        """Raise a `UserError` unless the embeddings are of this CLIP, as far as both sides say what they are."""
+        made_of, wanted = f"{self.model or 'an unknown CLIP'}, width {self.dim}", f"{model}, width {dim}"
+        fits = self.dim == dim and self.model in ("", model)
+        if fits and self.text_weights and text_weights and self.text_weights != text_weights:
+            made_of, wanted = f"weights {self.text_weights}", f"text weights {text_weights}, those of the detector"
+            fits = False
+        if not fits:
+            what = f"vocabulary {self.source}"
+            raise user_error(what, f"embeddings of {wanted}", made_of, "embed the words with this detector's CLIP")
+
+
+class Classifier:
+    """Compares regions with a vocabulary by cosine; the rows are normalised once."""
+
+    def __init__(self, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
+        """Make the classifier of a vocabulary on a device."""
+        self.classes = len(vocabulary)
+        self._rows = F.normalize(vocabulary.embeddings, dim=1).to(device)
+        has_synonyms = len(vocabulary.embeddings) > self.classes
+        self._class_of_row = vocabulary.class_of_row.to(device) if has_synonyms else None
+
+    def __call__(self, unit_regions: Tensor) -> Tensor:
+        """Return the cosines [N, K] of unit region embeddings [N, D]; of synonyms the largest."""
+        cosines = unit_regions @ self._rows.T
+        if self._class_of_row is None:
+            return cosines
+        best = cosines.new_full((len(cosines), self.classes), -1.0)
+        return best.scatter_reduce(1, self._class_of_row.expand_as(cosines), cosines, "amax")
+
+
+def content_hash(embeddings: Tensor) -> str:
+    """Return a short hash of float32 values."""
+    return hashlib.sha256(embeddings.float().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def read_words(path: str | Path) -> list[list[str]]:
+    """Read a text file with a class on each line, its synonyms between `|`; blank lines are left out.
+
+    Raises:
+        UserError: missing file, no UTF-8 text, or nothing in it.
+    """
+    place = resolve_path(path)
+    fix = "write a word on each line"
+    if not place.is_file():
+        raise user_error(str(path), "a text file of words", "no such file", fix)
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
+    classes = [[word.strip() for word in line.split(SYNONYM_MARK)] for line in lines if line.strip()]
+    if not classes:
+        raise user_error(str(path), "at least one word", "none", fix)
+    return classes
+
+
+def _names_beside(path: Path) -> list[str]:
+    beside = path.with_suffix(".txt")
+    return [group[0] for group in read_words(beside)] if beside.is_file() else []
+
+
+def _require_words(classes: Sequence[tuple[str, ...]], embedder: WordEmbedder) -> None:
+    if not classes:
+        raise user_error("vocabulary", "at least one word", "none", 'name some, such as "cat, traffic cone"')
+    problems = []
+    by_tokens = defaultdict(list)
+    for number, group in enumerate(classes, start=1):
+        for word in group or ("",):
+            tokens = embedder.token_ids(word)
+            if not tokens:
+                fix = "remove it"
+                problems.append(Problem(f"word {number} of the vocabulary", "letters", repr(word) or "nothing", fix))
+            by_tokens[tokens].append(word)
+    same = [" = ".join(map(repr, words)) for tokens, words in by_tokens.items() if tokens and len(words) > 1]
+    if same:
+        actual = "; ".join(same[:MESSAGE_LIMIT]) + (f"; {len(same)} in all" if len(same) > MESSAGE_LIMIT else "")
+        fix = "keep one of each: CLIP reads no case, and two equal words would share the score"
+        problems.append(Problem("vocabulary", "each word once", actual, fix))
+    if problems:
+        raise UserError(problems[:MESSAGE_LIMIT])
+
+
+def _means(rows: Tensor, owner: Tensor, classes: int) -> Tensor:
+    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, owner, F.normalize(rows, dim=1))
+    return sums / owner.bincount(minlength=classes)[:, None]

@@ -1,0 +1,111 @@
+"""What was found in a picture: one structure that every tool speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regionclip.errors import user_error
+
+if TYPE_CHECKING:
+    import supervision
+    from detectron2.structures import Instances
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """N boxes with words and scores, the best first; given boxes keep their order."""
+
+    boxes: NDArray[np.float32]
+    """[N, 4], x1 y1 x2 y2 in pixels of the original picture."""
+    scores: NDArray[np.float32]
+    """[N]."""
+    class_ids: NDArray[np.int64]
+    """[N], places in `vocabulary`."""
+    vocabulary: tuple[str, ...]
+    """The words that were looked for."""
+    image_size: tuple[int, int]
+    """(height, width) of the original picture."""
+    top_class_ids: NDArray[np.int64]
+    """[N, k], the k most probable words of each box; k is 0 unless they were asked for."""
+    top_scores: NDArray[np.float32]
+    """[N, k], their probabilities."""
+    embeddings: NDArray[np.float32] | None = None
+    """[N, D], not normalised, when they were asked for."""
+    image: NDArray[np.uint8] | None = field(default=None, repr=False)
+    """The picture [H, W, 3] in RGB, for `draw`."""
+
+    def __len__(self) -> int:
+        """Return the number of boxes N."""
+        return len(self.boxes)
+
+    @property
+    def names(self) -> list[str]:
+        """The word of each box."""
+        return [self.vocabulary[i] for i in self.class_ids]
+
+    def top_words(self, row: int) -> list[tuple[str, float]]:
+        """Return the most probable words of a box with their probabilities, as many as were asked for."""
+        pairs = zip(self.top_class_ids[row], self.top_scores[row], strict=True)
+        return [(self.vocabulary[i], float(score)) for i, score in pairs]
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Return results in COCO's format, a dictionary a box.
+
+        Args:
+            image_id: of the picture.
+            category_ids: of the words of the vocabulary; 1, 2, ... unless given.
+        """
+        ids = range(1, len(self.vocabulary) + 1) if category_ids is None else category_ids
+        corners = self.boxes.astype(float)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+        return [
+            {"image_id": image_id, "category_id": ids[class_id], "bbox": box, "score": score}
+            for box, score, class_id in zip(boxes, self.scores.tolist(), self.class_ids.tolist(), strict=True)
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return the same for the supervision library, with the words under `class_name`."""
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.class_ids,
+            data={"class_name": np.array(self.names, dtype=object)},
+        )
+
+    def to_instances(self) -> Instances:
+        """Return the same as Detectron2's Instances: `pred_boxes`, `scores`, `pred_classes`."""
+        import torch
+        from detectron2.structures import Boxes, Instances
+
+        return Instances(
+            self.image_size,
+            pred_boxes=Boxes(torch.from_numpy(self.boxes.copy())),
+            scores=torch.from_numpy(self.scores.copy()),
+            pred_classes=torch.from_numpy(self.class_ids.copy()),
+        )
+
+    def draw(self, image: NDArray[np.uint8] | Image | None = None) -> Image:
+        """Return the picture with boxes and words.
+
+        Args:
+            image: the original picture, uint8 [H, W, 3] in RGB; the one that was detected on unless given.
+
+        Raises:
+            UserError: a picture of another size.
+        """
+        from regionclip.drawing import draw_detections
+
+        pixels = self.image if image is None else np.asarray(image)
+        if pixels is None or pixels.shape[:2] != self.image_size:
+            height, width = self.image_size
+            actual = "none" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise user_error("picture to draw on", f"{width} x {height} pixels", actual, "give the original picture")
+        return draw_detections(pixels, self)

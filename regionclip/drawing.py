@@ -1,0 +1,144 @@
+"""Boxes and words on a picture: labels that do not cover each other, and a colour of its own for each word."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from regionclip.detections import Detections
+
+Rectangle = tuple[int, int, int, int]
+"""x1 y1 x2 y2 in pixels."""
+
+LETTERS_IN_SIDE = 45
+"""How many letters, one above the other, would fill the shorter side of a picture."""
+
+
+def draw_detections(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
+    """Return the picture with boxes and labels; words that were asked for beside the best stand in its label.
+
+    No label covers another: one for which no place is left, best scores first, is left out.
+
+    Args:
+        image: uint8 [H, W, 3] in RGB.
+        detections: boxes in pixels of this picture.
+    """
+    scene = Image.fromarray(np.ascontiguousarray(image[:, :, :3]))
+    labels = [label_of(detections, row) for row in range(len(detections))]
+    size = int(np.clip(min(scene.size) / LETTERS_IN_SIDE, 10, 40))
+    font = ImageFont.truetype(font_for("".join(labels)), size)
+    pen = ImageDraw.Draw(scene)
+    boxes = detections.boxes.round().astype(int).tolist()
+    for box, name in zip(boxes, detections.names, strict=True):
+        pen.rectangle(box, outline=color_of(name), width=max(size // 6, 1))
+    order = detections.scores.argsort(kind="stable")[::-1].tolist()
+    extents = [_extent(font, labels[row], size) for row in order]
+    places = place_labels([boxes[row] for row in order], extents, scene.size)
+    for row, place in zip(order, places, strict=True):
+        if place is not None:
+            color = color_of(detections.names[row])
+            pen.rectangle(place, fill=color)
+            middle = (place[0] + size // 4, (place[1] + place[3]) // 2)
+            pen.text(middle, labels[row], font=font, fill=readable_on(color), anchor="lm")
+    return scene
+
+
+def place_labels(
+    boxes: Sequence[Sequence[int]], extents: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> list[Rectangle | None]:
+    """Return where labels go: in the picture, near their boxes, none over another; None where no place is left.
+
+    Args:
+        boxes: xyxy in pixels, the most important first.
+        extents: (width, height) of each label.
+        size: (width, height) of the picture.
+    """
+    taken = np.zeros((0, 4), dtype=int)
+    places: list[Rectangle | None] = []
+    for box, extent in zip(boxes, extents, strict=True):
+        place = next((p for p in _candidates(box, extent, size) if _is_free(p, taken, size)), None)
+        places.append(place)
+        if place is not None:
+            taken = np.concatenate([taken, [place]])
+    return places
+
+
+def _candidates(box: Sequence[int], extent: tuple[int, int], size: tuple[int, int]) -> Iterator[Rectangle]:
+    """Yield places from the best to the worst: at the corners of the box, then down its left edge, then anywhere."""
+    width, height = extent
+    left, top, right, bottom = box
+    lefts = [min(max(x, 0), max(size[0] - width - 1, 0)) for x in (left, right - width)]
+    for y in (top - height, top, bottom - height, bottom):
+        for x in lefts:
+            yield x, y, x + width, y + height
+    rows = sorted(range(0, size[1] - height, max(height // 2, 1)), key=lambda y: abs(y - top))
+    columns = [lefts[0], *sorted(range(0, size[0] - width, max(width // 2, 1)), key=lambda x: abs(x - left))]
+    for x in columns:
+        for y in rows:
+            yield x, y, x + width, y + height
+
+
+def _is_free(place: Rectangle, taken: NDArray[np.int_], size: tuple[int, int]) -> bool:
+    left, top, right, bottom = place
+    if left < 0 or top < 0 or right >= size[0] or bottom >= size[1]:
+        return False
+    apart = (taken[:, 0] > right) | (taken[:, 2] < left) | (taken[:, 1] > bottom) | (taken[:, 3] < top)
+    return bool(apart.all())
+
+
+def _extent(font: ImageFont.FreeTypeFont, label: str, size: int) -> tuple[int, int]:
+    left, _, right, _ = font.getbbox(label)
+    return int(right - left) + size // 2, size + size // 3
+
+
+def label_of(detections: Detections, row: int) -> str:
+    """Return what stands beside a box: its word and score, and the others that were asked for."""
+    best = f"{detections.vocabulary[detections.class_ids[row]]} {detections.scores[row]:.2f}"
+    others = [pair for pair in detections.top_words(row) if pair[0] != detections.names[row]]
+    return ", ".join([best, *(f"{name} {score:.2f}" for name, score in others)])
+
+
+def color_of(word: str) -> str:
+    """Return the colour of a word as `#rrggbb`: the same in every picture and every vocabulary."""
+    number = int.from_bytes(hashlib.sha256(word.lower().encode()).digest()[:4])
+    hue, level = number % 360 / 360, 0.42 + 0.08 * (number // 360 % 3)
+    red, green, blue = colorsys.hls_to_rgb(hue, level, 0.85)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def readable_on(color: str) -> str:
+    """Return black or white, whichever is easier to read on a colour `#rrggbb`."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
+
+
+@lru_cache(maxsize=64)
+def font_for(text: str) -> str:
+    """Return a font of this machine that has all letters of a text, or the one that lacks the fewest."""
+    wanted = {ord(letter) for letter in text if not letter.isspace()}
+    default = str(font_manager.findfont("DejaVu Sans"))
+    best, lacking = str(default), len(wanted - _letters(default))
+    for font in font_manager.fontManager.ttflist:
+        if not lacking:
+            break
+        if (count := len(wanted - _letters(str(font.fname)))) < lacking:
+            best, lacking = str(font.fname), count
+    return best
+
+
+@lru_cache(maxsize=512)
+def _letters(path: str) -> frozenset[int]:
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()

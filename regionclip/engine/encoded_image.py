@@ -1,0 +1,86 @@
+"""A picture and what was computed of it, so that nothing is computed twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from regionclip.data.loaders import TestMapper
+from regionclip.errors import user_error
+from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
+
+REGIONS_AT_ONCE = 500
+"""Bounds the memory of the pooled maps: 0.4 GB for RN50."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The proposals of a picture, encoded."""
+
+    boxes: Tensor
+    """float [R, 4], xyxy in pixels of the network input."""
+    objectness_logits: Tensor
+    """float [R]."""
+    embeddings: Tensor
+    """float [R, D], not normalised."""
+
+
+class EncodedImage:
+    """A picture; feature maps and regions are computed when they are first asked for."""
+
+    def __init__(self, model: CLIPFastRCNN, pixels: NDArray[np.uint8], mapper: TestMapper) -> None:
+        """Take a picture, uint8 [H, W, 3] in RGB, for a model with a text classifier."""
+        self.pixels = pixels
+        self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        self._model = model
+        self._input = mapper.map_pixels(pixels)
+        height, width = self._input["image"].shape[1:]
+        self.network_size: tuple[int, int] = (height, width)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """The proposals of the detector."""
+        (proposals,) = self._model.proposal_source.propose([self._input], self._model.device)
+        embeddings = self.encode(proposals.proposal_boxes)
+        boxes = text_predictor(self._model).refine(embeddings, proposals)
+        return Regions(boxes, proposals.objectness_logits, embeddings)
+
+    @torch.no_grad()
+    def encode(self, boxes: Boxes) -> Tensor:
+        """Return the embeddings [N, D], not normalised, of boxes in pixels of the network input."""
+        parts = boxes.tensor.split(REGIONS_AT_ONCE)
+        return torch.cat([self._model.roi_heads.encode(self._maps, [Boxes(part)]) for part in parts])
+
+    @property
+    def scale(self) -> Tensor:
+        """Factors [4] from xyxy in pixels of the picture to those of the network input."""
+        vertical, horizontal = (network / own for network, own in zip(self.network_size, self.size, strict=True))
+        return torch.tensor([horizontal, vertical, horizontal, vertical])
+
+    @cached_property
+    def _maps(self) -> dict[str, Tensor]:
+        return self._model.image_features([self._input])
+
+
+def text_predictor(model: CLIPFastRCNN) -> TextEmbeddingOutputLayers:
+    """Return the predictor of a model that `require_text_classifier` accepts."""
+    return model.roi_heads.box_predictor
+
+
+def require_text_classifier(model: nn.Module) -> None:
+    """Raise a `UserError` unless the words of a detector can be changed while it runs."""
+    heads = getattr(model, "roi_heads", None)
+    predictor = getattr(heads, "box_predictor", None)
+    if not isinstance(model, CLIPFastRCNN) or not isinstance(predictor, TextEmbeddingOutputLayers):
+        fix = "use a config with CLIPFastRCNN, CLIPRes5ROIHeads and USE_TEXT_EMB_CLASSIFIER"
+        raise user_error("detector", "a classifier of text embeddings", type(predictor or model).__name__, fix)
+    if not predictor.keep_proposal_boxes and predictor.bbox_pred.out_features != 4:
+        fix = "use a config with MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
+        raise user_error("detector", "box deltas that hold for any word", "some for each trained class", fix)

@@ -1,0 +1,152 @@
+"""From a name or a path to a detector with its weights, and to what embeds its words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from regionclip.clip.embedding_cache import EmbeddingCache
+from regionclip.clip.vocabulary import Vocabulary
+from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.config import check_config, load_config
+from regionclip.config.checks import clip_architecture, find_weights
+from regionclip.data.word_lists import names_of_published
+from regionclip.engine.checkpoint import RunCheckpoints, load_weights
+from regionclip.engine.text import load_embedder
+from regionclip.engine.zoo import FILES, MODELS, PublishedModel, fetch
+from regionclip.errors import UserError, user_error
+from regionclip.files import resolve_path
+from regionclip.modeling import build_model
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHT_FILES = "config.yaml", ("model.safetensors", "model_final.pth")
+"""What a folder of a detector holds."""
+
+TEXT_FILE, VOCABULARY_FILE = "text.safetensors", "vocabulary.safetensors"
+"""What it may hold beside: a text tower, and the words that it knows from the start."""
+
+UNUSED = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.test_cls_score", "roi_heads.mask_head")
+"""Weights that words chosen at run time take the place of, and masks, which are not predicted."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A detector as it was found."""
+
+    model: nn.Module
+    cfg: CfgNode
+    embedder: Callable[[], WordEmbedder]
+    """Reads the text tower."""
+    vocabulary: Vocabulary | None = None
+    published_suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The files of a detector."""
+
+    config: str
+    overrides: tuple[str, ...]
+    weights: str
+    rpn_weights: str = ""
+    text_weights: Callable[[], str] = lambda: ""
+    vocabulary: Path | None = None
+    published_suffix: str | None = None
+
+
+def load_pretrained(
+    name_or_path: str,
+    config: str = "",
+    overrides: Sequence[str] = (),
+    text_weights: str = "",
+    device: str = "",
+    source: str = "",
+    *,
+    trust_pickle: bool = False,
+) -> Pretrained:
+    """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
+    parts = _find(name_or_path, config, source)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    without_files = ("MODEL.CLIP.TEXT_EMB_PATH", "", "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", "", "DATASETS.TEST", "()")
+    fixed = ("MODEL.MASK_ON", "False", *without_files, "MODEL.DEVICE", device)
+    cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
+    check_config(cfg)
+    cfg.freeze()
+    model = build_model(cfg)
+    load_weights(model, parts.weights, parts.rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
+
+    def embedder() -> WordEmbedder:
+        file = text_weights or parts.text_weights() or parts.weights
+        try:
+            return load_embedder(
+                clip_architecture(cfg), file, device, cache=EmbeddingCache(), trust_pickle=trust_pickle
+            )
+        except UserError as error:
+            if not error.problems[0].what.startswith("weights of lang_encoder"):
+                raise
+            fix = "name a checkpoint of the same CLIP that has it (text_weights), such as clip/RN50.pt"
+            raise user_error(file, "a text tower, to embed words", "none", fix) from error
+
+    vocabulary = None
+    if parts.vocabulary is not None and parts.vocabulary.is_file():
+        vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
+    return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
+
+
+def _find(name_or_path: str, config: str, source: str) -> _Parts:
+    if name_or_path in MODELS:
+        return _published(MODELS[name_or_path], source)
+    path = find_weights(name_or_path)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file() and config:
+        return _Parts(config, (), str(path))
+    if path.is_file():
+        fix = "name the YAML that the weights belong to, one of configs/"
+        raise user_error(f"detector {name_or_path}", "a config with the file of weights", "none", fix)
+    expected = f"one of {', '.join(MODELS)}; a folder with {CONFIG_FILE} and weights; or a file of weights"
+    raise user_error(f"detector {name_or_path}", expected, "neither", "correct the name or the path")
+
+
+def _published(model: PublishedModel, source: str) -> _Parts:
+    paths = [fetch(FILES[path], source) for path in model.files]
+
+    def text_weights() -> str:
+        here = [FILES[path].place for path in model.text_weights if FILES[path].place.is_file()]
+        return str(here[0] if here else fetch(FILES[model.text_weights[-1]], source))
+
+    return _Parts(
+        model.config,
+        model.overrides,
+        str(paths[0]),
+        str(paths[1]) if len(paths) > 1 else "",
+        text_weights,
+        resolve_path(FILES[model.vocabulary].place),
+        model.suffix,
+    )
+
+
+def _folder(folder: Path) -> _Parts:
+    newest = RunCheckpoints(folder).newest()
+    candidates = [folder / name for name in WEIGHT_FILES] + [newest] * (newest is not None)
+    weights = next((path for path in candidates if path is not None and path.is_file()), None)
+    config = folder / CONFIG_FILE
+    if weights is None or not config.is_file():
+        missing = CONFIG_FILE if weights else "no weights"
+        expected = f"{CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}"
+        raise user_error(f"folder {folder}", expected, f"without {missing}", "name a folder of a finished training")
+    text = folder / TEXT_FILE
+    return _Parts(
+        str(config),
+        (),
+        str(weights),
+        text_weights=lambda: str(text) if text.is_file() else "",
+        vocabulary=folder / VOCABULARY_FILE,
+    )

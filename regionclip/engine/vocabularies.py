@@ -1,0 +1,85 @@
+"""From what a user writes, words, a list's name or a file, to a vocabulary of the detector's CLIP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
+from regionclip.clip.vocabulary import Vocabulary, Word, read_words
+from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
+from regionclip.errors import user_error
+from regionclip.files import resolve_path
+
+logger = logging.getLogger(__name__)
+
+Words = str | Path | Sequence[Word] | Vocabulary
+"""Words, the name of a word list, a file of words or embeddings, or a vocabulary."""
+
+EMBEDDING_FILES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """How words become embeddings."""
+
+    templates: str | Sequence[str] | PromptEnsemble = "regionclip"
+    synonyms: Literal["max", "mean"] = "max"
+
+
+def make_vocabulary(
+    words: Words, embedder: Callable[[], WordEmbedder], options: VocabularyOptions, published_suffix: str | None = None
+) -> Vocabulary:
+    """Return the vocabulary that `words` stand for.
+
+    Args:
+        words: a list of words or of lists of synonyms; the name of a word list (`coco`, `coco65`,
+            `coco48`, `coco17`, `lvis`, `lvis866`); a text file of words, or a file of embeddings;
+            a vocabulary.
+        embedder: gives the text tower; called only when words have to be embedded.
+        options: templates and synonyms.
+        published_suffix: ending of the published embedding files of this CLIP (empty for RN50), which
+            then stand for the word lists without embedding anything.
+
+    Raises:
+        UserError: unknown name, unreadable file, or words that cannot be told apart.
+    """
+    if isinstance(words, Vocabulary):
+        return words
+    if not isinstance(words, str | Path):
+        return _embed(words, embedder, options)
+    name = str(words)
+    if name in WORD_LISTS:
+        ready = _published(name, options, published_suffix)
+        return ready or _embed(WORD_LISTS[name](), embedder, options)
+    path = resolve_path(name)
+    if not path.is_file():
+        expected = f"a list of words, {', '.join(WORD_LISTS)}, or a file of words or embeddings"
+        raise user_error("vocabulary", expected, repr(name), "correct the name, or write the words as a list")
+    if path.suffix in EMBEDDING_FILES:
+        return Vocabulary.from_file(path, names=names_of_published(path))
+    return _embed(read_words(path), embedder, options)
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a comma-separated list as typed on a command line: `cat, traffic cone`."""
+    return [word.strip() for word in text.split(",")]
+
+
+def _embed(words: Sequence[Word], embedder: Callable[[], WordEmbedder], options: VocabularyOptions) -> Vocabulary:
+    return Vocabulary.from_words(words, embedder(), templates=options.templates, synonyms=options.synonyms)
+
+
+def _published(name: str, options: VocabularyOptions, suffix: str | None) -> Vocabulary | None:
+    stem = PUBLISHED_EMBEDDINGS.get(name)
+    if stem is None or suffix is None or prompt_ensemble(options.templates).name != "regionclip":
+        return None
+    path = resolve_path(f"pretrained_ckpt/concept_emb/{stem}{suffix}.pth")
+    if not path.is_file():
+        return None
+    logger.info("Embeddings of %s from %s", name, path)
+    return Vocabulary.from_file(path, names=WORD_LISTS[name]())

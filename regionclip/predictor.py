@@ -1,0 +1,305 @@
+"""The detector as a user touches it: set a picture once, ask for words many times.
+
+detector = RegionCLIP.from_pretrained("regionclip_pretrained-cc_rn50")
+detector.set_image("street.jpg")
+detector.set_vocabulary(["car", "traffic cone"])
+detections = detector.predict(threshold=0.3)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from regionclip.clip import ModifiedResNet
+from regionclip.clip.vocabulary import Classifier, Vocabulary
+from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.data.given_boxes import check_boxes
+from regionclip.data.images import read_image, to_rgb_pixels
+from regionclip.data.loaders import TestMapper
+from regionclip.detections import Detections
+from regionclip.engine.encoded_image import EncodedImage, require_text_classifier, text_predictor
+from regionclip.engine.pretrained import load_pretrained
+from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
+from regionclip.errors import user_error
+from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.postprocess import AcrossClasses
+
+Picture = str | Path | Image.Image | NDArray[Any] | Tensor
+"""A file, a PIL picture, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
+
+OWN_WORDS = "own"
+"""Value of `background`: the words that came with the detector."""
+
+
+class RegionCLIP:
+    """An open-vocabulary detector with a picture and a vocabulary."""
+
+    def __init__(
+        self,
+        model: CLIPFastRCNN,
+        cfg: CfgNode,
+        *,
+        embedder: Callable[[], WordEmbedder],
+        vocabulary: Vocabulary | None = None,
+        published_suffix: str | None = None,
+        cached_images: int = 2,
+    ) -> None:
+        """Make a detector; `from_pretrained` does it from a name.
+
+        Args:
+            model: with its weights.
+            cfg: what the model was built from.
+            embedder: gives the text tower; called when the first words have to be embedded.
+            vocabulary: the words that the detector knows from the start.
+            published_suffix: ending of the published embedding files of its CLIP, None if there are none.
+            cached_images: so many pictures stay encoded.
+
+        Raises:
+            UserError: a model that cannot take new words.
+        """
+        require_text_classifier(model)
+        self.model = model.eval()
+        self.cfg = cfg
+        self._make_embedder = embedder
+        self._own_vocabulary = vocabulary
+        self._published_suffix = published_suffix
+        self._images: OrderedDict[str, EncodedImage] = OrderedDict()
+        self._cached_images = max(cached_images, 1)
+        self._mapper = TestMapper(
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=False
+        )
+        self._vocabulary = vocabulary
+        self._classifiers = [Classifier(vocabulary, model.device)] if vocabulary else []
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: str = "",
+        overrides: tuple[str, ...] | list[str] = (),
+        text_weights: str = "",
+        device: str = "",
+        source: str = "",
+        trust_pickle: bool = False,
+    ) -> RegionCLIP:
+        """Load a detector: a published one by name, a folder of a training run, or a file of weights.
+
+        Files of published detectors are looked for in `pretrained_ckpt/`, then downloaded where the
+        publishers or `source` give an address for them. Set REGIONCLIP_OFFLINE=1 to forbid downloads.
+
+        Args:
+            name_or_path: such as `regionclip_pretrained-cc_rn50` (docs/MODEL_ZOO.md lists the names); a
+                folder with `config.yaml` and weights; or weights, with their `config`.
+            config: YAML of the weights, for a file.
+            overrides: `KEY, VALUE, ...` on top of the config.
+            text_weights: a checkpoint with the text tower, where that of the detector has none.
+            device: `cuda`, `cuda:1`, `cpu`; a GPU where there is one unless given.
+            source: folder on the web or hub (`hf://owner/repository`) that mirrors `pretrained_ckpt/`.
+            trust_pickle: read files that can run code.
+
+        Raises:
+            UserError: unknown name, a file that is missing or does not fit, or a model without text classifier.
+        """
+        found = load_pretrained(
+            str(name_or_path), config, overrides, text_weights, device, source, trust_pickle=trust_pickle
+        )
+        return cls(
+            cast(CLIPFastRCNN, found.model),
+            found.cfg,
+            embedder=found.embedder,
+            vocabulary=found.vocabulary,
+            published_suffix=found.published_suffix,
+        )
+
+    @cached_property
+    def embedder(self) -> WordEmbedder:
+        """The text tower; raises `UserError` when no file has it."""
+        return self._make_embedder()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words that `predict` looks for; raises `UserError` when there are none yet."""
+        if self._vocabulary is None:
+            raise user_error("vocabulary", "words to look for", "none", 'call set_vocabulary(["cat", "dog"]) first')
+        return self._vocabulary
+
+    def set_vocabulary(
+        self,
+        words: Words,
+        *,
+        background: Words | None = OWN_WORDS,
+        options: VocabularyOptions | None = None,
+    ) -> Vocabulary:
+        """Look for these words from now on; pictures stay encoded.
+
+        Scores of a region are shared out among the words: with `cat` alone, everything is a cat.
+        Background words take part in the sharing and are never reported.
+
+        Args:
+            words: words or lists of synonyms; the name of a word list (`coco`, `coco65`, `coco48`,
+                `coco17`, `lvis`, `lvis866`); a file of words or of embeddings; or a `Vocabulary`.
+            background: the same; `own` are the words that came with the detector, if any; None are none.
+            options: templates, and how synonyms count.
+
+        Returns:
+            The vocabulary, which can be saved and set again.
+
+        Raises:
+            UserError: no words, empty or equal ones, a bad file, or embeddings of another CLIP.
+        """
+        options = options or VocabularyOptions()
+        vocabulary = self._make(words, options)
+        others = self._own_vocabulary if background is OWN_WORDS or background == OWN_WORDS else None
+        if others is None and background is not None and background != OWN_WORDS:
+            others = self._make(background, options)
+        if others is not None:
+            known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
+            others = others.without(known)
+        competing = [others] if others is not None and len(others) else []
+        self._classifiers = [Classifier(part, self.model.device) for part in (vocabulary, *competing)]
+        self._vocabulary = vocabulary
+        return vocabulary
+
+    def set_image(self, image: Picture) -> None:
+        """Take a picture; it is encoded by the first `predict`, and not again while it is remembered.
+
+        Args:
+            image: file (upright by its EXIF data), PIL picture, array [H, W, 3] or [H, W] in RGB or
+                grey, tensor [3, H, W] in RGB; uint8, or floats in [0, 1].
+
+        Raises:
+            UnreadableImageError: a file that is no picture.
+            UserError: an array that is no picture.
+        """
+        pixels = read_image(image) if isinstance(image, str | Path) else to_rgb_pixels(image)
+        key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        if key not in self._images:
+            self._images[key] = EncodedImage(self.model, pixels, self._mapper)
+        self._images.move_to_end(key)
+        while len(self._images) > self._cached_images:
+            self._images.popitem(last=False)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        boxes: ArrayLike | Tensor | None = None,
+        *,
+        threshold: float | None = None,
+        topk: int | None = None,
+        words_per_box: int = 0,
+        per_class: bool = False,
+        embeddings: bool = False,
+    ) -> Detections:
+        """Find the words of the vocabulary in the picture, or say what is in given boxes.
+
+        Args:
+            boxes: [N, 4] x1 y1 x2 y2 in pixels of the picture. Each gets its best word, in the given
+                order; nothing is left out but what the threshold excludes. None finds boxes.
+            threshold: least score; that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST) unless
+                given, and none with given boxes.
+            topk: most detections; TEST.DETECTIONS_PER_IMAGE unless given.
+            words_per_box: so many words of each box are returned with their probabilities.
+            per_class: remove duplicates within each word only, as published, so that a box can come
+                with several words; else each object keeps its best word.
+            embeddings: return the embeddings of the boxes.
+
+        Raises:
+            UserError: no picture, no vocabulary, or bad boxes.
+        """
+        if not self._images:
+            raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
+        image, words = next(reversed(self._images.values())), self.vocabulary
+        if not 0 <= words_per_box <= len(words):
+            raise user_error("words_per_box", f"0 to {len(words)}, the words", str(words_per_box), "ask for fewer")
+        if boxes is not None:
+            found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0, topk)
+        else:
+            found = self._detect(image, threshold, topk, per_class=per_class)
+        return self._detections(image, *found, words_per_box, embeddings)
+
+    def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
+        vocabulary = make_vocabulary(words, lambda: self.embedder, options, self._published_suffix)
+        # The weights of the text tower are compared where it is at hand: reading it takes longer than all else.
+        tower = self.__dict__.get("embedder")
+        architecture = cast(ModifiedResNet, clip_tower(self.model.backbone)).architecture
+        text_weights = tower.weights_hash if tower and vocabulary.text_weights else ""
+        vocabulary.require_fit(architecture.embedding_dim, architecture.name, text_weights)
+        return vocabulary
+
+    def _probabilities(self, embeddings: Tensor) -> Tensor:
+        """Return [R, K + 1]: the words, and the rest."""
+        logits = text_predictor(self.model).logits(
+            embeddings, lambda unit: torch.cat([classify(unit) for classify in self._classifiers], dim=1)
+        )
+        probabilities = logits.softmax(dim=1)
+        if len(self._classifiers) == 1:
+            return probabilities
+        rest = probabilities[:, len(self.vocabulary) :].sum(dim=1, keepdim=True)
+        return torch.cat([probabilities[:, : len(self.vocabulary)], rest], dim=1)
+
+    def _detect(
+        self, image: EncodedImage, threshold: float | None, topk: int | None, *, per_class: bool
+    ) -> tuple[Instances, Tensor, Tensor]:
+        regions = image.regions
+        probabilities = self._probabilities(regions.embeddings)
+        selector = text_predictor(self.model).selector
+        changes: dict[str, Any] = {} if per_class else {"suppression": AcrossClasses(selector.suppression)}
+        if threshold is not None:
+            changes["score_threshold"] = min(threshold, selector.score_threshold)
+        if topk is not None:
+            changes["max_detections"] = topk
+        selector = replace(selector, **changes)
+        found, rows = selector(regions.boxes, probabilities, regions.objectness_logits, image.network_size)
+        # The score that selects may be another than the reported one, which is what the user limits.
+        kept = found.pred_boxes.nonempty() & (found.scores >= (threshold or 0.0))
+        return found[kept], probabilities[rows[kept]], regions.embeddings[rows[kept]]
+
+    def _classify(
+        self, image: EncodedImage, boxes: Tensor, threshold: float, topk: int | None
+    ) -> tuple[Instances, Tensor, Tensor]:
+        scaled = (boxes * image.scale).to(self.model.device)
+        embeddings = image.encode(Boxes(scaled))
+        probabilities = self._probabilities(embeddings)
+        scores, classes = probabilities[:, :-1].max(dim=1)
+        kept = (scores >= threshold).nonzero()[:, 0][:topk]
+        found = Instances(image.network_size)
+        found.pred_boxes, found.scores, found.pred_classes = Boxes(scaled[kept]), scores[kept], classes[kept]
+        return found, probabilities[kept], embeddings[kept]
+
+    def _detections(
+        self,
+        image: EncodedImage,
+        found: Instances,
+        probabilities: Tensor,
+        embeddings: Tensor,
+        words_per_box: int,
+        with_embeddings: bool,
+    ) -> Detections:
+        top = probabilities[:, :-1].topk(words_per_box, dim=1)
+        boxes = found.pred_boxes.tensor.cpu() / image.scale
+        return Detections(
+            boxes=boxes.numpy(),
+            scores=found.scores.cpu().numpy(),
+            class_ids=found.pred_classes.cpu().numpy(),
+            vocabulary=self.vocabulary.names,
+            image_size=image.size,
+            top_class_ids=top.indices.cpu().numpy(),
+            top_scores=top.values.cpu().numpy(),
+            embeddings=embeddings.cpu().numpy() if with_embeddings else None,
+            image=image.pixels,
+        )
