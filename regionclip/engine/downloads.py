@@ -17,6 +17,7 @@ from typing import BinaryIO
 from filelock import FileLock
 from tqdm import tqdm
 
+from regionclip.clip.embedding_cache import cache_folder
 from regionclip.errors import UserError, user_error
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ def download(address: str, target: Path, sha256: str = "") -> Path:
         raise user_error(str(target), "the file, for downloads are switched off", "no such file", fix)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with FileLock(f"{part}.lock"):
+    locks = cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / hashlib.sha256(str(part.resolve()).encode()).hexdigest()[:16]):
         if not target.is_file():
             fetch = _fetch_from_hub if address.startswith(HUB) else _fetch_with_retries
             fetch(address, part)
@@ -70,7 +73,6 @@ def download(address: str, target: Path, sha256: str = "") -> Path:
                 raise
             part.replace(target)
             _forget(part)
-    Path(f"{part}.lock").unlink(missing_ok=True)
     logger.info("Downloaded %s (%.0f MB)", target, target.stat().st_size / 1e6)
     return target
 

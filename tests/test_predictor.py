@@ -1,0 +1,304 @@
+"""The Python interface as a new user meets it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regionclip import RegionCLIP, VocabularyOptions
+from regionclip.clip.vocabulary import Vocabulary
+from regionclip.data import UnreadableImageError
+from regionclip.data.loaders import TestMapper
+from regionclip.drawing import color_of, place_labels
+from regionclip.engine.encoded_image import EncodedImage
+from regionclip.errors import UserError
+from tests.conftest import DATA, LVIS_CUSTOM
+
+PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+WORDS = ["cat", "dog", "traffic cone", "car"]
+
+
+@pytest.fixture
+def detector(detector_folder):
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
+    detector.set_image(PHOTOS[0])
+    detector.set_vocabulary(WORDS)
+    return detector
+
+
+def test_detections_are_those_of_the_published_path(detector):
+    image = TestMapper(128, 256, "RGB", keep_annotations=False)({"file_name": str(PHOTOS[0])})
+    predictor = detector.model.roi_heads.box_predictor
+    rows = torch.nn.Linear(32, len(WORDS), bias=False)
+    rows.weight.data = detector.vocabulary.embeddings
+    predictor.test_cls_score = rows
+    with torch.no_grad():
+        (expected,) = detector.model([image])
+    predictor.test_cls_score = None
+    expected = expected["instances"]
+    found = detector.predict(per_class=True)
+    assert len(found) == len(expected) > 10
+    np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor.numpy(), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected.scores.numpy(), rtol=1e-5)
+    assert found.class_ids.tolist() == expected.pred_classes.tolist()
+
+
+def test_across_classes_an_object_keeps_its_best_word(detector):
+    one, many = detector.predict(threshold=0.0), detector.predict(threshold=0.0, per_class=True)
+    assert len({tuple(box) for box in one.boxes.tolist()}) == len(one)
+    assert len({tuple(box) for box in many.boxes.tolist()}) < len(many)
+    assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
+
+
+def test_threshold_topk_words_and_embeddings(detector):
+    every = detector.predict(threshold=0.0)
+    assert np.array_equal(detector.predict(threshold=0.5).scores, every.scores[every.scores >= 0.5])
+    assert len(detector.predict(threshold=0.0, topk=3)) == 3
+    assert every.embeddings is None
+    assert every.top_class_ids.shape == (len(every), 0)
+    found = detector.predict(threshold=0.0, words_per_box=2, embeddings=True)
+    assert found.embeddings.shape == (len(found), 32)
+    assert [found.top_words(row)[0][0] for row in range(len(found))] == found.names
+    assert all(len(found.top_words(row)) == 2 for row in range(len(found)))
+
+
+def test_given_boxes_keep_their_order_and_get_a_word_each(detector):
+    boxes = [[30, 20, 120, 150], [0, 0, 60, 60], [30, 20, 120, 150], [10, 10, 9999, 40]]
+    found = detector.predict(boxes, embeddings=True, words_per_box=4)
+    width = found.image_size[1]
+    np.testing.assert_allclose(found.boxes, [*boxes[:3], [10, 10, width, 40]], rtol=1e-5)
+    assert np.array_equal(found.embeddings[0], found.embeddings[2])
+    total = found.top_scores.sum(axis=1)
+    assert ((total > 0) & (total <= 1 + 1e-6)).all()
+    assert len(detector.predict([])) == 0
+    assert len(detector.predict(torch.empty(0, 4))) == 0
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[0, 0, float("nan"), 5]], "boxes, row 0: expected finite numbers"),
+        ([[1, 2, 3]], r"boxes: expected numbers [N, 4], got [1, 3]"),
+        ([1, 2, 3, 4], r"boxes: expected numbers [N, 4], got [4]"),
+        ([[0, 0, 10, 10], [50, 60, 20, 30]], "row 1: expected x1 < x2 and y1 < y2, got [50.0, 60.0, 20.0, 30.0]"),
+        ([[50, 60, 20, 30]], "these are x, y, width, height: add x and y to the last two"),
+        ([[5000, 0, 6000, 50]], "row 0: expected boxes in the picture of 400 x 300 pixels"),
+        ([[-50, -50, -5, -5]], "row 0: expected boxes in the picture"),
+        ([[0.1, 0.1, 0.5, 0.9]], "got numbers up to 0.9, as of fractions"),
+        ([["a", "b", "c", "d"]], r"boxes: expected numbers [N, 4]"),
+    ],
+)
+def test_bad_boxes_are_errors(boxes, message, detector):
+    detector.set_image(np.zeros((300, 400, 3), np.uint8))
+    with pytest.raises(UserError) as caught:
+        detector.predict(boxes)
+    assert message in str(caught.value)
+
+
+def test_all_kinds_of_pictures_are_the_same(detector):
+    pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
+    boxes = [[10, 10, 100, 100]]
+    expected = detector.predict(boxes, embeddings=True).embeddings
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for picture in (str(PHOTOS[0]), Image.fromarray(pixels), pixels, tensor, pixels / 255, tensor / 255):
+        detector.set_image(picture)
+        assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, expected)
+    detector.set_image(pixels[:, :, 0])
+    grey = detector.predict(boxes, embeddings=True).embeddings
+    detector.set_image(np.repeat(pixels[:, :, :1], 3, axis=2))
+    assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, grey)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), "expected an array [H, W, 3] or a tensor [3, H, W], got [3, 20, 30]"),
+        (np.zeros((20, 30, 3), np.int32), "expected uint8, or floats in [0, 1], got int32"),
+        (np.full((20, 30, 3), 200.0), "expected values in [0, 1], got 200 to 200"),
+        (np.zeros((0, 30, 3), np.uint8), "picture: expected an array"),
+    ],
+)
+def test_bad_pictures_are_errors(picture, message, detector):
+    with pytest.raises(UserError) as caught:
+        detector.set_image(picture)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_no_picture(detector, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"nothing")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg"):
+        detector.set_image(tmp_path / "a.jpg")
+
+
+def test_no_picture_is_encoded_twice_and_new_words_encode_none(detector, monkeypatch):
+    calls = []
+    whole = EncodedImage.encode
+    monkeypatch.setattr(EncodedImage, "encode", lambda self, boxes: calls.append(len(boxes)) or whole(self, boxes))
+    detector.predict()
+    assert len(calls) == 1
+    detector.set_vocabulary(["bird", "person"])
+    assert set(detector.predict(threshold=0.0).names) <= {"bird", "person"}
+    detector.set_image(PHOTOS[1])
+    detector.predict()
+    assert len(calls) == 2
+    detector.set_image(np.array(Image.open(PHOTOS[0]).convert("RGB")))
+    detector.predict()
+    assert len(calls) == 2
+
+
+def test_background_words_share_the_score_and_are_never_reported(detector):
+    boxes = [[10, 10, 200, 200], [50, 0, 120, 90]]
+    detector.set_vocabulary(["cat", "dog"], background=None)
+    alone = detector.predict(boxes, words_per_box=2).top_scores.sum(axis=1)
+    detector.set_vocabulary(["cat", "dog"], background=["Dog", "bird", "person", "sky"])
+    shared = detector.predict(boxes, words_per_box=2)
+    assert (shared.top_scores.sum(axis=1) < alone).all()
+    assert set(shared.names) <= {"cat", "dog"}
+    every = Vocabulary.from_words(["cat", "dog", "bird", "person", "sky"], detector.embedder)
+    detector.set_vocabulary(every, background=None)
+    probabilities = detector.predict(boxes, words_per_box=5)
+    expected = [dict(probabilities.top_words(row))["dog"] for row in range(2)]
+    found = [dict(shared.top_words(row))["dog"] for row in range(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_own_words_of_a_detector_are_its_background(detector_folder, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for path in detector_folder.iterdir():
+        (folder / path.name).symlink_to(path)
+    plain = RegionCLIP.from_pretrained(detector_folder, device="cpu")
+    Vocabulary.from_words(["bird", "Cat", "person"], plain.embedder).save(folder / "vocabulary.safetensors")
+    detector = RegionCLIP.from_pretrained(folder, device="cpu")
+    assert detector.vocabulary.names == ("bird", "Cat", "person")
+    detector.set_image(PHOTOS[0])
+    assert set(detector.predict(threshold=0.0).names) <= {"bird", "Cat", "person"}
+    detector.set_vocabulary(["cat"])
+    plain.set_vocabulary(["cat"], background=["bird", "person"])
+    plain.set_image(PHOTOS[0])
+    assert np.array_equal(detector.predict([[0, 0, 90, 90]]).scores, plain.predict([[0, 0, 90, 90]]).scores)
+
+
+def test_what_is_missing_is_said(detector_folder):
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
+    with pytest.raises(UserError, match="call set_image"):
+        detector.predict()
+    detector.set_image(PHOTOS[0])
+    with pytest.raises(UserError, match="call set_vocabulary"):
+        detector.predict()
+    with pytest.raises(UserError, match="expected embeddings of tiny_clip, width 32, got RN50, width 1024"):
+        detector.set_vocabulary(Vocabulary(("a",), torch.rand(1, 1024), torch.arange(1), model="RN50"))
+    detector.set_vocabulary(["cat"])
+    with pytest.raises(UserError, match="words_per_box: expected 0 to 1, the words, got 2"):
+        detector.predict(words_per_box=2)
+
+
+def test_a_vocabulary_made_with_other_weights_is_refused(detector):
+    strange = Vocabulary(("a",), torch.rand(1, 32), torch.arange(1), model="tiny_clip", text_weights="0" * 16)
+    assert detector.embedder.weights_hash
+    with pytest.raises(UserError, match="expected embeddings of text weights"):
+        detector.set_vocabulary(strange)
+
+
+def test_words_in_all_scripts_are_found_and_drawn(detector):
+    words = ["قطة", "חתול", "猫", "кошка", "🐈 cat", "e\u0301"]
+    vocabulary = detector.set_vocabulary(words)
+    found = detector.predict(threshold=0.0, words_per_box=3)
+    assert vocabulary.names == tuple(words)
+    assert found.draw().size == found.image_size[::-1]
+
+
+def test_fifty_thousand_words(detector):
+    rows = torch.randn(50_000, 32, generator=torch.Generator().manual_seed(0))
+    names = tuple(f"word {i}" for i in range(50_000))
+    detector.set_vocabulary(Vocabulary(names, rows, torch.arange(50_000)), background=None)
+    found = detector.predict(threshold=0.0, topk=5)
+    assert len(found) == 5
+    detector.set_vocabulary(names[:3000], options=VocabularyOptions(templates="single"))
+    assert len(detector.vocabulary) == 3000
+
+
+def test_results_in_other_formats(detector):
+    found = detector.predict(threshold=0.0, topk=5)
+    coco = found.to_coco(image_id=7, category_ids=[10, 20, 30, 40])
+    for result, box, class_id, score in zip(coco, found.boxes, found.class_ids, found.scores, strict=True):
+        x, y, width, height = result["bbox"]
+        np.testing.assert_allclose([x, y, x + width, y + height], box, rtol=1e-6)
+        assert (result["image_id"], result["category_id"]) == (7, 10 * (class_id + 1))
+        assert result["score"] == pytest.approx(score)
+    assert {result["category_id"] for result in found.to_coco()} <= {1, 2, 3, 4}
+    instances = found.to_instances()
+    assert instances.image_size == found.image_size
+    assert np.array_equal(instances.pred_boxes.tensor.numpy(), found.boxes)
+    assert np.array_equal(instances.pred_classes.numpy(), found.class_ids)
+
+
+def test_results_for_supervision(detector):
+    pytest.importorskip("supervision")
+    found = detector.predict(threshold=0.0, topk=5)
+    other = found.to_supervision()
+    assert np.array_equal(other.xyxy, found.boxes)
+    assert list(other["class_name"]) == found.names
+
+
+def test_pictures_are_drawn_on_what_was_detected(detector):
+    found = detector.predict(threshold=0.0)
+    drawn = found.draw()
+    assert drawn.size == found.image_size[::-1]
+    assert not np.array_equal(np.array(drawn), found.image)
+    assert np.array_equal(np.array(detector.predict(threshold=1.1).draw()), found.image)
+    with pytest.raises(UserError, match="picture to draw on: expected"):
+        found.draw(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_labels_never_cover_each_other_and_stay_inside():
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        corners = generator.integers(-20, 400, (60, 2))
+        boxes = np.concatenate([corners, corners + generator.integers(1, 200, (60, 2))], axis=1).tolist()
+        extents = [(int(width), 17) for width in generator.integers(20, 130, 60)]
+        places = [place for place in place_labels(boxes, extents, (400, 300)) if place]
+        assert len(places) > 20
+        table = np.array(places)
+        assert (table[:, :2] >= 0).all()
+        assert (table[:, 2:] < [400, 300]).all()
+        for i, (left, top, right, bottom) in enumerate(places):
+            others = np.delete(table, i, axis=0)
+            apart = (others[:, 0] > right) | (others[:, 2] < left) | (others[:, 1] > bottom) | (others[:, 3] < top)
+            assert apart.all()
+
+
+def test_a_word_has_its_colour_everywhere():
+    assert color_of("cat") == color_of("Cat")
+    assert len({color_of(word) for word in ("cat", "dog", "car", "bird", "person")}) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name_or_path": "no_such_model"}, "detector no_such_model: expected one of regionclip_pretrained-cc_rn50"),
+        ({"name_or_path": "."}, "expected config.yaml and model.safetensors or model_final.pth"),
+    ],
+)
+def test_what_is_no_detector_is_an_error(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        RegionCLIP.from_pretrained(**arguments)
+    assert message in str(caught.value)
+
+
+def test_a_file_of_weights_needs_its_config(tiny):
+    weights = tiny["overrides"]["MODEL.WEIGHTS"]
+    with pytest.raises(UserError, match="expected a config with the file of weights"):
+        RegionCLIP.from_pretrained(weights)
+    overrides = [part for key, value in tiny["overrides"].items() for part in (key, value)]
+    detector = RegionCLIP.from_pretrained(weights, config=LVIS_CUSTOM, overrides=overrides, device="cpu")
+    with pytest.raises(UserError, match="expected a text tower, to embed words, got none"):
+        detector.set_vocabulary(["cat"])
+    with pytest.raises(UserError, match="classifier of text embeddings"):
+        RegionCLIP.from_pretrained(
+            weights,
+            config=LVIS_CUSTOM,
+            overrides=[*overrides, "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER", "False", "MODEL.CLIP.NO_BOX_DELTA", "True"],
+            device="cpu",
+        )
