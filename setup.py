@@ -91,7 +91,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["regionclip", "regionclip.*"]),
-    package_data={"regionclip": ["py.typed", "data/english.txt"]},
+    package_data={"regionclip": ["py.typed", "data/english.txt", "batch/report.html"]},
     # Detectron2 has no distribution name that pip could require; INSTALL.md and `make setup` bring it.
     install_requires=[
         "torch>=2.10",
@@ -106,7 +106,12 @@ setup(
         "pycocotools",
         "lvis",
         "faster-coco-eval>=1.6",
+        "filelock",
+        "huggingface_hub",
+        "matplotlib",
+        "typer>=0.15",
     ],
-    extras_require={"spacy": ["spacy"], "parquet": ["pyarrow"]},
+    extras_require={"spacy": ["spacy"], "parquet": ["pyarrow"], "supervision": ["supervision"]},
+    entry_points={"console_scripts": ["regionclip=regionclip.cli:main"]},
     **native_operators(),
 )

@@ -1,14 +1,15 @@
-"""Look over the installation: `python -m regionclip.doctor` prints a table with a fix for what is wrong."""
+"""Look over the installation: `regionclip doctor`, or `python -m regionclip.doctor` without the command."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from regionclip.files import REPOSITORY
@@ -133,13 +134,15 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-def main() -> int:
-    """Print the table; return 1 when something that detection needs is wrong, else 0."""
+def main(*, as_json: bool = False) -> int:
+    """Print the table, with `as_json` also a line of JSON; return 1 when something needed is wrong, else 0."""
     findings = [check() for check in CHECKS]
     names, states = (max(len(getattr(f, part)) for f in findings) for part in ("component", "state"))
     for finding in findings:
         mark = "ok" if not finding.fix else ("FIX" if finding.required else "-")
         print(f"{mark:<4}{finding.component:<{names}}  {finding.state:<{states}}  {finding.fix}".rstrip())
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
     return int(any(finding.fix and finding.required for finding in findings))
 
 

@@ -83,6 +83,8 @@ class RegionCLIP:
             cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=False
         )
         self._vocabulary = vocabulary
+        self.background: Vocabulary | None = None
+        """The words that share the score and are never reported."""
         self._classifiers = [Classifier(vocabulary, model.device)] if vocabulary else []
 
     @classmethod
@@ -131,6 +133,14 @@ class RegionCLIP:
         """The text tower; raises `UserError` when no file has it."""
         return self._make_embedder()
 
+    @cached_property
+    def identity(self) -> str:
+        """A short hash of config and weights: equal for detectors that give equal results."""
+        digest = hashlib.sha256(self.cfg.dump().encode())
+        for key, value in self.model.state_dict().items():
+            digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The words that `predict` looks for; raises `UserError` when there are none yet."""
@@ -170,8 +180,9 @@ class RegionCLIP:
         if others is not None:
             known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
             others = others.without(known)
-        competing = [others] if others is not None and len(others) else []
-        self._classifiers = [Classifier(part, self.model.device) for part in (vocabulary, *competing)]
+        self.background = others if others is not None and len(others) else None
+        parts = [vocabulary] if self.background is None else [vocabulary, self.background]
+        self._classifiers = [Classifier(part, self.model.device) for part in parts]
         self._vocabulary = vocabulary
         return vocabulary
 

@@ -270,7 +270,7 @@ def test_a_published_file_has_to_be_what_its_name_says(checkpoints):
 
 def test_every_model_names_files_and_a_config_that_exist():
     for model in zoo.MODELS.values():
-        for path in (*model.files, *model.text_weights, model.vocabulary):
+        for path in model.all_files:
             assert path in zoo.FILES, path
         assert (REPOSITORY / model.config).is_file()
     addresses = json.dumps([file.url for file in zoo.FILES.values() if file.url])

@@ -19,7 +19,7 @@ from regionclip.config.checks import clip_architecture, find_weights
 from regionclip.data.word_lists import names_of_published
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.text import load_embedder
-from regionclip.engine.zoo import FILES, MODELS, PublishedModel, fetch
+from regionclip.engine.zoo import FILES, MODELS, PublishedModel, fetch, text_weights_of
 from regionclip.errors import UserError, user_error
 from regionclip.files import resolve_path
 from regionclip.modeling import build_model
@@ -117,17 +117,12 @@ def _find(name_or_path: str, config: str, source: str) -> _Parts:
 
 def _published(model: PublishedModel, source: str) -> _Parts:
     paths = [fetch(FILES[path], source) for path in model.files]
-
-    def text_weights() -> str:
-        here = [FILES[path].place for path in model.text_weights if FILES[path].place.is_file()]
-        return str(here[0] if here else fetch(FILES[model.text_weights[-1]], source))
-
     return _Parts(
         model.config,
         model.overrides,
         str(paths[0]),
         str(paths[1]) if len(paths) > 1 else "",
-        text_weights,
+        lambda: text_weights_of(model.clip),
         resolve_path(FILES[model.vocabulary].place),
         model.suffix,
     )

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
 from regionclip.clip.vocabulary import Vocabulary, Word, read_words
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
 from regionclip.errors import user_error
-from regionclip.files import resolve_path
+from regionclip.files import atomic_write, resolve_path
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,29 @@ def make_vocabulary(
     if path.suffix in EMBEDDING_FILES:
         return Vocabulary.from_file(path, names=names_of_published(path))
     return _embed(read_words(path), embedder, options)
+
+
+def is_list_or_file(name: str) -> bool:
+    """Return whether a name stands for a word list or a file, rather than for a word."""
+    return name in WORD_LISTS or resolve_path(name).is_file()
+
+
+def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+    """Write a safetensors file, or for `.pth` upstream's bare tensor [K, D] with the names in `.txt` beside it.
+
+    Raises:
+        UserError: a `.pth` cannot hold several rows of a class.
+    """
+    if path.suffix == ".safetensors":
+        vocabulary.save(path)
+        return
+    if len(vocabulary.embeddings) > len(vocabulary):
+        fix = "average the synonyms (mean), or write .safetensors"
+        raise user_error(str(path), "a row for each class", f"{len(vocabulary.embeddings)} rows", fix)
+    with atomic_write(path) as file:
+        torch.save(vocabulary.embeddings, file)
+    with atomic_write(path.with_suffix(".txt")) as file:
+        file.write("".join(f"{name}\n" for name in vocabulary.names).encode())
 
 
 def split_words(text: str) -> list[str]:

@@ -55,8 +55,8 @@ class PublishedModel:
     """Paths below `pretrained_ckpt/`, as all that follow."""
     overrides: tuple[str, ...] = ()
     rpn_weights: str = ""
-    text_weights: tuple[str, ...] = ()
-    """Files that have the text tower; the first that is there is read."""
+    clip: str = "RN50"
+    """CLIP size."""
     vocabulary: str = ""
     """Embeddings of the words that the detector knows from the start."""
     suffix: str = ""
@@ -66,6 +66,12 @@ class PublishedModel:
     def files(self) -> tuple[str, ...]:
         """The files without which the detector cannot run."""
         return tuple(path for path in (self.weights, self.rpn_weights) if path)
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """These, what has its text tower, and the words that it starts with."""
+        text = () if "pretrained" in self.weights else (f"clip/{self.clip}.pt",)
+        return (*self.files, *text, self.vocabulary)
 
 
 _RN50X4 = (
@@ -80,7 +86,6 @@ def _models() -> list[PublishedModel]:
     for model, size, suffix in (("rn50", (), ""), ("rn50x4", _RN50X4, "_rn50x4")):
         clip = {"rn50": "RN50", "rn50x4": "RN50x4"}[model]
         pretrained = f"regionclip/regionclip_pretrained-cc_{model}.pth"
-        text = (pretrained, f"clip/{clip}.pt")
         lvis = f"concept_emb/lvis_1203_cls_emb{suffix}.pth"
         fpn = ("MODEL.CLIP.OFFLINE_RPN_CONFIG", f"{_LVIS}/mask_rcnn_R_50_FPN_1x.yaml")
         c4 = ("MODEL.CLIP.OFFLINE_RPN_CONFIG", f"{_COCO}/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml")
@@ -92,7 +97,7 @@ def _models() -> list[PublishedModel]:
                 f"{_LVIS}/CLIP_fast_rcnn_R_50_C4_custom_img.yaml",
                 pretrained,
                 (*fpn, *size),
-                text_weights=text,
+                clip=clip,
                 vocabulary=lvis,
                 suffix=suffix,
             ),
@@ -102,7 +107,7 @@ def _models() -> list[PublishedModel]:
                 f"regionclip/regionclip_finetuned-coco_{model}.pth",
                 (*c4, *soft, *size),
                 rpn_weights="rpn/rpn_coco_48.pth",
-                text_weights=text,
+                clip=clip,
                 vocabulary=f"concept_emb/coco_65_cls_emb{suffix}.pth",
                 suffix=suffix,
             ),
@@ -112,7 +117,7 @@ def _models() -> list[PublishedModel]:
                 f"regionclip/regionclip_finetuned-lvis_{model}.pth",
                 (*fpn, *soft, "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED", "True", *size),
                 rpn_weights="rpn/rpn_lvis_866_lsj.pth",
-                text_weights=text,
+                clip=clip,
                 vocabulary=lvis,
                 suffix=suffix,
             ),
@@ -121,6 +126,9 @@ def _models() -> list[PublishedModel]:
 
 
 MODELS = {model.name: model for model in _models()}
+
+DEFAULT_MODEL = "regionclip_pretrained-cc_rn50"
+"""The detector of commands that name none."""
 
 _CLIP_HASHES = {
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
@@ -186,6 +194,20 @@ def fetch(file: PublishedFile, source: str = "") -> Path:
         )
         raise user_error(f"{FOLDER}/{file.path}", "the published file", "no such file", fix)
     return download(address, file.target, file.sha256)
+
+
+def text_weights_of(clip: str) -> str:
+    """Return a published checkpoint with the text tower of a CLIP size: one that is there, or after a download.
+
+    Raises:
+        UserError: nobody publishes one, or it cannot be downloaded.
+    """
+    names = (f"regionclip/regionclip_pretrained-cc_{clip.lower()}.pth", f"clip/{clip}.pt")
+    known = [FILES[name] for name in names if name in FILES]
+    if not known:
+        raise user_error(f"text tower of {clip}", "a checkpoint", "none is published", "name one")
+    here = [file.place for file in known if file.place.is_file()]
+    return str(here[0] if here else fetch(known[-1]))
 
 
 def check(file: PublishedFile) -> str:

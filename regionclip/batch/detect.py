@@ -1,0 +1,249 @@
+"""Detection on many pictures: one after the other, resumed after an interruption, written in every form."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import regionclip
+from regionclip.batch.report import write_report
+from regionclip.batch.video import VideoWriter
+from regionclip.clip.vocabulary import content_hash
+from regionclip.data.given_boxes import boxes_of
+from regionclip.data.images import UnreadableImageError
+from regionclip.data.picture_sources import Frame, PictureFile, count_frames, read_frames
+from regionclip.detections import Detections
+from regionclip.engine.journal import PredictionJournal
+from regionclip.errors import UserError
+from regionclip.files import atomic_write, write_json
+from regionclip.predictor import RegionCLIP
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE, PICTURES, REPORT_FILE = "detections.json", "pictures", "report.html"
+"""What a run writes into its folder."""
+
+DRAWN_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+"""Formats that drawn pictures keep; others become PNG under their name with .png after it."""
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What is looked for, and what is written."""
+
+    threshold: float | None = 0.05
+    topk: int | None = 25
+    words_per_box: int = 0
+    per_class: bool = False
+    every: int = 1
+    """Of a video each so many-th frame is looked at."""
+    pictures: bool = True
+    """Draw what was found."""
+    report: bool = True
+    """Write a page to look through."""
+
+
+@dataclass
+class DetectReport:
+    """What became of the pictures."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """For each picture or frame: file, frame, size, and what was found."""
+    failures: list[str] = field(default_factory=list)
+    resumed: int = 0
+    """Pictures that an interrupted run had finished."""
+
+
+def detect(
+    detector: RegionCLIP,
+    files: Sequence[PictureFile],
+    output: Path,
+    options: DetectOptions,
+    given_boxes: dict[str, list[Any]] | None = None,
+) -> DetectReport:
+    """Detect on pictures and videos, and write `detections.json` (COCO), drawn pictures and a report.
+
+    Args:
+        detector: with a vocabulary.
+        files: of `find_pictures`.
+        output: folder to write to.
+        options: thresholds, and what is written.
+        given_boxes: boxes to name in the place of finding some, by file name.
+    """
+    journal = PredictionJournal(output, _fingerprint(detector, files, options, given_boxes))
+    finished = {result["image_id"]: result for result in journal.finished()}
+    report = DetectReport(resumed=len(finished))
+    total = sum(count_frames(file, options.every) for file in files)
+    interval = 1.0 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, desc="pictures", unit="picture", mininterval=interval) as progress:
+        for file in files:
+            run = _FileRun(detector, file, output, options, given_boxes, finished, journal)
+            try:
+                for result in run:
+                    report.results.append(result)
+                    progress.update()
+            except (UnreadableImageError, UserError) as error:
+                report.failures.append(str(error))
+                progress.update()
+    write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
+    if options.report:
+        write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
+    journal.remove()
+    return report
+
+
+class _FileRun:
+    """The results of one picture or video, taken from an interrupted run where it has them."""
+
+    def __init__(
+        self,
+        detector: RegionCLIP,
+        file: PictureFile,
+        output: Path,
+        options: DetectOptions,
+        given_boxes: dict[str, list[Any]] | None,
+        finished: dict[Any, dict[str, Any]],
+        journal: PredictionJournal,
+    ) -> None:
+        self.detector = detector
+        self.file = file
+        self.output = output
+        self.options = options
+        self.given_boxes = given_boxes
+        self.finished = finished
+        self.journal = journal
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        frames = read_frames(self.file, self.options.every)
+        if not (self.file.is_video and self.options.pictures):
+            yield from (self._result(frame, draw=self.options.pictures) for frame in frames)
+            return
+        with VideoWriter(self.file.path, self.output / "videos" / f"{self.file.name}.mp4", self.options.every) as video:
+            for frame in frames:
+                result = self._result(frame, draw=False)
+                video.write(np.array(_as_detections(result, self.detector, frame).draw()))
+                yield {**result, "drawn": f"videos/{self.file.name}.mp4"}
+
+    def _result(self, frame: Frame, *, draw: bool) -> dict[str, Any]:
+        image_id = f"{self.file.name}#{frame.number}"
+        result = self.finished.get(image_id)
+        if result is None:
+            found = self._detect(frame)
+            result = _as_result(image_id, self.file, frame, found)
+            if draw:
+                result["drawn"] = self._draw(found)
+            result["thumbnail"] = self._thumbnail(frame) if self.options.report else ""
+            self.journal.append([result])
+        return result
+
+    def _detect(self, frame: Frame) -> Detections:
+        options = self.options
+        self.detector.set_image(frame.pixels)
+        boxes, threshold = None, options.threshold
+        if self.given_boxes is not None:
+            boxes, threshold = boxes_of(self.file.path.name, self.given_boxes), None
+        words_per_box = min(options.words_per_box, len(self.detector.vocabulary))
+        try:
+            return self.detector.predict(
+                boxes, threshold=threshold, topk=options.topk, words_per_box=words_per_box, per_class=options.per_class
+            )
+        except UserError as error:
+            raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error
+
+    def _draw(self, found: Detections) -> str:
+        suffix = Path(self.file.name).suffix.lower()
+        name = f"{PICTURES}/{self.file.name}{'' if suffix in DRAWN_AS else '.png'}"
+        with atomic_write(self.output / name) as file:
+            found.draw().save(file, format=DRAWN_AS.get(suffix, "PNG"))
+        return name
+
+    def _thumbnail(self, frame: Frame) -> str:
+        name = f"thumbnails/{self.file.name}{f'.{frame.number}' if self.file.is_video else ''}.jpg"
+        picture = Image.fromarray(frame.pixels)
+        picture.thumbnail((480, 480))
+        with atomic_write(self.output / name) as file:
+            picture.save(file, format="JPEG", quality=80)
+        return name
+
+
+def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
+    """Return results as COCO's JSON: `images`, `categories`, and `annotations` with a `score`."""
+    images, annotations = [], []
+    counter = itertools.count(1)
+    for image_id, result in enumerate(results, start=1):
+        place = {key: result[key] for key in ("frame", "seconds") if key in result}
+        size = {"width": result["width"], "height": result["height"]}
+        images.append({"id": image_id, "file_name": result["file"], **size, **place})
+        for found in result["detections"]:
+            left, top, right, bottom = found["box"]
+            annotations.append(
+                {
+                    "id": next(counter),
+                    "image_id": image_id,
+                    "category_id": found["class_id"] + 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                    "score": found["score"],
+                }
+            )
+    categories = [{"id": i, "name": word} for i, word in enumerate(words, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections) -> dict[str, Any]:
+    result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
+    if file.is_video:
+        result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
+    result |= {"width": found.image_size[1], "height": found.image_size[0], "detections": []}
+    for row, name in enumerate(found.names):
+        entry: dict[str, Any] = {
+            "word": name,
+            "class_id": int(found.class_ids[row]),
+            "score": float(found.scores[row]),
+            "box": found.boxes[row].tolist(),
+        }
+        if found.top_class_ids.shape[1]:
+            entry["top_words"] = found.top_words(row)
+        result["detections"].append(entry)
+    return result
+
+
+def _as_detections(result: dict[str, Any], detector: RegionCLIP, frame: Frame) -> Detections:
+    rows, names = result["detections"], detector.vocabulary.names
+    place = dict(zip(names, range(len(names)), strict=True))
+    top: list[list[tuple[str, float]]] = [entry.get("top_words", []) for entry in rows]
+    return Detections(
+        boxes=np.array([entry["box"] for entry in rows], np.float32).reshape(-1, 4),
+        scores=np.array([entry["score"] for entry in rows], np.float32),
+        class_ids=np.array([entry["class_id"] for entry in rows], np.int64),
+        vocabulary=names,
+        image_size=(result["height"], result["width"]),
+        top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(len(rows), -1),
+        top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(len(rows), -1),
+        image=frame.pixels,
+    )
+
+
+def _fingerprint(
+    detector: RegionCLIP,
+    files: Sequence[PictureFile],
+    options: DetectOptions,
+    given_boxes: dict[str, list[Any]] | None,
+) -> str:
+    parts: list[Any] = [regionclip.__version__, detector.identity, asdict(options), given_boxes]
+    parts += [
+        (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
+    ]
+    parts += [(file.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

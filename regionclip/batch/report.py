@@ -1,0 +1,48 @@
+"""A page to look through detections: thumbnails with boxes, filtered by word and score, without a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from regionclip.drawing import color_of
+from regionclip.files import atomic_write
+
+DATA_MARK = "/*DATA*/"
+"""Where the page takes its data."""
+
+
+def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[str]) -> Path:
+    """Write the page; it refers to thumbnails and drawn pictures beside it.
+
+    Args:
+        path: HTML file to write.
+        results: of `detect`.
+        words: the vocabulary.
+    """
+    found = sorted({entry["class_id"] for result in results for entry in result["detections"]})
+    content = {
+        "words": {i: [words[i], color_of(words[i])] for i in found},
+        "pictures": [
+            {
+                "name": result["image_id"].removesuffix("#0"),
+                "thumbnail": result.get("thumbnail", ""),
+                "drawn": result.get("drawn", ""),
+                "size": [result["width"], result["height"]],
+                "found": [
+                    [entry["class_id"], round(entry["score"], 4), [round(edge, 1) for edge in entry["box"]]]
+                    for entry in result["detections"]
+                ],
+            }
+            for result in results
+        ],
+    }
+    # A word could hold the end of a script.
+    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+    page = files("regionclip.batch").joinpath("report.html").read_text(encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write(page.replace(DATA_MARK, data).encode())
+    return path

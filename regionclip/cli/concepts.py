@@ -1,0 +1,74 @@
+"""`regionclip concepts`: words in, embeddings out."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regionclip.cli import options as shared
+
+
+def concepts(
+    words: Annotated[str, typer.Option(help='Words: "cat, traffic cone".')] = "",
+    vocabulary: Annotated[
+        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, or a text file of words.")
+    ] = "",
+    templates: shared.Templates = "regionclip",
+    synonyms: shared.Synonyms = "max",
+    output: Annotated[
+        Path, typer.Option(help="File to write: .safetensors, or .pth as upstream (names beside it in .txt).")
+    ] = Path("output/concepts.safetensors"),
+    weights: Annotated[
+        str, typer.Option(help="Checkpoint with the text tower; that of the default detector unless given.")
+    ] = "",
+    architecture: Annotated[str, typer.Option(help="CLIP size: RN50, RN50x4, ... or an open_clip JSON file.")] = "RN50",
+    device: shared.Device = "",
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Embed words, for later use.
+
+    The file goes to `detect --vocabulary` or into a config. What was embedded before comes from a cache. Examples:
+
+    regionclip concepts --words "cat, dog" --output pets.safetensors
+
+    regionclip concepts --vocabulary words.txt --weights pretrained_ckpt/clip/RN50.pt --output words.pth
+    """
+    arguments = Namespace(**locals())
+    from regionclip.engine.command import log_to_console, run_command
+
+    log_to_console()
+    run_command(lambda: run(arguments))
+
+
+def run(args: Namespace) -> int:
+    """Do what the command line says, and return the exit code."""
+    import torch
+
+    from regionclip.clip import get_architecture
+    from regionclip.clip.embedding_cache import EmbeddingCache
+    from regionclip.engine.command import DONE
+    from regionclip.engine.text import load_embedder
+    from regionclip.engine.vocabularies import make_vocabulary, save_vocabulary, split_words
+    from regionclip.engine.zoo import text_weights_of
+    from regionclip.errors import user_error
+
+    if bool(args.words) == bool(args.vocabulary):
+        actual = "both" if args.words else "neither"
+        raise user_error("--words and --vocabulary", "one of them", actual, "see regionclip concepts --help")
+    if args.output.suffix not in (".safetensors", ".pth"):
+        raise user_error(f"--output {args.output}", ".safetensors or .pth", args.output.suffix or "none", "rename it")
+    options = shared.vocabulary_options(args.templates, args.synonyms)
+    size, device = get_architecture(args.architecture), args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    weights = args.weights or text_weights_of(size.name)
+    embedder = load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)
+    words = split_words(args.words) if args.words else args.vocabulary
+    made = make_vocabulary(words, lambda: embedder, options)
+    save_vocabulary(made, args.output)
+    print(f"Done: {len(made)} classes x {made.dim} in {args.output}")
+    if args.as_json:
+        shared.print_json({"output": args.output, "names": made.names, "shape": list(made.embeddings.shape)})
+    return DONE

@@ -1,0 +1,138 @@
+"""`regionclip detect`: words in, boxes out."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from regionclip.cli import options as shared
+
+if TYPE_CHECKING:
+    from regionclip import RegionCLIP
+    from regionclip.batch import DetectReport
+
+SHOWN_PICTURES, SHOWN_ROWS = 10, 10
+"""Pictures whose finds are printed, and rows of each."""
+
+
+def detect(
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns in quotes, videos; - reads names.")],
+    words: Annotated[str, typer.Option(help='Words to look for: "cat, traffic cone".')] = "",
+    vocabulary: Annotated[
+        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, or a file of words or embeddings.")
+    ] = "",
+    background: Annotated[
+        str, typer.Option(help="Words that share the score and are not reported: own, none, as --vocabulary, or words.")
+    ] = "own",
+    templates: shared.Templates = "regionclip",
+    synonyms: shared.Synonyms = "max",
+    boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name in the place of finding some.")] = "",
+    threshold: Annotated[float, typer.Option(help="Least score.")] = 0.05,
+    topk: Annotated[int, typer.Option(help="Most finds in a picture.")] = 25,
+    top_words: Annotated[int, typer.Option(help="Also give the k most probable words of each box.")] = 0,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Look at each so many-th frame of a video.")] = 1,
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
+    pictures: Annotated[bool, typer.Option(help="Draw what was found.")] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    model: shared.Model = "",
+    config: shared.Config = "",
+    text_weights: shared.TextWeights = "",
+    device: shared.Device = "",
+    overrides: shared.Set = [],  # noqa: B006 - typer copies it
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Find words in pictures.
+
+    Writes detections.json (COCO), drawn pictures and report.html. Given again after an interruption, the
+    command goes on where it stopped. Examples:
+
+    regionclip detect photo.jpg --words "cat, dog, traffic cone"
+
+    regionclip detect photos/ "more/*.png" --vocabulary lvis --threshold 0.2 --output found
+
+    regionclip detect street.mp4 --words "car, bus" --every 5
+
+    find . -name "*.jpg" | regionclip detect - --words "cat" --json
+    """
+    arguments = Namespace(**locals())
+    from regionclip.engine.command import log_to_console, run_command
+
+    log_to_console()
+    run_command(lambda: run(arguments))
+
+
+def run(args: Namespace) -> int:
+    """Do what the command line says, and return the exit code."""
+    from regionclip.batch import DetectOptions
+    from regionclip.batch import detect as detect_all
+    from regionclip.data.given_boxes import read_boxes
+    from regionclip.data.picture_sources import find_pictures
+    from regionclip.engine.command import DONE, SOME_FAILED
+
+    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else ())
+    given = read_boxes(args.boxes) if args.boxes else None
+    detector = shared.load_detector(
+        args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
+    )
+    choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
+    options = DetectOptions(
+        args.threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report
+    )
+    found = detect_all(detector, files, args.output, options, given)
+    show(found, args.output, as_json=args.as_json)
+    return SOME_FAILED if found.failures else DONE
+
+
+def choose_words(
+    detector: RegionCLIP, words: str, vocabulary: str, background: str, templates: str, synonyms: str
+) -> None:
+    """Set the vocabulary that the options name; raises `UserError` where they contradict."""
+    from regionclip.engine.vocabularies import is_list_or_file, split_words
+    from regionclip.errors import user_error
+
+    if words and vocabulary:
+        raise user_error("--words and --vocabulary", "one of them", "both", "leave one out")
+    options = shared.vocabulary_options(templates, synonyms)
+    if not (words or vocabulary):
+        _ = detector.vocabulary  # says what is missing
+        return
+    others: Any = {"own": "own", "none": None}.get(background, background)
+    if others is not None and others != "own" and not is_list_or_file(others):
+        others = split_words(others)
+    detector.set_vocabulary(split_words(words) if words else vocabulary, background=others, options=options)
+
+
+def show(found: DetectReport, output: Path, *, as_json: bool) -> None:
+    """Print what was found: a table, the pictures that failed, counts, and where everything is."""
+    from tabulate import tabulate
+
+    from regionclip.batch.detect import REPORT_FILE, RESULTS_FILE
+
+    rows = [
+        [result["image_id"].removesuffix("#0"), entry["word"], f"{entry['score']:.2f}", *map(round, entry["box"])]
+        for result in found.results[:SHOWN_PICTURES]
+        for entry in result["detections"][:SHOWN_ROWS]
+    ]
+    if rows:
+        print(tabulate(rows, headers=["picture", "word", "score", "x1", "y1", "x2", "y2"]))
+    for failure in found.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    counts = Counter(entry["word"] for result in found.results for entry in result["detections"])
+    if len(found.results) > SHOWN_PICTURES:
+        print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
+    resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
+    summary = f"{len(found.results)} pictures{resumed}, {counts.total()} finds, {len(found.failures)} failed"
+    page = f", page to look through: {output / REPORT_FILE}" if (output / REPORT_FILE).is_file() else ""
+    print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
+    if as_json:
+        pictures = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]
+        shared.print_json({"output": output, "failures": found.failures, "pictures": pictures})

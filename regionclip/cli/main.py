@@ -1,0 +1,37 @@
+"""The commands, and what they share. What takes seconds to import is imported when a command runs."""
+
+from __future__ import annotations
+
+import typer
+
+from regionclip.cli import concepts, delegated, detect, download, features
+
+app = typer.Typer(
+    name="regionclip",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find objects in pictures by the words you type. Shell completion: regionclip --install-completion",
+)
+app.command("detect", no_args_is_help=True)(detect.detect)
+app.command("features", context_settings=delegated.FORWARDED)(features.features)
+app.command("concepts", no_args_is_help=True)(concepts.concepts)
+app.command("eval", context_settings=delegated.FORWARDED)(delegated.evaluate)
+app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
+app.command("download")(download.download)
+app.command("doctor")(delegated.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    """Find objects in pictures by the words you type."""
+    if show:
+        import regionclip
+
+        print(f"regionclip {regionclip.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,63 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from regionclip import RegionCLIP, VocabularyOptions
+
+Model = Annotated[
+    str, typer.Option(help="Detector: a published name, a folder with config.yaml and weights, or a file of weights.")
+]
+Config = Annotated[str, typer.Option(help="Config (YAML) of a file of weights.")]
+TextWeights = Annotated[str, typer.Option(help="Checkpoint with the text tower, if the detector's has none.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read files that can run code.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override of the config (docs/config.md); repeatable.")
+]
+Templates = Annotated[str, typer.Option(help="Prompts around words: regionclip, cora, single, or a text file.")]
+Synonyms = Annotated[str, typer.Option(help="Synonyms (a | b) count by their max or their mean.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def load_detector(
+    model: str, config: str, overrides: list[str], text_weights: str, device: str, *, trust_pickle: bool
+) -> RegionCLIP:
+    """Return the detector that the options name; raises `UserError` where they are wrong."""
+    from regionclip import RegionCLIP
+    from regionclip.engine.zoo import DEFAULT_MODEL
+    from regionclip.errors import user_error
+
+    pairs = [pair.partition("=") for pair in overrides]
+    wrong = [key for key, mark, _ in pairs if not mark]
+    if wrong:
+        raise user_error(f"--set {wrong[0]}", "KEY=VALUE", wrong[0], "such as --set INPUT.MIN_SIZE_TEST=400")
+    return RegionCLIP.from_pretrained(
+        model or DEFAULT_MODEL,
+        config=config,
+        overrides=[part for key, _, value in pairs for part in (key, value)],
+        text_weights=text_weights,
+        device=device,
+        trust_pickle=trust_pickle,
+    )
+
+
+def vocabulary_options(templates: str, synonyms: str) -> VocabularyOptions:
+    """Return how words are embedded; raises `UserError` for an unknown word."""
+    from regionclip.engine.vocabularies import VocabularyOptions
+    from regionclip.errors import user_error
+
+    if synonyms not in ("max", "mean"):
+        raise user_error("--synonyms", "max or mean", synonyms, "choose one")
+    return VocabularyOptions(templates, "mean" if synonyms == "mean" else "max")
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one line of JSON; paths become strings."""
+    print(json.dumps(content, ensure_ascii=False, default=lambda value: str(Path(value))))

@@ -1,0 +1,124 @@
+"""From what a user names, files, folders, patterns, videos, a list on standard input, to pictures in a fixed order."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from regionclip.data.images import IMAGE_ENDINGS, UnreadableImageError, read_image
+from regionclip.errors import user_error
+
+VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+"""Endings, in lower case, of the files that count as videos."""
+
+STANDARD_INPUT = "-"
+"""In the place of a file: names are read from standard input, a line each."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture or a video, and its name in the output, which no other has."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the file has frames."""
+        return self.path.suffix.lower() in VIDEO_ENDINGS
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture that was read."""
+
+    pixels: NDArray[np.uint8]
+    """[H, W, 3] in RGB."""
+    number: int = 0
+    """Of the frame in its video."""
+    seconds: float = 0.0
+    """When it comes in its video."""
+
+
+def find_pictures(inputs: Sequence[str], lines: Iterable[str] = ()) -> list[PictureFile]:
+    """Return the pictures and videos that are named, each once, in the order of the inputs.
+
+    Args:
+        inputs: files; folders, searched with their sub-folders; patterns such as `photos/*.jpg`; `-`
+            for the names in `lines`.
+        lines: what standard input holds.
+
+    Raises:
+        UserError: nothing there, or a file that is neither picture nor video by its ending.
+    """
+    paths = list(dict.fromkeys(path for name in inputs for path in _expand(name, lines)))
+    if not paths:
+        raise user_error("pictures", "at least one", "none", "name files, folders or patterns")
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return [PictureFile(path, path.absolute().relative_to(root).as_posix()) for path in paths]
+
+
+def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
+    """Yield the picture, or of a video its first frame and each `every`-th after.
+
+    Raises:
+        UnreadableImageError: the file cannot be decoded.
+    """
+    if not file.is_video:
+        yield Frame(read_image(file.path))
+        return
+    video = cv2.VideoCapture(str(file.path))
+    try:
+        rate, number = frame_rate(file.path), 0
+        while video.grab():
+            if number % every == 0:
+                decoded, pixels = video.retrieve()
+                if decoded:
+                    yield Frame(np.ascontiguousarray(pixels[:, :, ::-1]), number, number / rate)
+            number += 1
+        if not number:
+            raise UnreadableImageError(f"{file.path}: no frame could be decoded")
+    finally:
+        video.release()
+
+
+def frame_rate(path: Path) -> float:
+    """Return the frames a second of a video; 25 where it does not say."""
+    video = cv2.VideoCapture(str(path))
+    rate = video.get(cv2.CAP_PROP_FPS)
+    video.release()
+    return float(rate) if rate and np.isfinite(rate) else 25.0
+
+
+def count_frames(file: PictureFile, every: int = 1) -> int:
+    """Return how many pictures `read_frames` will give, as far as the file says."""
+    if not file.is_video:
+        return 1
+    video = cv2.VideoCapture(str(file.path))
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    video.release()
+    return max(-(-count // every), 0)
+
+
+def _expand(name: str, lines: Iterable[str]) -> list[Path]:
+    if name == STANDARD_INPUT:
+        return [path for line in lines if line.strip() for path in _expand(line.strip(), ())]
+    path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
+    if path.is_file():
+        if path.suffix.lower() not in known:
+            raise user_error(name, f"a file ending in {', '.join(sorted(known))}", path.suffix or "none", "convert it")
+        return [path]
+    fix = "correct the path; patterns belong in quotes"
+    matches = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    found = sorted(match for match in matches if match.is_file() and match.suffix.lower() in known)
+    if not found:
+        actual = "a folder without" if path.is_dir() else "no such file"
+        raise user_error(name, "pictures or videos", actual, fix)
+    return found
