@@ -230,7 +230,7 @@ def test_region_features_agree(golden_detector, golden_inputs, image):
     golden, model = golden_detector("e_region_features", "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", "100")
     item = photo(golden_inputs, image)
     (proposals,) = model.proposal_source.propose([item], model.device)
-    features = model.encode_regions([item], [proposals])
+    (features,) = model.encode_regions([item], [proposals])
     scale = torch.tensor([item["width"], item["height"]] * 2) / torch.tensor(
         [proposals.image_size[1], proposals.image_size[0]] * 2
     )
@@ -250,7 +250,7 @@ def test_features_of_detections_agree(golden_detector, embedding_file, golden_in
     )
     item = photo(golden_inputs, image)
     proposals = model.proposal_source.propose([item], model.device)
-    features = model.encode_regions([item], proposals)
+    (features,) = model.encode_regions([item], proposals)
     predictions = model.roi_heads.box_predictor(features)
     results, (rows,) = model.roi_heads.box_predictor.inference(predictions, proposals)
     (result,) = rescale(results, [item])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from regionclip.config import load_config
-from regionclip.engine.region_features import output_files
+from regionclip.engine.features.formats import output_files
 from regionclip.modeling import build_model
 from regionclip.testing import fill_deterministic
 from tests.conftest import DATA, GOLDENS, REPOSITORY, flat
@@ -123,7 +123,7 @@ def test_unreadable_pictures_are_reported_and_the_rest_is_done(command, folder, 
     (folder / "b.jpg").write_bytes(b"no picture")
     code, output = run(command())
     assert code == 1
-    assert "Skipped unreadable image" in output
+    assert "Skipped image" in output
     assert "5 images written, 0 there before, 1 failed" in output
     assert "b.pth" not in load(tmp_path / "out")
 
@@ -150,9 +150,12 @@ def test_bad_input_is_one_line(overrides, message, command, tmp_path):
 
 
 def test_names_never_collide(tmp_path):
-    images = [tmp_path / name for name in ("a.1.jpg", "a.2.jpg", "b.jpg", ".hidden.jpg", "b.c.png")]
-    found = [path.name for path in output_files(images, tmp_path).values()]
-    assert found == ["a.1.jpg.pth", "a.2.jpg.pth", "b.jpg.pth", ".hidden.jpg.pth", "b.c.png.pth"]
+    names = ("a.1.jpg", "a.2.jpg", "b.jpg", ".hidden.jpg", "b.c.png", "in/b.jpg", "in/c.jpg", "d.jpg", "in/.x")
+    found = [path.relative_to(tmp_path).as_posix() for path in output_files(names, tmp_path).values()]
+    assert found == [
+        *("a.1.jpg.pth", "a.2.jpg.pth", "b.jpg.pth", ".hidden.jpg.pth", "b.c.png.pth"),
+        *("in/b.pth", "in/c.pth", "d.pth", "in/.x.pth"),
+    ]
 
 
 @pytest.mark.slow

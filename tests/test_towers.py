@@ -271,10 +271,10 @@ def test_region_embeddings_are_in_the_joint_space():
     fill_deterministic(model)
     replaced = {key: value * 2 if key == "image_projection" else value for key, value in model.state_dict().items()}
     proposals = Instances((96, 120), proposal_boxes=item()["instances"].gt_boxes)
-    before = model.encode_regions([item()], [proposals])
+    (before,) = model.encode_regions([item()], [proposals])
     assert before.shape == (2, 512)
     model.load_state_dict(replaced, assign=True)  # puts other parameters in the place of the first
-    torch.testing.assert_close(model.encode_regions([item()], [proposals]), 2 * before)
+    torch.testing.assert_close(model.encode_regions([item()], [proposals])[0], 2 * before)
 
 
 def test_box_deltas_start_at_zero():

@@ -27,28 +27,59 @@ from regionclip.engine.command import (
     run_command,
 )
 from regionclip.engine.distributed import launch
-from regionclip.engine.region_features import check_extraction, extract_region_features
+from regionclip.engine.features import ExtractionJob, check_extraction, extract_region_features
+from regionclip.engine.features.extraction import PROPOSALS
+from regionclip.engine.features.formats import SHARD_KINDS
 from regionclip.modeling import CLIPFastRCNN, build_model
 
 logger = logging.getLogger("regionclip.features")
 
 
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = detector_argument_parser(str(__doc__))
+    parser.add_argument(
+        "--regions",
+        default=PROPOSALS,
+        metavar="RPN|GRID|FILE",
+        help="the proposer's, the cells of a grid, or boxes of a JSON or npz file (docs/features.md)",
+    )
+    parser.add_argument("--dataset", default="", help="registered dataset, whose annotated boxes are the regions")
+    parser.add_argument("--format", default="pth", choices=["pth", *SHARD_KINDS], help="a .pth an image, or shards")
+    parser.add_argument("--images-at-once", type=positive, default=1, help="images in a pass of the backbone")
+    parser.add_argument("--images-per-shard", type=positive, default=1000)
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Return a number above 0; argparse reports any other."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
+    return number
+
+
 def extract(args: argparse.Namespace) -> int:
     """Do the share of one process."""
+    job = ExtractionJob(args.regions, args.dataset, args.format, args.images_at_once, args.images_per_shard)
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
-    check_extraction(cfg)
+    if job.keeps_regions:  # no proposer is built
+        cfg.MODEL.CLIP.CROP_REGION_TYPE, cfg.MODEL.CLIP.MULTIPLY_RPN_SCORE = "GT", False
+        cfg.MODEL.CLIP.BB_RPN_WEIGHTS = None
+    check_extraction(cfg, job)
     cfg.freeze()
     model = cast(CLIPFastRCNN, build_model(cfg))
     clip = cfg.MODEL.CLIP
-    # Without class embeddings nothing is classified, and proposals are kept as they are.
-    unused = [] if clip.TEXT_EMB_PATH else ["roi_heads.box_predictor"]
+    # Without class embeddings nothing is classified; regions that are kept need no box deltas.
+    unused = ["roi_heads.box_predictor.bbox_pred"] if job.keeps_regions else []
+    unused += [] if clip.TEXT_EMB_PATH else ["roi_heads.box_predictor"]
     allowed = [*args.allow_missing, *unused]
     load_weights(model, cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, trust_pickle=args.trust_pickle, allow_missing=allowed)
-    report = extract_region_features(cfg, model)
+    report = extract_region_features(cfg, model, job)
     if comm.is_main_process():
         for failure in report.failures:
-            logger.error("Skipped unreadable image %s", failure)
+            logger.error("Skipped image %s", failure)
         counts = f"{report.written} images written, {report.present} there before, {len(report.failures)} failed"
         logger.info("Done: %s; features in %s", counts, cfg.OUTPUT_DIR)
     comm.synchronize()
@@ -63,6 +94,6 @@ def work(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    arguments = detector_argument_parser(str(__doc__)).parse_args()
+    arguments = parse_arguments()
     processes, on_gpu = report_user_errors(lambda: plan_processes(arguments))
     report_user_errors(lambda: launch(work, arguments, processes=processes, on_gpu=on_gpu))

@@ -178,12 +178,12 @@ class _FileRun:
 
 def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
     """Return results as COCO's JSON: `images`, `categories`, and `annotations` with a `score`."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     counter = itertools.count(1)
     for image_id, result in enumerate(results, start=1):
-        place = {key: result[key] for key in ("frame", "seconds") if key in result}
-        size = {"width": result["width"], "height": result["height"]}
-        images.append({"id": image_id, "file_name": result["file"], **size, **place})
+        known = {key: result[key] for key in ("width", "height", "frame", "seconds") if key in result}
+        images.append({"id": image_id, "file_name": result["file"]} | known)
         for found in result["detections"]:
             left, top, right, bottom = found["box"]
             annotations.append(

@@ -16,9 +16,6 @@ from regionclip.errors import user_error
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
 
-REGIONS_AT_ONCE = 500
-"""Bounds the memory of the pooled maps: 0.4 GB for RN50."""
-
 
 @dataclass(frozen=True)
 class Regions:
@@ -52,11 +49,9 @@ class EncodedImage:
         boxes = text_predictor(self._model).refine(embeddings, proposals)
         return Regions(boxes, proposals.objectness_logits, embeddings)
 
-    @torch.no_grad()
     def encode(self, boxes: Boxes) -> Tensor:
         """Return the embeddings [N, D], not normalised, of boxes in pixels of the network input."""
-        parts = boxes.tensor.split(REGIONS_AT_ONCE)
-        return torch.cat([self._model.roi_heads.encode(self._maps, [Boxes(part)]) for part in parts])
+        return self._model.encode_boxes(self._maps, boxes)
 
     @property
     def scale(self) -> Tensor:

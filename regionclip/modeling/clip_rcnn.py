@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_roi_heads
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from regionclip.clip.region_text import EMBEDDING_DIM
@@ -29,6 +29,9 @@ from regionclip.modeling.proposals import (
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.modeling.transformer_backbones import FEATURE
 from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads, make_projection
+
+REGIONS_AT_ONCE = 500
+"""Regions that are encoded together outside of training; bounds memory to 0.4 GB of pooled maps for RN50."""
 
 RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
@@ -167,9 +170,19 @@ class CLIPFastRCNN(nn.Module):
         return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
 
     @torch.no_grad()
-    def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> Tensor:
-        """Return the region embeddings [R, D] of `proposal_boxes`, not normalised, image after image."""
-        return self.roi_heads.encode(self.image_features(batched_inputs), [p.proposal_boxes for p in proposals])
+    def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> list[Tensor]:
+        """Return for each image the embeddings [R, D] of its `proposal_boxes`, not normalised."""
+        maps = self.image_features(batched_inputs)
+        return [
+            self.encode_boxes({name: part[i : i + 1] for name, part in maps.items()}, proposal.proposal_boxes)
+            for i, proposal in enumerate(proposals)
+        ]
+
+    @torch.no_grad()
+    def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
+        """Return the embeddings [R, D], not normalised, of boxes on the maps [1, C, H, W] of one image."""
+        parts = boxes.tensor.split(REGIONS_AT_ONCE)
+        return torch.cat([self.roi_heads.encode(maps, [Boxes(part)]) for part in parts])
 
     @torch.no_grad()
     def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:

@@ -1,0 +1,260 @@
+"""Features of all images of a folder or dataset, shared out over processes, resumed after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import regionclip
+from regionclip.config import check_config, load_config
+from regionclip.config.checks import dataset_problems, find_weights
+from regionclip.data import list_images
+from regionclip.data.given_boxes import read_boxes
+from regionclip.data.loaders import TestMapper, read_records
+from regionclip.engine.features.formats import Portion, Shards, make_format
+from regionclip.engine.features.index import write_index
+from regionclip.engine.features.regions import (
+    Features,
+    GivenBoxes,
+    Selection,
+    best_word,
+    detections,
+    every_region,
+    region_features,
+)
+from regionclip.errors import Problem, UserError, user_error
+from regionclip.files import read_json_file, write_json
+from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling.proposals import GroundTruthProposals, ProposalSource
+from regionclip.modeling.region_boxes import GridBoxes
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
+
+MANIFEST = "features.json"
+"""Says which config and weights the files of a folder come from."""
+
+PROPOSALS, GRID = "RPN", "GRID"
+"""Values of `ExtractionJob.regions` beside the name of a file."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractionJob:
+    """Which regions of which images, and how they are written."""
+
+    regions: str = PROPOSALS
+    """RPN, GRID (cells of 32 pixels of the network input), or a file of boxes (JSON or npz)."""
+    dataset: str = ""
+    """Registered dataset: its annotated boxes are the regions, and its images those of the run."""
+    format: str = "pth"
+    """`pth`, `safetensors` or `parquet`."""
+    images_at_once: int = 1
+    """Images in a pass of the backbone; they are padded to a common size, which changes the last digits."""
+    images_per_shard: int = 1000
+
+    @property
+    def keeps_regions(self) -> bool:
+        """Whether the regions are kept as they are, instead of being turned into detections."""
+        return bool(self.dataset) or self.regions != PROPOSALS
+
+
+@dataclass
+class ExtractionReport:
+    """What became of the images."""
+
+    written: int = 0
+    """Images of this run, over all processes."""
+    present: int = 0
+    """Images of an earlier run."""
+    failures: list[str] = field(default_factory=list)
+    """A line for each image that could not be read."""
+
+
+def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
+    """Raise one `UserError` with everything that stands in the way of extracting region features."""
+    without_data = cfg.clone()
+    without_data.defrost()
+    without_data.DATASETS.TEST = ()  # the images are those of INPUT_DIR
+    check_config(without_data)
+    wanted = {
+        "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, CLIPFastRCNN.__name__),
+        "MODEL.ROI_HEADS.NAME": (cfg.MODEL.ROI_HEADS.NAME, CLIPRes5ROIHeads.__name__),
+        "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER": (str(cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER), "True"),
+    }
+    if not job.keeps_regions:
+        wanted["MODEL.CLIP.CROP_REGION_TYPE"] = (cfg.MODEL.CLIP.CROP_REGION_TYPE, "RPN")
+    problems = [
+        Problem(key, f"{expected} to extract region features", repr(actual), f"add {key} {expected}")
+        for key, (actual, expected) in wanted.items()
+        if actual != expected
+    ]
+    if job.dataset:
+        problems += dataset_problems(job.dataset, "--dataset")
+        if job.regions != PROPOSALS:
+            problems.append(Problem("--regions", "none with --dataset", job.regions, "leave one of them out"))
+    if problems:
+        raise UserError(problems)
+
+
+def extract_region_features(cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob) -> ExtractionReport:
+    """Write the features of all images to OUTPUT_DIR; what is there already stays.
+
+    Each process takes its share of the portions, which do not depend on how many there are. See
+    `Features` for what is written of an image.
+
+    Raises:
+        UserError: no images, or a folder with features of another config or other weights.
+    """
+    records = _records(cfg, job)
+    source, select = _source(model, job), _selection(cfg, job)
+    output = Path(cfg.OUTPUT_DIR)
+    target = make_format(job.format, output, job.images_per_shard)
+    portions = target.portions(list(records), job.images_at_once)
+    _claim(output, _fingerprint(cfg, job, records))
+    missing = [portion for portion in portions if not target.is_done(portion)]
+    done = [portion for portion in portions if portion not in missing]
+    comm.synchronize()  # before any process writes
+    mapper = TestMapper(
+        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=bool(job.dataset)
+    )
+    model.eval()
+    written = 0
+    lines: list[str] = []
+    share = missing[comm.get_rank() :: comm.get_world_size()]
+    with _progress(sum(len(portion.names) for portion in share)) as progress:
+        for portion in share:
+            images = _read(portion, records, mapper, cfg.DATALOADER.NUM_WORKERS)
+            features, failures = _portion_features(model, images, source, select, job.images_at_once, progress)
+            target.write(portion, features, failures)
+            written += len(features)
+            lines += failures.values()
+    comm.synchronize()
+    if isinstance(target, Shards) and comm.is_main_process():
+        write_index(target, portions)
+    before = list(itertools.chain(*(target.failures(portion) for portion in done)))
+    failures_of_all = before + list(itertools.chain(*comm.all_gather(lines)))
+    present = sum(len(portion.names) for portion in done) - len(before)
+    return ExtractionReport(sum(comm.all_gather(written)), present, failures_of_all)
+
+
+def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
+    """Return the images as Detectron2's records, by a name that no other has."""
+    if not job.dataset:
+        return {path.name: {"file_name": str(path)} for path in list_images(cfg.INPUT_DIR)}
+    records = read_records(job.dataset)
+    if not any("annotations" in record for record in records):
+        annotations = MetadataCatalog.get(job.dataset).get("json_file", "")
+        raise user_error(f"--dataset {job.dataset}", "annotated boxes", f"none in {annotations}", "name another")
+    root = os.path.commonpath([Path(record["file_name"]).parent for record in records])
+    return {Path(record["file_name"]).relative_to(root).as_posix(): record for record in records}
+
+
+def _source(model: CLIPFastRCNN, job: ExtractionJob) -> ProposalSource:
+    if job.dataset:
+        return GroundTruthProposals()
+    if job.regions == PROPOSALS:
+        return model.proposal_source
+    return GridBoxes() if job.regions == GRID else GivenBoxes(read_boxes(job.regions))
+
+
+def _selection(cfg: CfgNode, job: ExtractionJob) -> Selection:
+    if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        return every_region
+    return best_word if job.keeps_regions else detections
+
+
+def _read(portion: Portion, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
+    """Return mapped images in their order, decoded ahead by workers where a portion has many."""
+    items = [{**records[name], "name": name} for name in portion.names]
+    processes = min(workers, os.cpu_count() or 1) if len(items) > 1 else 0
+    return DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes)
+
+
+class _Mapped(torch.utils.data.Dataset):
+    """Images that are read when their turn comes."""
+
+    def __init__(self, items: Sequence[dict[str, Any]], mapper: TestMapper) -> None:
+        self.items = items
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.mapper(self.items[number])
+
+
+def _portion_features(
+    model: CLIPFastRCNN,
+    images: DataLoader,
+    source: ProposalSource,
+    select: Selection,
+    images_at_once: int,
+    progress: tqdm,
+) -> tuple[dict[str, Features], dict[str, str]]:
+    features: dict[str, Features] = {}
+    failures: dict[str, str] = {}
+    for batch in _batches(images, images_at_once):
+        failures |= {image["name"]: image["error"] for image in batch if "error" in image}
+        good = [image for image in batch if "error" not in image]
+        try:
+            found = region_features(model, good, source, select) if good else []
+            features |= {image["name"]: content for image, content in zip(good, found, strict=True)}
+        except UserError as error:  # bad boxes of one image
+            failures |= {image["name"]: str(error) for image in good}
+        progress.update(len(batch))
+    return features, failures
+
+
+def _batches(images: DataLoader, size: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(images)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, Any]]) -> str:
+    """Return a hash of what the features depend on beside the images; shards also depend on which these are."""
+    relevant = cfg.clone()
+    relevant.defrost()
+    relevant.OUTPUT_DIR = relevant.INPUT_DIR = relevant.MODEL.DEVICE = ""
+    relevant.DATALOADER.NUM_WORKERS = 0
+    clip = cfg.MODEL.CLIP
+    parts = [regionclip.__version__, relevant.dump(), str(job)]
+    if clip.OFFLINE_RPN_CONFIG:
+        parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
+    boxes = job.regions if job.regions not in (PROPOSALS, GRID) else ""
+    for name in (cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, clip.TEXT_EMB_PATH, boxes):
+        state = find_weights(name).stat() if name and find_weights(name).is_file() else None
+        parts.append(f"{name} {state.st_size} {state.st_mtime_ns}" if state else "")
+    if job.format != "pth":
+        parts += records
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _claim(output: Path, fingerprint: str) -> None:
+    found = read_json_file(output / MANIFEST)
+    if found is not None and found.get("fingerprint") != fingerprint:
+        expected, actual = "no features of another config or other weights", f"those of {found.get('fingerprint')}"
+        raise user_error(f"OUTPUT_DIR {output}", expected, actual, "name another folder, or remove this one")
+    comm.synchronize()
+    if comm.is_main_process():
+        write_json(output / MANIFEST, {"fingerprint": fingerprint})
+
+
+def _progress(total: int) -> tqdm:
+    interval = 1.0 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)

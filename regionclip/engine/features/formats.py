@@ -1,0 +1,225 @@
+"""Where features go: a file for each image as upstream, or shards of many images with an index."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from regionclip.engine.features.regions import Features
+from regionclip.errors import user_error
+from regionclip.files import atomic_write
+
+IMAGE_ROWS = "image"
+"""Entry of a shard: int64 [N], for each region the place of its image in the list of the shard."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Images that are done together: one process computes and writes them."""
+
+    names: tuple[str, ...]
+    path: Path
+    """File of the portion; of upstream's format, the folder."""
+
+
+class FeatureFormat(Protocol):
+    """Writes portions, and tells which an earlier run has written."""
+
+    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+        """Divide the images, in their order, whatever number of processes there are."""
+        ...
+
+    def is_done(self, portion: Portion) -> bool:
+        """Return whether the portion was written, whole."""
+        ...
+
+    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+        """Write the features of the images that could be read, and why the others could not."""
+        ...
+
+    def failures(self, portion: Portion) -> list[str]:
+        """Return what an earlier run said of images of a finished portion that could not be read."""
+        ...
+
+
+class ImageFiles:
+    """Upstream's format: `<name>.pth` for each image."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write to a folder."""
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+
+    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+        """Return a portion for each pass of the model."""
+        self._files = output_files(names, self.folder)
+        starts = range(0, len(names), images_at_once)
+        return [Portion(tuple(names[start : start + images_at_once]), self.folder) for start in starts]
+
+    def is_done(self, portion: Portion) -> bool:
+        """Return whether all files are there, none torn."""
+        return all(zipfile.is_zipfile(self._files[name]) for name in portion.names)
+
+    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+        """Write the files."""
+        for name, content in features.items():
+            with atomic_write(self._files[name]) as file:
+                torch.save(content, file)
+
+    def failures(self, portion: Portion) -> list[str]:
+        """Return nothing: images without a file are tried again."""
+        return []
+
+
+class Shards:
+    """Files of many images each, safetensors or Parquet, and `index.json` that says what is where."""
+
+    def __init__(self, folder: Path, kind: ShardKind, images_per_shard: int) -> None:
+        """Write shards of so many images to a folder."""
+        self.folder = folder
+        self.kind = kind
+        self.images_per_shard = images_per_shard
+
+    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+        """Return a portion for each shard."""
+        starts = range(0, len(names), self.images_per_shard)
+        ending = f"of-{len(starts):05}.{self.kind.ending}"
+        return [
+            Portion(tuple(names[start : start + self.images_per_shard]), self.folder / f"features-{i:05}-{ending}")
+            for i, start in enumerate(starts)
+        ]
+
+    def is_done(self, portion: Portion) -> bool:
+        """Return whether the shard is there, whole, and of these images."""
+        about = self.kind.about(portion.path)
+        return about is not None and tuple(about["images"]) == portion.names
+
+    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+        """Write the shard: the regions of its images, one after the other."""
+        counts = [len(features[name]["boxes"]) if name in features else 0 for name in portion.names]
+        entries = next(iter(features.values()), {})
+        columns = {key: torch.cat([content[key] for content in features.values()]) for key in entries}
+        columns[IMAGE_ROWS] = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+        about = {"images": portion.names, "counts": counts, "failures": dict(failures)}
+        with atomic_write(portion.path) as file:
+            self.kind.write(file, columns, about)
+
+    def failures(self, portion: Portion) -> list[str]:
+        """Return what the shard says of images that could not be read."""
+        about = self.kind.about(portion.path)
+        return list(about["failures"].values()) if about else []
+
+
+class ShardKind(Protocol):
+    """A file format of shards."""
+
+    ending: str
+
+    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+        """Write columns of equal length, and what is said about them."""
+        ...
+
+    def about(self, path: Path) -> dict[str, Any] | None:
+        """Return what a file says about itself; None when it is not there or not whole."""
+        ...
+
+    def read(self, path: Path, first: int, count: int) -> Features:
+        """Return some rows of all columns."""
+        ...
+
+
+class SafetensorsShard:
+    """A tensor for each column; what is said about them is in the header."""
+
+    ending = "safetensors"
+
+    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+        """Write columns of equal length, and what is said about them."""
+        file.write(save({name: column.contiguous() for name, column in columns.items()}, {"about": json.dumps(about)}))
+
+    def about(self, path: Path) -> dict[str, Any] | None:
+        """Return what a file says about itself; None when it is not there or not whole."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                return json.loads((file.metadata() or {}).get("about", "null"))
+        except (SafetensorError, OSError):
+            return None
+
+    def read(self, path: Path, first: int, count: int) -> Features:
+        """Return some rows of all columns."""
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name)[first : first + count] for name in file.keys()}  # noqa: SIM118
+
+
+class ParquetShard:
+    """A row for each region: `image` by name, `boxes`, `feats`, `classes`, `probs`."""
+
+    ending = "parquet"
+
+    def __init__(self) -> None:
+        """Raise a `UserError` without pyarrow."""
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            fix = "pip install pyarrow, or use --format safetensors"
+            raise user_error("--format parquet", "the library pyarrow", "not installed", fix) from error
+        self._arrow, self._parquet = pyarrow, pyarrow.parquet
+
+    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+        """Write columns of equal length, and what is said about them."""
+        arrow = self._arrow
+        names = arrow.DictionaryArray.from_arrays(columns[IMAGE_ROWS].numpy(), list(about["images"]))
+        arrays: dict[str, Any] = {IMAGE_ROWS: names}
+        for name, column in columns.items():
+            if name != IMAGE_ROWS:
+                flat = arrow.array(column.reshape(-1).numpy())
+                # Vectors as lists of fixed length: [N, D]
+                arrays[name] = flat if column.ndim == 1 else arrow.FixedSizeListArray.from_arrays(flat, column.shape[1])
+        table = arrow.table(arrays).replace_schema_metadata({"about": json.dumps(about)})
+        self._parquet.write_table(table, file)
+
+    def about(self, path: Path) -> dict[str, Any] | None:
+        """Return what a file says about itself; None when it is not there or not whole."""
+        try:
+            metadata = self._parquet.read_schema(path).metadata or {}
+        except (OSError, self._arrow.ArrowException):
+            return None
+        return json.loads(metadata.get(b"about", b"null"))
+
+    def read(self, path: Path, first: int, count: int) -> Features:
+        """Return some rows of all columns but the image names."""
+        table = self._parquet.read_table(path).slice(first, count)
+        columns = {name: table[name].combine_chunks() for name in table.column_names if name != IMAGE_ROWS}
+        return {name: torch.tensor(column.to_pylist()) for name, column in columns.items()}
+
+
+def output_files(names: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Return the file of each image: its name up to the first dot, as upstream, or whole where two share that."""
+    stems = {name: f"{Path(name).parent}/".removeprefix("./") + Path(name).name.split(".")[0] for name in names}
+    shared = Counter(stems.values())
+    return {
+        name: folder / f"{stem if not stem.endswith('/') and stem and shared[stem] == 1 else name}.pth"
+        for name, stem in stems.items()
+    }
+
+
+SHARD_KINDS: dict[str, type[SafetensorsShard] | type[ParquetShard]] = {
+    "safetensors": SafetensorsShard,
+    "parquet": ParquetShard,
+}
+"""Values of --format beside `pth`."""
+
+
+def make_format(name: str, folder: Path, images_per_shard: int) -> FeatureFormat:
+    """Return the format `pth`, `safetensors` or `parquet`."""
+    return ImageFiles(folder) if name == "pth" else Shards(folder, SHARD_KINDS[name](), images_per_shard)

@@ -1,0 +1,60 @@
+"""Finding the features of an image again in a folder of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from regionclip.engine.features.formats import IMAGE_ROWS, SHARD_KINDS, Portion, Shards
+from regionclip.engine.features.regions import Features
+from regionclip.errors import user_error
+from regionclip.files import read_json_file, write_json
+
+INDEX = "index.json"
+"""For each image: its shard, its first row, and how many rows."""
+
+
+def write_index(shards: Shards, portions: Sequence[Portion]) -> Path:
+    """Write `index.json` of finished shards, and return its path."""
+    images: dict[str, tuple[str, int, int]] = {}
+    failures: dict[str, str] = {}
+    for portion in portions:
+        about = shards.kind.about(portion.path) or {"images": (), "counts": (), "failures": {}}
+        first = 0
+        failures |= about["failures"]
+        for name, count in zip(about["images"], about["counts"], strict=True):
+            if name not in about["failures"]:
+                images[name] = (portion.path.name, first, count)
+            first += count
+    write_json(shards.folder / INDEX, {"format": shards.kind.ending, "images": images, "failures": failures})
+    return shards.folder / INDEX
+
+
+class FeatureFolder(Mapping[str, Features]):
+    """The features of a folder of shards, by image name; each access reads the rows of one image."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a folder; raises `UserError` when it has no index."""
+        self.folder = Path(folder)
+        content = read_json_file(self.folder / INDEX)
+        if not content:
+            fix = "let extract_region_features.py --format safetensors run to its end"
+            raise user_error(str(self.folder / INDEX), "an index of features", "none", fix)
+        self._kind = SHARD_KINDS[content["format"]]()
+        self._images: dict[str, tuple[str, int, int]] = content["images"]
+        self.failures: dict[str, str] = content["failures"]
+        """Why images could not be read, by name."""
+
+    def __getitem__(self, name: str) -> Features:
+        """Return `boxes`, `feats` and, if there are, `classes` and `probs` of an image."""
+        shard, first, count = self._images[name]
+        rows = self._kind.read(self.folder / shard, first, count)
+        return {key: value for key, value in rows.items() if key != IMAGE_ROWS}
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the image names."""
+        return iter(self._images)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
