@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from regionclip.config import load_config
+from regionclip.engine.features import FeatureFolder
 from regionclip.engine.features.formats import output_files
 from regionclip.modeling import build_model
 from regionclip.testing import fill_deterministic
@@ -51,6 +53,25 @@ def run(command):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """Run a command line in this process, which is faster."""
+
+    def call(command):
+        monkeypatch.chdir(command["cwd"])
+        tool, *arguments = command["args"][1:]
+        monkeypatch.setattr(sys, "argv", [tool, *arguments])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(tool, run_name="__main__")
+        torch.set_num_threads(threads)
+        captured = capfd.readouterr()
+        return stop.value.code or 0, captured.out + captured.err
+
+    return call
+
+
 def load(folder):
     return {path.name: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pth"))}
 
@@ -58,8 +79,8 @@ def load(folder):
 NAMES = ["a.pth", "b.pth", "c.x.jpg.pth", "c.y.jpg.pth", "d.pth", "e.pth"]
 
 
-def test_detections_and_proposals_have_the_published_keys(command, tmp_path):
-    code, output = run(command())
+def test_detections_and_proposals_have_the_published_keys(command, here, tmp_path):
+    code, output = here(command())
     assert code == 0, output
     assert f"Done: 6 images written, 0 there before, 0 failed; features in {tmp_path}/out" in output
     files = load(tmp_path / "out")
@@ -74,7 +95,7 @@ def test_detections_and_proposals_have_the_published_keys(command, tmp_path):
             "feats": ((count, 32), torch.float32),
         }
         torch.testing.assert_close(features["probs"].sum(dim=1), torch.ones(count))
-    code, output = run(command(MODEL__CLIP__TEXT_EMB_PATH="", OUTPUT_DIR=tmp_path / "proposals"))
+    code, output = here(command(MODEL__CLIP__TEXT_EMB_PATH="", OUTPUT_DIR=tmp_path / "proposals"))
     assert code == 0, output
     proposals = load(tmp_path / "proposals")
     assert list(proposals) == NAMES
@@ -82,8 +103,8 @@ def test_detections_and_proposals_have_the_published_keys(command, tmp_path):
     assert all(len(features["boxes"]) == len(features["feats"]) > 0 for features in proposals.values())
 
 
-def test_two_processes_write_what_one_writes(command, tmp_path):
-    code, output = run(command())
+def test_two_processes_write_what_one_writes(command, here, tmp_path):
+    code, output = here(command())
     assert code == 0, output
     code, output = run(command("--num-gpus", "2", "--dist-url", "auto", OUTPUT_DIR=tmp_path / "two"))
     assert code == 0, output
@@ -93,8 +114,8 @@ def test_two_processes_write_what_one_writes(command, tmp_path):
     assert all(torch.equal(one[name][key], two[name][key]) for name in one for key in one[name])
 
 
-def test_a_killed_run_goes_on_and_redoes_torn_files(command, tmp_path):
-    code, output = run(command(OUTPUT_DIR=tmp_path / "whole"))
+def test_a_killed_run_goes_on_and_redoes_torn_files(command, here, tmp_path):
+    code, output = here(command(OUTPUT_DIR=tmp_path / "whole"))
     assert code == 0, output
     with subprocess.Popen(**command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 100
@@ -104,7 +125,7 @@ def test_a_killed_run_goes_on_and_redoes_torn_files(command, tmp_path):
     done = sorted((tmp_path / "out").glob("*.pth"))
     assert done
     done[0].write_bytes(done[0].read_bytes()[:500])
-    code, output = run(command())
+    code, output = here(command())
     assert code == 0, output
     assert f"{len(done) - 1} there before" in output
     whole, resumed = load(tmp_path / "whole"), load(tmp_path / "out")
@@ -112,16 +133,16 @@ def test_a_killed_run_goes_on_and_redoes_torn_files(command, tmp_path):
     assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
 
 
-def test_features_of_other_weights_are_not_mixed(command, tmp_path):
-    assert run(command())[0] == 0
-    code, output = run(command(TEST__DETECTIONS_PER_IMAGE=7))
+def test_features_of_other_weights_are_not_mixed(command, here, tmp_path):
+    assert here(command())[0] == 0
+    code, output = here(command(TEST__DETECTIONS_PER_IMAGE=7))
     assert code == 2
     assert f"error: OUTPUT_DIR {tmp_path}/out: expected no features of another config or other weights" in output
 
 
-def test_unreadable_pictures_are_reported_and_the_rest_is_done(command, folder, tmp_path):
+def test_unreadable_pictures_are_reported_and_the_rest_is_done(command, here, folder, tmp_path):
     (folder / "b.jpg").write_bytes(b"no picture")
-    code, output = run(command())
+    code, output = here(command())
     assert code == 1
     assert "Skipped image" in output
     assert "5 images written, 0 there before, 1 failed" in output
@@ -142,8 +163,8 @@ GROUND_TRUTH = {"MODEL__CLIP__CROP_REGION_TYPE": "GT", "MODEL__CLIP__MULTIPLY_RP
         ({"MODEL__WEIGHTS": "missing.pth"}, "MODEL.WEIGHTS: expected a file"),
     ],
 )
-def test_bad_input_is_one_line(overrides, message, command, tmp_path):
-    code, output = run(command(**overrides))
+def test_bad_input_is_one_line(overrides, message, command, here, tmp_path):
+    code, output = here(command(**overrides))
     assert code == 2
     assert [line for line in output.splitlines() if line.startswith(f"error: {message}")], output
     assert not (tmp_path / "out").exists()
@@ -156,6 +177,172 @@ def test_names_never_collide(tmp_path):
         *("a.1.jpg.pth", "a.2.jpg.pth", "b.jpg.pth", ".hidden.jpg.pth", "b.c.png.pth"),
         *("in/b.pth", "in/c.pth", "d.pth", "in/.x.pth"),
     ]
+
+
+BOXES = {
+    "a.jpg": [[10, 10, 90, 60], [0, 0, 30, 30], [10, 10, 90, 60]],
+    "b": [[5.5, 5, 50, 50]],
+    "c.x.jpg": [],
+    "d.jpg": [[20, 20, 5, 5]],
+    "e.jpg": [[0, 0, 40, 40]],
+}
+
+
+def boxes_file(kind, folder):
+    path = folder / f"boxes.{'npz' if kind == 'npz' else 'json'}"
+    if kind == "npz":
+        np.savez(path, **{name: np.array(rows).reshape(-1, 4) for name, rows in BOXES.items()})
+    elif kind == "json":
+        path.write_text(json.dumps(BOXES))
+    else:
+        images = [{"id": i, "file_name": f"some/{name}"} for i, name in enumerate(BOXES)]
+        annotations = [
+            {"image_id": i, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for i, rows in enumerate(BOXES.values())
+            for x1, y1, x2, y2 in rows
+        ]
+        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["json", "npz", "coco"])
+def test_given_boxes_keep_their_order_and_bad_ones_fail_alone(kind, command, here, tmp_path):
+    code, output = here(command("--regions", boxes_file(kind, tmp_path)))
+    assert code == 1, output
+    assert "5 images written, 0 there before, 1 failed" in output
+    assert "row 0: expected x1 < x2 and y1 < y2, got [20.0, 20.0, 5.0, 5.0]" in output
+    files = load(tmp_path / "out")
+    assert "d.pth" not in files
+    torch.testing.assert_close(files["a.pth"]["boxes"], torch.tensor(BOXES["a.jpg"]).float())
+    assert torch.equal(files["a.pth"]["feats"][0], files["a.pth"]["feats"][2])
+    assert files["c.x.jpg.pth"]["feats"].shape == (0, 32)
+    for features in files.values():
+        count = len(features["boxes"])
+        assert {key: len(value) for key, value in features.items()} == dict.fromkeys(features, count)
+        assert torch.equal(features["classes"], features["probs"][:, :-1].argmax(dim=1))
+        assert features["probs"].shape == (count, 1204)
+
+
+def test_grid_and_no_classes(command, here, tmp_path):
+    code, output = here(command("--regions", "GRID", MODEL__CLIP__TEXT_EMB_PATH=""))
+    assert code == 0, output
+    for name, features in load(tmp_path / "out").items():
+        assert set(features) == {"boxes", "feats"}, name
+        assert len(features["boxes"]) == len(features["feats"]) > 9
+
+
+def test_annotated_boxes_of_a_dataset(command, tmp_path, monkeypatch):
+    photos = DATA / "four_photos"
+    root = tmp_path / "datasets" / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").symlink_to(photos / "pictures")
+    content = json.loads((photos / "annotations.json").read_text())
+    (root / "annotations" / "ovd_ins_val2017_b.json").write_text(json.dumps(content))
+    arguments = command("--dataset", "coco_2017_ovd_b_test", MODEL__CLIP__TEXT_EMB_PATH="")
+    arguments["env"] |= {"DETECTRON2_DATASETS": str(tmp_path / "datasets")}
+    code, output = run(arguments)
+    assert code == 0, output
+    scaled = {image["id"]: image["file_name"] for image in content["images"]}
+    wanted = {name: [] for name in scaled.values()}
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd"):
+            x, y, width, height = annotation["bbox"]
+            wanted[scaled[annotation["image_id"]]].append([x, y, x + width, y + height])
+    files = load(tmp_path / "out")
+    assert len(files) == len(wanted)
+    for name, boxes in wanted.items():
+        found = files[f"{name.split('.')[0]}.pth"]
+        torch.testing.assert_close(found["boxes"], torch.tensor(boxes).reshape(-1, 4), atol=0.01, rtol=1e-4)
+        assert len(found["feats"]) == len(boxes)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "parquet"])
+def test_shards_hold_what_files_hold(kind, command, here, folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    code, output = here(command())
+    assert code == 1, output
+    code, output = here(command("--format", kind, "--images-per-shard", "3", OUTPUT_DIR=tmp_path / "shards"))
+    assert code == 1, output
+    assert "6 images written, 0 there before, 1 failed" in output
+    assert len(list((tmp_path / "shards").glob(f"features-*-of-00003.{kind}"))) == 3
+    found = FeatureFolder(tmp_path / "shards")
+    assert list(found) == ["a.jpg", "b.jpg", "c.x.jpg", "c.y.jpg", "d.jpg", "e.jpg"]
+    assert list(found.failures) == ["broken.jpg"]
+    files = load(tmp_path / "out")
+    for image, name in zip(found, NAMES, strict=True):
+        assert found[image].keys() == files[name].keys()
+        for key, value in files[name].items():
+            torch.testing.assert_close(found[image][key], value, rtol=0, atol=0)
+    code, output = here(command("--format", kind, "--images-per-shard", "3", OUTPUT_DIR=tmp_path / "shards"))
+    assert code == 1, output
+    assert "0 images written, 6 there before, 1 failed" in output
+    code, output = here(command("--format", kind, OUTPUT_DIR=tmp_path / "shards"))
+    assert code == 2
+    assert "expected no features of another config" in output
+
+
+def test_parquet_is_read_by_other_programs(command, here, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    code, output = here(command("--format", "parquet", "--regions", boxes_file("json", tmp_path)))
+    assert code == 1, output
+    (path,) = (tmp_path / "out").glob("*.parquet")
+    table = parquet.read_table(path).to_pylist()
+    assert [row["image"] for row in table] == ["a.jpg"] * 3 + ["b.jpg", "e.jpg"]
+    assert table[0]["boxes"] == [10, 10, 90, 60]
+    assert len(table[0]["feats"]) == 32
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--format", "safetensors", "--images-per-shard", "2"], ["--images-at-once", "2"]]
+)
+def test_two_processes_write_the_same_shards_and_batches(arguments, command, tmp_path, here):
+    code, output = run(command(*arguments))
+    assert code == 0, output
+    code, output = run(command(*arguments, "--num-gpus", "2", "--dist-url", "auto", OUTPUT_DIR=tmp_path / "two"))
+    assert code == 0, output
+    one, two = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (tmp_path / "out", tmp_path / "two")
+    )
+    assert one.keys() == two.keys()
+    assert all(one[name] == two[name] for name in one if not name.endswith(".pth"))
+    files, others = load(tmp_path / "out"), load(tmp_path / "two")
+    assert all(torch.equal(files[name][key], others[name][key]) for name in files for key in files[name])
+
+
+def test_a_killed_run_of_shards_goes_on(command, here, tmp_path):
+    arguments = ("--format", "safetensors", "--images-per-shard", "1")
+    code, output = here(command(*arguments, OUTPUT_DIR=tmp_path / "whole"))
+    assert code == 0, output
+    with subprocess.Popen(**command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 100
+        while not list((tmp_path / "out").glob("*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    done = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert done
+    done[0].write_bytes(done[0].read_bytes()[:-40])
+    code, output = here(command(*arguments))
+    assert code == 0, output
+    assert f"{len(done) - 1} there before" in output
+    whole, resumed = FeatureFolder(tmp_path / "whole"), FeatureFolder(tmp_path / "out")
+    assert list(whole) == list(resumed)
+    assert all(torch.equal(whole[name][key], resumed[name][key]) for name in whole for key in whole[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--regions", "missing.json"], "boxes missing.json: expected a JSON or npz file, got no such file"),
+        (["--dataset", "coco_2017_nothing"], "--dataset: expected a registered dataset"),
+        (["--images-at-once", "0"], "expected a number above 0, got 0"),
+        (["--format", "csv"], "invalid choice: 'csv'"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, message, command, here, tmp_path):
+    code, output = here(command(*arguments))
+    assert code == 2
+    assert message in output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
