@@ -31,7 +31,7 @@ from regionclip.data.images import read_image, to_rgb_pixels
 from regionclip.data.loaders import TestMapper
 from regionclip.detections import Detections
 from regionclip.engine.encoded_image import EncodedImage, require_text_classifier, text_predictor
-from regionclip.engine.pretrained import load_pretrained
+from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import user_error
 from regionclip.modeling import CLIPFastRCNN
@@ -137,8 +137,12 @@ class RegionCLIP:
     def identity(self) -> str:
         """A short hash of config and weights: equal for detectors that give equal results."""
         digest = hashlib.sha256(self.cfg.dump().encode())
+        predictor = text_predictor(self.model)
+        # What a file need not have is random, and another in each run.
+        random = (*UNUSED, *(f"roi_heads.box_predictor.{name}" for name in predictor.optional_weights))
         for key, value in self.model.state_dict().items():
-            digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
+            if not key.startswith(random):
+                digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -235,6 +239,8 @@ class RegionCLIP:
         if not self._images:
             raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
         image, words = next(reversed(self._images.values())), self.vocabulary
+        if topk is not None and topk < 1:
+            raise user_error("topk", "a number above 0", str(topk), "leave it out for the detector's own limit")
         if not 0 <= words_per_box <= len(words):
             raise user_error("words_per_box", f"0 to {len(words)}, the words", str(words_per_box), "ask for fewer")
         if boxes is not None:

@@ -179,6 +179,17 @@ def test_own_words_of_a_detector_are_its_background(detector_folder, tmp_path):
     assert np.array_equal(detector.predict([[0, 0, 90, 90]]).scores, plain.predict([[0, 0, 90, 90]]).scores)
 
 
+def test_a_detector_is_known_again(detector_folder):
+    one, other = (RegionCLIP.from_pretrained(detector_folder, device="cpu") for _ in range(2))
+    # Class rows are in no file of this folder, so that they are random.
+    assert not torch.equal(*(d.model.roi_heads.box_predictor.cls_score.weight for d in (one, other)))
+    assert one.identity == other.identity
+    with torch.no_grad():
+        other.model.backbone.conv1.weight[0] += 1
+    del other.identity
+    assert one.identity != other.identity
+
+
 def test_what_is_missing_is_said(detector_folder):
     detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
     with pytest.raises(UserError, match="call set_image"):

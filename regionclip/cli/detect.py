@@ -33,8 +33,8 @@ def detect(
     synonyms: shared.Synonyms = "max",
     boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name in the place of finding some.")] = "",
     threshold: Annotated[float, typer.Option(help="Least score.")] = 0.05,
-    topk: Annotated[int, typer.Option(help="Most finds in a picture.")] = 25,
-    top_words: Annotated[int, typer.Option(help="Also give the k most probable words of each box.")] = 0,
+    topk: Annotated[int, typer.Option(min=1, help="Most finds in a picture.")] = 25,
+    top_words: Annotated[int, typer.Option(min=0, help="Also give the k most probable words of each box.")] = 0,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
     ] = False,
@@ -77,7 +77,10 @@ def run(args: Namespace) -> int:
     from regionclip.data.given_boxes import read_boxes
     from regionclip.data.picture_sources import find_pictures
     from regionclip.engine.command import DONE, SOME_FAILED
+    from regionclip.errors import user_error
 
+    if args.output.exists() and not args.output.is_dir():
+        raise user_error(f"--output {args.output}", "a folder", "a file", "choose another name")
     files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else ())
     given = read_boxes(args.boxes) if args.boxes else None
     detector = shared.load_detector(

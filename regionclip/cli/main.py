@@ -34,4 +34,4 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="regionclip")

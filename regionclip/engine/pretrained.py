@@ -73,7 +73,7 @@ def load_pretrained(
 ) -> Pretrained:
     """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
     parts = _find(name_or_path, config, source)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     without_files = ("MODEL.CLIP.TEXT_EMB_PATH", "", "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", "", "DATASETS.TEST", "()")
     fixed = ("MODEL.MASK_ON", "False", *without_files, "MODEL.DEVICE", device)
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
@@ -98,6 +98,18 @@ def load_pretrained(
     if parts.vocabulary is not None and parts.vocabulary.is_file():
         vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
     return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
+
+
+def choose_device(device: str = "") -> str:
+    """Return a device by name, or the best there is; raises `UserError` for one that is not there."""
+    if not device:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        actual = f"{device!r} ({str(error).splitlines()[0][:100]})"
+        raise user_error("device", "cpu, cuda or cuda:N", actual, "name one that this machine has") from error
+    return device
 
 
 def _find(name_or_path: str, config: str, source: str) -> _Parts:

@@ -1,0 +1,288 @@
+"""The command `regionclip` as a user types it."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+import regionclip
+from regionclip.batch.report import write_report
+from regionclip.cli import main
+from regionclip.data.picture_sources import find_pictures, read_frames
+from regionclip.errors import UserError
+from tests.conftest import DATA, REPOSITORY
+
+PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Run a command line in `tmp_path` and return (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["regionclip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capfd.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a folder with sub-folders, in which names repeat."""
+    for i, name in enumerate(["a.jpg", "b.png", "in/a.jpg", "in/Zürich #1 100%.jpg"]):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(PHOTOS[i]).save(path)
+    return tmp_path / "photos"
+
+
+def last_json(output):
+    return json.loads(output.splitlines()[-1])
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, pictures, detector_folder, tmp_path):
+    options = ("--words", "cat, dog,traffic cone", "--model", detector_folder, "--output", "out", "--top-words", 2)
+    code, output, error = command("detect", "photos", *options, "--json")
+    assert code == 0, error
+    assert re.search(r"^a\.jpg +(cat|dog|traffic cone) +0\.\d\d? ", output, re.M)
+    assert "Done: 4 pictures, " in output
+    out = tmp_path / "out"
+    names = ["a.jpg", "b.png", "in/Zürich #1 100%.jpg", "in/a.jpg"]
+    assert sorted(path.relative_to(out / "pictures").as_posix() for path in (out / "pictures").rglob("*.*")) == names
+    coco = COCO(str(out / "detections.json"))
+    assert [category["name"] for category in coco.dataset["categories"]] == ["cat", "dog", "traffic cone"]
+    content = last_json(output)
+    assert [picture["file"] for picture in content["pictures"]] == [f"photos/{name}" for name in names]
+    for image, picture in zip(coco.dataset["images"], content["pictures"], strict=True):
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+        assert len(annotations) == len(picture["detections"]) > 0
+        for annotation, found in zip(annotations, picture["detections"], strict=True):
+            x, y, width, height = annotation["bbox"]
+            np.testing.assert_allclose([x, y, x + width, y + height], found["box"], rtol=1e-6)
+            assert found["top_words"][0][0] == found["word"] == coco.cats[annotation["category_id"]]["name"]
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "pictures", "report.html", "thumbnails"]
+
+
+def test_the_page_has_its_data_and_no_word_can_end_it(tmp_path):
+    results = [
+        {"image_id": "a#0", "width": 9, "height": 9, "detections": [{"class_id": 0, "score": 0.5, "box": [0, 0, 9, 9]}]}
+    ]
+    page = write_report(tmp_path / "r.html", results, ["</script><b>猫"]).read_text(encoding="utf-8")
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)[1]
+    assert json.loads(data)["words"]["0"][0] == "</script><b>猫"
+    assert page.count("</script>") == 2
+
+
+def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, detector_folder):
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    code, output, error = command("detect", "photos", "--words", "cat, dog", "--model", detector_folder)
+    assert code == 1
+    assert [line for line in errors(error) if "broken.jpg" in line]
+    assert "Done: 4 pictures" in output
+    assert "1 failed" in output
+
+
+def test_names_come_from_patterns_and_standard_input(command, pictures, detector_folder, monkeypatch):
+    words = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    _, output, _ = command("detect", "photos/*.jpg", "photos/a.jpg", *words)
+    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/a.jpg"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.png\n\nphotos/in/a.jpg\n"))
+    code, output, _ = command("detect", "-", *words)
+    assert code == 0
+    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/b.png", "photos/in/a.jpg"]
+
+
+def write_video(path, frames=7):
+    height, width = 96, 128
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (width, height))
+    picture = np.array(Image.open(PHOTOS[0]).convert("RGB").resize((width, height)))
+    for i in range(frames):
+        video.write(np.roll(picture, 9 * i, axis=1)[:, :, ::-1].copy())
+    video.release()
+
+
+def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path):
+    write_video(tmp_path / "v.mp4")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    options = ("--words", "cat, dog", "--model", detector_folder, "--every", 3, "--output", "out", "--json")
+    code, output, error = command("detect", "v.mp4", "broken.mp4", *options)
+    assert code == 1
+    assert [line for line in errors(error) if "broken.mp4" in line]
+    found = last_json(output)["pictures"]
+    assert [(picture["frame"], picture["seconds"]) for picture in found] == [(0, 0.0), (3, 0.3), (6, 0.6)]
+    assert (found[0]["width"], found[0]["height"]) == (128, 96)
+    (drawn,) = find_pictures([str(tmp_path / "out" / "videos" / "v.mp4.mp4")])
+    assert len(list(read_frames(drawn))) == 3
+    images = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert [image["frame"] for image in images] == [0, 3, 6]
+
+
+def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({"a.jpg": [[5, 5, 60, 60], [0, 0, 90, 20]], "b.png": [[9, 9, 2, 2]]})
+    )
+    options = ("--words", "cat, dog", "--model", detector_folder, "--boxes", "boxes.json", "--json")
+    code, output, error = command("detect", "photos/a.jpg", "photos/b.png", *options)
+    assert code == 1
+    assert [line for line in errors(error) if "photos/b.png: boxes, row 0: expected x1 < x2" in line]
+    (picture,) = last_json(output)["pictures"]
+    np.testing.assert_allclose([found["box"] for found in picture["detections"]], [[5, 5, 60, 60], [0, 0, 90, 20]])
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(60):
+        (folder / f"{i:02}.jpg").write_bytes(PHOTOS[i % 4].read_bytes())
+    options = ["--words", "cat, dog", "--model", str(detector_folder), "--output"]
+    code, _, error = command("detect", folder, *options, "whole")
+    assert code == 0, error
+    arguments = [sys.executable, "-m", "regionclip", "detect", str(folder), *options, str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        deadline = time.monotonic() + 100
+        journal = tmp_path / "out" / "predictions.0.jsonl"
+        while not (journal.is_file() and journal.read_text().count("\n") > 5) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out" / "detections.json").exists()
+    code, output, error = command("detect", folder, *options, "out")
+    assert code == 0, error
+    assert int(re.search(r"(\d+) of them by an interrupted run", output)[1]) >= 5
+    whole, resumed = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("whole", "out"))
+    assert [image["file_name"] for image in whole["images"]] == [image["file_name"] for image in resumed["images"]]
+    assert len(whole["annotations"]) == len(resumed["annotations"])
+    for one, other in zip(whole["annotations"], resumed["annotations"], strict=True):
+        np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1e-2)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 60
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jpg", "--words", "cat"], "nothing.jpg: expected pictures or videos, got no such file"),
+        (["empty", "--words", "cat"], "empty: expected pictures or videos, got a folder without"),
+        (["notes.txt", "--words", "cat"], "notes.txt: expected a file ending in"),
+        (["a.jpg"], "vocabulary: expected words to look for, got none"),
+        (["a.jpg", "--words", " , "], "word 1 of the vocabulary: expected letters"),
+        (["a.jpg", "--words", "cat, Cat"], "expected each word once, got 'cat' = 'Cat'"),
+        (["a.jpg", "--words", "cat", "--vocabulary", "lvis"], "--words and --vocabulary: expected one of them"),
+        (["a.jpg", "--vocabulary", "cats"], "vocabulary: expected a list of words, coco"),
+        (["a.jpg", "--words", "cat", "--templates", "no"], "templates: expected regionclip, cora, single"),
+        (["a.jpg", "--words", "cat", "--synonyms", "min"], "--synonyms: expected max or mean, got min"),
+        (["a.jpg", "--words", "cat", "--boxes", "no.json"], "boxes no.json: expected a JSON or npz file"),
+        (["a.jpg", "--words", "cat", "--set", "INPUT"], "--set INPUT: expected KEY=VALUE"),
+        (["a.jpg", "--words", "cat", "--set", "NO.KEY=1"], "expected pairs of a known key"),
+        (["a.jpg", "--words", "cat", "--output", "notes.txt"], "--output notes.txt: expected a folder"),
+        (["a.jpg", "--words", "cat", "--device", "abacus"], "device: expected cpu, cuda or cuda:N, got 'abacus'"),
+        (["a.jpg", "--words", "cat", "--topk", "0"], "Invalid value for '--topk'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, command, detector_folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("cat")
+    (tmp_path / "a.jpg").write_bytes(PHOTOS[0].read_bytes())
+    before = sorted(tmp_path.iterdir())
+    code, _, error = command("detect", *arguments, "--model", detector_folder)
+    assert code == 2
+    assert message in error, error
+    assert "Traceback" not in error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_words_are_embedded_into_files(command, detector_folder, tmp_path):
+    common = ("--architecture", DATA / "tiny_clip.json", "--weights", detector_folder / "text.safetensors")
+    code, output, error = command("concepts", "--words", "cat, dog", *common, "--output", "w.safetensors", "--json")
+    assert code == 0, error
+    assert last_json(output) == {"output": "w.safetensors", "names": ["cat", "dog"], "shape": [2, 32]}
+    (tmp_path / "words.txt").write_text("cat\ndog\n")
+    code, _, error = command("concepts", "--vocabulary", "words.txt", *common, "--output", "w.pth")
+    assert code == 0, error
+    assert (tmp_path / "w.txt").read_text() == "cat\ndog\n"
+    rows = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert torch.equal(rows, regionclip.Vocabulary.from_file("w.safetensors").embeddings)
+    (tmp_path / "a.jpg").write_bytes(PHOTOS[0].read_bytes())
+    for file in ("w.pth", "w.safetensors"):
+        code, output, error = command("detect", "a.jpg", "--vocabulary", file, "--model", detector_folder)
+        assert code == 0, error
+    for arguments, message in [
+        (["--output", "w.csv", "--words", "cat"], "--output w.csv: expected .safetensors or .pth"),
+        ([], "--words and --vocabulary: expected one of them, got neither"),
+        (["--vocabulary", "both.txt", "--output", "both.pth"], "both.pth: expected a row for each class, got 2 rows"),
+    ]:
+        (tmp_path / "both.txt").write_text("cat | kitten\n")
+        code, _, error = command("concepts", *arguments, *common)
+        assert code == 2
+        assert message in error
+
+
+def test_published_files_are_listed(command):
+    code, output, _ = command("download", "--json")
+    assert code == 0
+    paths = {file["path"]: file["state"] for file in last_json(output)["files"]}
+    assert "regionclip/regionclip_pretrained-cc_rn50.pth" in paths
+    code, _, error = command("download", "nothing")
+    assert code == 2
+    assert "nothing: expected a detector or file of the list" in error
+
+
+def test_the_other_commands_are_the_tools(command):
+    for name, option in (("train", "--resume"), ("eval", "--eval-only"), ("features", "--images-per-shard")):
+        code, output, _ = command(name, "--help")
+        assert code == 0
+        assert option in output
+    code, output, _ = command("doctor", "--json")
+    assert code == 0
+    assert {finding["component"] for finding in last_json(output)["findings"]} >= {"torch", "detectron2"}
+    code, output, _ = command("--version")
+    assert output.strip() == f"regionclip {regionclip.__version__}"
+
+
+def test_shells_can_complete_the_command():
+    environment = os.environ | {
+        "_REGIONCLIP_COMPLETE": "complete_bash",
+        "COMP_WORDS": "regionclip de",
+        "COMP_CWORD": "1",
+    }
+    program = "import sys; sys.argv[0] = 'regionclip'; from regionclip.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["detect"]
+
+
+def test_help_is_fast_and_has_examples():
+    code = "import sys; sys.argv = ['regionclip', 'detect', '--help']\nfrom regionclip.cli import main\n"
+    code += "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert 'regionclip detect photo.jpg --words "cat, dog, traffic cone"' in done.stdout
+
+
+def test_pictures_have_names_that_no_other_has(tmp_path):
+    for name in ("x/a.jpg", "y/a.jpg", "y/z/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_pictures([str(tmp_path / "y"), str(tmp_path / "x" / "a.jpg"), str(tmp_path / "y" / "a.jpg")])
+    assert [file.name for file in found] == ["y/a.jpg", "y/z/a.jpg", "x/a.jpg"]
+    with pytest.raises(UserError, match="pictures: expected at least one, got none"):
+        find_pictures(["-"], ["", " "])
