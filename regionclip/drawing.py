@@ -105,7 +105,9 @@ def label_of(detections: Detections, row: int) -> str:
     """Return what stands beside a box: its word and score, and the others that were asked for."""
     best = f"{detections.vocabulary[detections.class_ids[row]]} {detections.scores[row]:.2f}"
     others = [pair for pair in detections.top_words(row) if pair[0] != detections.names[row]]
-    return ", ".join([best, *(f"{name} {score:.2f}" for name, score in others)])
+    label = ", ".join([best, *(f"{name} {score:.2f}" for name, score in others)])
+    # Names from files may hold what cannot be drawn on one line.
+    return " ".join(label.encode(errors="replace").decode().split())
 
 
 def color_of(word: str) -> str:

@@ -12,6 +12,8 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
+from regionclip.errors import user_error
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +35,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """Yield a binary file, to write and read, that becomes `path` only when the block ends without an exception."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    # A long name with more around it would be too long.
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
@@ -62,6 +65,37 @@ def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    """Return the lines of a text file that are not blank, without space around them.
+
+    Args:
+        path: file, relative to the working directory or the repository.
+        what: what the lines should be, for messages.
+
+    Raises:
+        UserError: missing file, no UTF-8, or nothing in it.
+    """
+    place = resolve_path(path)
+    if not place.is_file():
+        raise user_error(str(path), f"a text file of {what}", "no such file", "correct the path")
+    try:
+        lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
+    if not any(lines):
+        raise user_error(str(path), f"at least one of the {what}", "none", "write one on each line")
+    return [line for line in lines if line]
+
+
+def existing_file(path: str) -> Path | None:
+    """Return the file that a text names; None when there is none, however long or odd the text."""
+    try:
+        place = resolve_path(path)
+        return place if place.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def is_pickle(path: Path) -> bool:

@@ -9,6 +9,7 @@ detections = detector.predict(threshold=0.3)
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from torch import Tensor
 from regionclip.clip import ModifiedResNet
 from regionclip.clip.vocabulary import Classifier, Vocabulary
 from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.config import load_config
 from regionclip.data.given_boxes import check_boxes
 from regionclip.data.images import read_image, to_rgb_pixels
 from regionclip.data.loaders import TestMapper
@@ -33,7 +35,7 @@ from regionclip.detections import Detections
 from regionclip.engine.encoded_image import EncodedImage, require_text_classifier, text_predictor
 from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
-from regionclip.errors import user_error
+from regionclip.errors import UserError, user_error
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.postprocess import AcrossClasses
@@ -82,6 +84,8 @@ class RegionCLIP:
         self._mapper = TestMapper(
             cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=False
         )
+        if vocabulary is not None:
+            self._require_fit(vocabulary)
         self._vocabulary = vocabulary
         self.background: Vocabulary | None = None
         """The words that share the score and are never reported."""
@@ -136,7 +140,9 @@ class RegionCLIP:
     @cached_property
     def identity(self) -> str:
         """A short hash of config and weights: equal for detectors that give equal results."""
-        digest = hashlib.sha256(self.cfg.dump().encode())
+        proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
+        configs = [self.cfg.dump(), load_config(proposer).dump() if proposer else ""]
+        digest = hashlib.sha256("".join(configs).encode())
         predictor = text_predictor(self.model)
         # What a file need not have is random, and another in each run.
         random = (*UNUSED, *(f"roi_heads.box_predictor.{name}" for name in predictor.optional_weights))
@@ -181,10 +187,12 @@ class RegionCLIP:
         others = self._own_vocabulary if background is OWN_WORDS or background == OWN_WORDS else None
         if others is None and background is not None and background != OWN_WORDS:
             others = self._make(background, options)
+        if not len(vocabulary):
+            raise user_error("vocabulary", "at least one word", "none", 'name some, such as ["cat", "dog"]')
         if others is not None:
             known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
             others = others.without(known)
-        self.background = others if others is not None and len(others) else None
+        self.background = others
         parts = [vocabulary] if self.background is None else [vocabulary, self.background]
         self._classifiers = [Classifier(part, self.model.device) for part in parts]
         self._vocabulary = vocabulary
@@ -209,6 +217,15 @@ class RegionCLIP:
         while len(self._images) > self._cached_images:
             self._images.popitem(last=False)
 
+    def forget_images(self) -> None:
+        """Drop all pictures and what was computed of them."""
+        self._images.clear()
+
+    @property
+    def encoded_images(self) -> list[EncodedImage]:
+        """The pictures that are remembered, the present one last."""
+        return list(self._images.values())
+
     @torch.no_grad()
     def predict(
         self,
@@ -227,7 +244,7 @@ class RegionCLIP:
                 order; nothing is left out but what the threshold excludes. None finds boxes.
             threshold: least score; that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST) unless
                 given, and none with given boxes.
-            topk: most detections; TEST.DETECTIONS_PER_IMAGE unless given.
+            topk: most detections; TEST.DETECTIONS_PER_IMAGE unless given. Not with given boxes.
             words_per_box: so many words of each box are returned with their probabilities.
             per_class: remove duplicates within each word only, as published, so that a box can come
                 with several words; else each object keeps its best word.
@@ -239,24 +256,27 @@ class RegionCLIP:
         if not self._images:
             raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
         image, words = next(reversed(self._images.values())), self.vocabulary
-        if topk is not None and topk < 1:
-            raise user_error("topk", "a number above 0", str(topk), "leave it out for the detector's own limit")
-        if not 0 <= words_per_box <= len(words):
-            raise user_error("words_per_box", f"0 to {len(words)}, the words", str(words_per_box), "ask for fewer")
+        require_limits(threshold, topk, words_per_box, len(words), with_boxes=boxes is not None)
         if boxes is not None:
-            found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0, topk)
+            found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0)
         else:
             found = self._detect(image, threshold, topk, per_class=per_class)
         return self._detections(image, *found, words_per_box, embeddings)
 
     def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
         vocabulary = make_vocabulary(words, lambda: self.embedder, options, self._published_suffix)
-        # The weights of the text tower are compared where it is at hand: reading it takes longer than all else.
-        tower = self.__dict__.get("embedder")
-        architecture = cast(ModifiedResNet, clip_tower(self.model.backbone)).architecture
-        text_weights = tower.weights_hash if tower and vocabulary.text_weights else ""
-        vocabulary.require_fit(architecture.embedding_dim, architecture.name, text_weights)
+        self._require_fit(vocabulary)
+        if vocabulary.text_weights:
+            try:
+                tower = self.embedder
+            except UserError:
+                return vocabulary  # no file has the tower to compare with
+            self._require_fit(vocabulary, tower.weights_hash)
         return vocabulary
+
+    def _require_fit(self, vocabulary: Vocabulary, text_weights: str = "") -> None:
+        architecture = cast(ModifiedResNet, clip_tower(self.model.backbone)).architecture
+        vocabulary.require_fit(architecture.embedding_dim, architecture.name, text_weights)
 
     def _probabilities(self, embeddings: Tensor) -> Tensor:
         """Return [R, K + 1]: the words, and the rest."""
@@ -286,14 +306,12 @@ class RegionCLIP:
         kept = found.pred_boxes.nonempty() & (found.scores >= (threshold or 0.0))
         return found[kept], probabilities[rows[kept]], regions.embeddings[rows[kept]]
 
-    def _classify(
-        self, image: EncodedImage, boxes: Tensor, threshold: float, topk: int | None
-    ) -> tuple[Instances, Tensor, Tensor]:
+    def _classify(self, image: EncodedImage, boxes: Tensor, threshold: float) -> tuple[Instances, Tensor, Tensor]:
         scaled = (boxes * image.scale).to(self.model.device)
         embeddings = image.encode(Boxes(scaled))
         probabilities = self._probabilities(embeddings)
         scores, classes = probabilities[:, :-1].max(dim=1)
-        kept = (scores >= threshold).nonzero()[:, 0][:topk]
+        kept = (scores >= threshold).nonzero()[:, 0]
         found = Instances(image.network_size)
         found.pred_boxes, found.scores, found.pred_classes = Boxes(scaled[kept]), scores[kept], classes[kept]
         return found, probabilities[kept], embeddings[kept]
@@ -320,3 +338,17 @@ class RegionCLIP:
             embeddings=embeddings.cpu().numpy() if with_embeddings else None,
             image=image.pixels,
         )
+
+
+def require_limits(
+    threshold: float | None, topk: int | None, words_per_box: int, words: int, *, with_boxes: bool = False
+) -> None:
+    """Raise a `UserError` for limits that `predict` cannot keep with so many words."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise user_error("threshold", "a number", str(threshold), "leave it out for the detector's own")
+    if topk is not None and with_boxes:
+        raise user_error("topk", "none with given boxes, which are all named", str(topk), "use threshold")
+    if topk is not None and (not isinstance(topk, int) or topk < 1):
+        raise user_error("topk", "a whole number above 0", str(topk), "leave it out for the detector's own limit")
+    if not 0 <= words_per_box <= words:
+        raise user_error("words_per_box", f"0 to {words}, the words", str(words_per_box), "ask for fewer")

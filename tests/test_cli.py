@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,9 +18,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import regionclip
+from regionclip.batch.detect import drawn_names
 from regionclip.batch.report import write_report
 from regionclip.cli import main
-from regionclip.data.picture_sources import find_pictures, read_frames
+from regionclip.data.picture_sources import PictureFile, find_pictures, read_frames
 from regionclip.errors import UserError
 from tests.conftest import DATA, REPOSITORY
 
@@ -111,9 +113,9 @@ def test_names_come_from_patterns_and_standard_input(command, pictures, detector
     assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/b.png", "photos/in/a.jpg"]
 
 
-def write_video(path, frames=7):
+def write_video(path, frames=7, codec="mp4v"):
     height, width = 96, 128
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (width, height))
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10.0, (width, height))
     picture = np.array(Image.open(PHOTOS[0]).convert("RGB").resize((width, height)))
     for i in range(frames):
         video.write(np.roll(picture, 9 * i, axis=1)[:, :, ::-1].copy())
@@ -136,6 +138,65 @@ def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path)
     assert [image["frame"] for image in images] == [0, 3, 6]
 
 
+def test_damaged_videos_give_what_they_have_and_are_reported(command, detector_folder, tmp_path):
+    write_video(tmp_path / "v.avi", frames=30, codec="MJPG")
+    content = (tmp_path / "v.avi").read_bytes()
+    (tmp_path / "v.avi").write_bytes(content[: len(content) // 2])
+    code, output, error = command("detect", "v.avi", "--words", "cat, dog", "--model", detector_folder, "--every", 5)
+    assert code == 1
+    assert [line for line in errors(error) if "of 30 frames could be decoded" in line]
+    assert re.search(r"Done: [1-5] pictures", output)
+    assert (tmp_path / "output" / "detect" / "videos" / "v.avi.mp4").is_file()
+
+
+def test_nothing_is_written_outside_of_the_output_or_twice(command, detector_folder, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    for name in ("a.jpg", "work/b.jpg"):
+        (tmp_path / name).write_bytes(PHOTOS[0].read_bytes())
+    before = (tmp_path / "a.jpg").read_bytes()
+    options = ("--words", "cat, dog", "--model", detector_folder, "--output", tmp_path / "work" / "out", "--json")
+    monkeypatch.chdir(tmp_path / "work")
+    code, output, _ = command("detect", "b.jpg", "../a.jpg", tmp_path / "a.jpg", "../work/b.jpg", *options)
+    assert code == 0
+    assert len(last_json(output)["pictures"]) == 2
+    assert (tmp_path / "a.jpg").read_bytes() == before
+
+
+def test_results_inside_the_searched_folder_are_no_pictures(command, pictures, detector_folder):
+    options = ("--words", "cat, dog", "--model", detector_folder, "--output", "photos/found", "--json")
+    for _ in range(2):
+        code, output, _ = command("detect", "photos", *options)
+        assert code == 0
+        assert len(last_json(output)["pictures"]) == 4
+
+
+def test_drawn_pictures_have_names_that_no_other_has():
+    names = ["x.bmp", "x.bmp.png", "x.bmp.png.png", "y.jpg", "z.mp4", f"{'long' * 60}.jpg", f"{'long' * 60}.gif"]
+    drawn = drawn_names([PictureFile(Path(name), name) for name in names])
+    assert len(set(drawn.values())) == len(names)
+    assert drawn["y.jpg"] == "pictures/y.jpg"
+    assert drawn["x.bmp.png"] == "pictures/x.bmp.png"
+    assert max(len(Path(name).name) for name in drawn.values()) < 250
+
+
+def test_odd_file_names_do_not_stop_a_run(command, detector_folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in (b"f\xff.jpg", b"l" * 245 + b".jpg", b" outer space .jpg", b"what?.jpg"):
+        Path(os.fsdecode(bytes(str(tmp_path / "in"), "utf-8") + b"/" + name)).write_bytes(PHOTOS[0].read_bytes())
+    code, output, error = command("detect", "in", "--words", "cat, dog", "--model", detector_folder, "--json")
+    assert code == 0, error
+    assert "Done: 4 pictures" in output
+    assert len(list((tmp_path / "output" / "detect" / "pictures").iterdir())) == 4
+
+
+def test_missing_names_of_a_list_are_reported(command, pictures, detector_folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.jpg\nnothing.jpg\n"))
+    code, output, error = command("detect", "-", "--words", "cat, dog", "--model", detector_folder)
+    assert code == 1
+    assert "Done: 1 pictures" in output
+    assert [line for line in errors(error) if "nothing.jpg" in line]
+
+
 def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
     (tmp_path / "boxes.json").write_text(
         json.dumps({"a.jpg": [[5, 5, 60, 60], [0, 0, 90, 20]], "b.png": [[9, 9, 2, 2]]})
@@ -145,6 +206,16 @@ def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
     assert code == 1
     assert [line for line in errors(error) if "photos/b.png: boxes, row 0: expected x1 < x2" in line]
     (picture,) = last_json(output)["pictures"]
+    (tmp_path / "boxes.json").write_text(json.dumps({"in/a": [[5, 5, 60, 60]] * 40, "b": []}))
+    code, output, error = command("detect", "photos", *options)
+    assert code == 0, error
+    counts = {picture["file"]: len(picture["detections"]) for picture in last_json(output)["pictures"]}
+    assert counts == {"photos/a.jpg": 0, "photos/b.png": 0, "photos/in/a.jpg": 40, "photos/in/Zürich #1 100%.jpg": 0}
+    for boxes, message in (({"a": [[5, 5, 60, 60]]}, "got several: a.jpg, in/a.jpg"), ({"c.jpg": []}, "got none")):
+        (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+        code, _, error = command("detect", "photos", *options)
+        assert code == 2
+        assert message in error
     np.testing.assert_allclose([found["box"] for found in picture["detections"]], [[5, 5, 60, 60], [0, 0, 90, 20]])
 
 
@@ -160,7 +231,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
         deadline = time.monotonic() + 100
-        journal = tmp_path / "out" / "predictions.0.jsonl"
+        journal = tmp_path / "out" / "detections.0.jsonl"
         while not (journal.is_file() and journal.read_text().count("\n") > 5) and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -190,11 +261,19 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
         (["a.jpg", "--words", "cat", "--vocabulary", "lvis"], "--words and --vocabulary: expected one of them"),
         (["a.jpg", "--vocabulary", "cats"], "vocabulary: expected a list of words, coco"),
         (["a.jpg", "--words", "cat", "--templates", "no"], "templates: expected regionclip, cora, single"),
-        (["a.jpg", "--words", "cat", "--synonyms", "min"], "--synonyms: expected max or mean, got min"),
+        (["a.jpg", "--words", "cat", "--synonyms", "min"], "synonyms: expected max or mean, got 'min'"),
+        (["a.jpg", "--words", ""], "word 1 of the vocabulary: expected letters"),
+        (["a.jpg", "--words", "cat\udcff"], "word 1 of the vocabulary: expected text"),
+        (["a.jpg", "--words", "cat", "--background", "cat, " * 99], "word 100 of the vocabulary: expected letters"),
+        (["a.jpg", "--words", "cat", "--top-words", "2"], "words_per_box: expected 0 to 1, the words, got 2"),
+        (["a.jpg", "--words", "cat", "--threshold", "nan"], "threshold: expected a number, got nan"),
+        (["a.jpg", "--words", "cat", "--templates", "broken.txt"], "broken.txt: expected text in UTF-8"),
+        (["a.jpg", "--words", "cat", "--boxes", "broken.npz"], "boxes broken.npz: expected a list of boxes"),
+        (["a.jpg", "--words", "cat", "--boxes", "boxes.json"], "boxes boxes.json: expected a list of boxes"),
         (["a.jpg", "--words", "cat", "--boxes", "no.json"], "boxes no.json: expected a JSON or npz file"),
         (["a.jpg", "--words", "cat", "--set", "INPUT"], "--set INPUT: expected KEY=VALUE"),
         (["a.jpg", "--words", "cat", "--set", "NO.KEY=1"], "expected pairs of a known key"),
-        (["a.jpg", "--words", "cat", "--output", "notes.txt"], "--output notes.txt: expected a folder"),
+        (["a.jpg", "--words", "cat", "--output", "notes.txt"], "output notes.txt: expected a folder to write to"),
         (["a.jpg", "--words", "cat", "--device", "abacus"], "device: expected cpu, cuda or cuda:N, got 'abacus'"),
         (["a.jpg", "--words", "cat", "--topk", "0"], "Invalid value for '--topk'"),
     ],
@@ -202,6 +281,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
 def test_bad_input_is_one_line(arguments, message, command, detector_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("cat")
+    (tmp_path / "broken.txt").write_bytes(b"\xff {}")
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    (tmp_path / "boxes.json").write_text('{"a.jpg": ["abcd"]}')
     (tmp_path / "a.jpg").write_bytes(PHOTOS[0].read_bytes())
     before = sorted(tmp_path.iterdir())
     code, _, error = command("detect", *arguments, "--model", detector_folder)

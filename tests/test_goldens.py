@@ -16,10 +16,10 @@ from regionclip.clip.text import TextEncoder, Tokenizer, tokenize
 from regionclip.modeling.losses import build_classification_loss
 from regionclip.modeling.postprocess import (
     DetectionSelector,
+    GeometricMeanWithLogit,
     HardSuppression,
+    ProbabilityOnly,
     SoftSuppression,
-    geometric_mean_with_logit,
-    probability_only,
     report_probability_as_upstream,
     report_score,
 )
@@ -185,7 +185,7 @@ def soft(method, sigma=0.5, prune=0.001):
     return SoftSuppression(method, sigma, 0.5, prune, "upstream")
 
 
-FUSED = {"fusion": geometric_mean_with_logit}
+FUSED = {"fusion": GeometricMeanWithLogit()}
 VARIANTS = {
     "soft_linear": {"suppression": soft("linear")},
     "soft_hard": {"suppression": soft("hard")},
@@ -367,8 +367,8 @@ def test_soft_nms_is_bit_identical_in_upstream_mode(case):
     np.testing.assert_allclose(rescored, UNITS[f"{case}/scores"], atol=1e-6)
 
 
-PLAIN = {"fusion": probability_only, "reported_score": report_score}
-VIS = {"fusion": geometric_mean_with_logit, "reported_score": report_probability_as_upstream}
+PLAIN = {"fusion": ProbabilityOnly(), "reported_score": report_score}
+VIS = {"fusion": GeometricMeanWithLogit(), "reported_score": report_probability_as_upstream}
 SELECTIONS = {
     "plain": (HardSuppression(0.5), 100, PLAIN),
     "mul": (HardSuppression(0.5), 100, PLAIN | FUSED),

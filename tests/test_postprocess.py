@@ -12,11 +12,11 @@ from torchvision.ops import box_iou
 from regionclip.modeling.losses import build_classification_loss
 from regionclip.modeling.postprocess import (
     DetectionSelector,
+    GeometricMeanWithLogit,
+    GeometricMeanWithSigmoid,
     HardSuppression,
+    ProbabilityOnly,
     SoftSuppression,
-    geometric_mean_with_logit,
-    geometric_mean_with_sigmoid,
-    probability_only,
     report_probability,
     report_score,
 )
@@ -34,7 +34,7 @@ def random_regions(seed, regions, classes):
 
 
 def select(boxes, probabilities, objectness, **changes):
-    options = {"fusion": probability_only, "suppression": HardSuppression(0.5), "reported_score": report_score}
+    options = {"fusion": ProbabilityOnly(), "suppression": HardSuppression(0.5), "reported_score": report_score}
     return DetectionSelector(0.05, 100, **(options | changes))(boxes, probabilities, objectness, SIZE)
 
 
@@ -70,7 +70,7 @@ def test_upstream_fusion_drops_negative_objectness_and_exceeds_one():
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
     objectness = torch.tensor([9.0, -1.0, 0.0])
-    result, rows = select(boxes, probabilities, objectness, fusion=geometric_mean_with_logit)
+    result, rows = select(boxes, probabilities, objectness, fusion=GeometricMeanWithLogit())
     assert rows.tolist() == [0]  # the negative one is no number, zero objectness gives score zero
     assert result.scores.item() == pytest.approx(math.sqrt(0.9 * 9.0))
 
@@ -79,7 +79,7 @@ def test_sigmoid_fusion_keeps_every_proposal_and_stays_below_one():
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
     objectness = torch.tensor([9.0, -1.0])
-    result, rows = select(boxes, probabilities, objectness, fusion=geometric_mean_with_sigmoid)
+    result, rows = select(boxes, probabilities, objectness, fusion=GeometricMeanWithSigmoid())
     assert rows.tolist() == [0, 1]
     expected = [math.sqrt(0.9 / (1 + math.exp(-logit))) for logit in (9.0, -1.0)]
     assert result.scores.tolist() == pytest.approx(expected)
@@ -91,7 +91,7 @@ def test_reported_probability_is_the_one_of_the_region_and_sorted(suppression):
     objectness = torch.rand(12) + 0.1
     result, rows = select(
         *(boxes, probabilities, objectness),
-        fusion=geometric_mean_with_logit,
+        fusion=GeometricMeanWithLogit(),
         suppression=suppression,
         reported_score=report_probability,
     )

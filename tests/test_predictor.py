@@ -81,10 +81,11 @@ def test_given_boxes_keep_their_order_and_get_a_word_each(detector):
         ([[1, 2, 3]], r"boxes: expected numbers [N, 4], got [1, 3]"),
         ([1, 2, 3, 4], r"boxes: expected numbers [N, 4], got [4]"),
         ([[0, 0, 10, 10], [50, 60, 20, 30]], "row 1: expected x1 < x2 and y1 < y2, got [50.0, 60.0, 20.0, 30.0]"),
-        ([[50, 60, 20, 30]], "these are x, y, width, height: add x and y to the last two"),
+        ([[50, 60, 20, 30]], "if these are x, y, width, height, add x and y to the last two"),
         ([[5000, 0, 6000, 50]], "row 0: expected boxes in the picture of 400 x 300 pixels"),
         ([[-50, -50, -5, -5]], "row 0: expected boxes in the picture"),
         ([[0.1, 0.1, 0.5, 0.9]], "got numbers up to 0.9, as of fractions"),
+        ([[-0.1, 0.1, 0.5, 0.5]], "as of fractions"),
         ([["a", "b", "c", "d"]], r"boxes: expected numbers [N, 4]"),
     ],
 )
@@ -93,6 +94,31 @@ def test_bad_boxes_are_errors(boxes, message, detector):
     with pytest.raises(UserError) as caught:
         detector.predict(boxes)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"topk": 0}, "topk: expected a whole number above 0, got 0"),
+        ({"topk": -1}, "topk: expected a whole number above 0"),
+        ({"topk": 2.5}, "topk: expected a whole number above 0"),
+        ({"topk": 3, "boxes": [[0, 0, 9, 9]]}, "topk: expected none with given boxes"),
+        ({"threshold": float("nan")}, "threshold: expected a number, got nan"),
+        ({"words_per_box": -1}, "words_per_box: expected 0 to 4"),
+    ],
+)
+def test_bad_limits_are_errors(arguments, message, detector):
+    with pytest.raises(UserError) as caught:
+        detector.predict(**arguments)
+    assert message in str(caught.value)
+
+
+def test_a_picture_is_what_it_was_when_it_was_set(detector):
+    pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
+    kept = pixels.copy()
+    detector.set_image(pixels)
+    pixels[:] = 0
+    assert np.array_equal(detector.predict().image, kept)
 
 
 def test_all_kinds_of_pictures_are_the_same(detector):
@@ -116,6 +142,8 @@ def test_all_kinds_of_pictures_are_the_same(detector):
         (np.zeros((20, 30, 3), np.int32), "expected uint8, or floats in [0, 1], got int32"),
         (np.full((20, 30, 3), 200.0), "expected values in [0, 1], got 200 to 200"),
         (np.zeros((0, 30, 3), np.uint8), "picture: expected an array"),
+        (Image.fromarray(np.zeros((9, 9), np.float32)), "picture: expected one that can be decoded"),
+        (None, "picture: expected an array"),
     ],
 )
 def test_bad_pictures_are_errors(picture, message, detector):
@@ -204,9 +232,9 @@ def test_what_is_missing_is_said(detector_folder):
         detector.predict(words_per_box=2)
 
 
-def test_a_vocabulary_made_with_other_weights_is_refused(detector):
+def test_a_vocabulary_made_with_other_weights_is_refused(detector_folder):
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
     strange = Vocabulary(("a",), torch.rand(1, 32), torch.arange(1), model="tiny_clip", text_weights="0" * 16)
-    assert detector.embedder.weights_hash
     with pytest.raises(UserError, match="expected embeddings of text weights"):
         detector.set_vocabulary(strange)
 

@@ -99,6 +99,8 @@ def test_the_best_synonym_counts_or_their_mean(embedder):
         (["Cat", "dog", "cat"], "expected each word once, got 'Cat' = 'cat'"),
         (["traffic cone", "traffic  cone"], "expected each word once"),
         ([["cat", "dog"], "dog"], "expected each word once, got 'dog' = 'dog'"),
+        (["word " * 101 + "one", "word " * 101 + "two"], "expected each word once"),
+        (["<|endoftext|> cat"], "expected words alone, got '<|endoftext|> cat'"),
     ],
 )
 def test_words_that_mean_nothing_or_the_same_are_errors(words, message, embedder):
@@ -128,12 +130,40 @@ def test_a_changed_file_is_refused(embedder, tmp_path):
         Vocabulary.from_file(path)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"embeddings": torch.zeros(2, 4)}, {"names": '["a", "b"]'}, "expected a direction for each class, got zeros"),
+        ({"embeddings": torch.ones(0, 4)}, {"names": "[]"}, "expected rows of class 0, 1, ..."),
+        ({"embeddings": torch.ones(2, 4), "class_of_row": torch.tensor([0])}, {"names": '["a"]'}, "expected rows of"),
+        ({"embeddings": torch.ones(2, 4), "class_of_row": torch.tensor([1, 0])}, {}, "expected rows of class"),
+        ({"embeddings": torch.ones(2, 4), "class_of_row": torch.tensor([0, 2])}, {}, "expected rows of class"),
+        ({"embeddings": torch.ones(2, 4)}, {"names": "["}, "names: expected a JSON list"),
+    ],
+)
+def test_files_with_something_else_are_refused(tensors, metadata, message, tmp_path):
+    save_file(tensors, tmp_path / "v.safetensors", metadata)
+    with pytest.raises(UserError) as caught:
+        Vocabulary.from_file(tmp_path / "v.safetensors")
+    assert message in str(caught.value)
+
+
+def test_words_are_taken_out_as_clip_reads_them(embedder):
+    vocabulary = Vocabulary.from_words([["cat", "dog"], "Traffic  Cone", "bird"], embedder)
+    rest = vocabulary.without(["Dog", "traffic, cone"])
+    assert rest.names == ("cat", "bird")
+    assert rest.synonyms == (("cat",), ("bird",))
+    assert torch.equal(rest.embeddings, vocabulary.embeddings[[0, 3]])
+    assert rest.class_of_row.tolist() == [0, 1]
+    assert vocabulary.without(["cat", "dog", "bird", "traffic cone"]) is None
+
+
 def test_upstreams_files_get_names(tmp_path):
     torch.save(torch.rand(3, 32), tmp_path / "mine.pth")
     with pytest.raises(UserError, match="expected names of its 3 classes, got 0"):
         Vocabulary.from_file(tmp_path / "mine.pth")
     (tmp_path / "mine.txt").write_text("cat\n\ndog | puppy\nfire hydrant\n")
-    assert Vocabulary.from_file(tmp_path / "mine.pth").names == ("cat", "dog", "fire hydrant")
+    assert Vocabulary.from_file(tmp_path / "mine.pth").names == ("cat", "dog | puppy", "fire hydrant")
     assert Vocabulary.from_file(tmp_path / "mine.pth", names=["a", "b", "c"]).names == ("a", "b", "c")
     torch.save(torch.rand(65, 640), tmp_path / "coco_65_cls_emb_rn50x4.pth")
     path = tmp_path / "coco_65_cls_emb_rn50x4.pth"
@@ -176,12 +206,22 @@ def test_what_is_neither_list_nor_file_is_an_error(embedder, tmp_path):
     with pytest.raises(UserError, match="expected a list of words, coco, coco65"):
         make_vocabulary("cats", lambda: embedder, VocabularyOptions())
     (tmp_path / "empty.txt").write_text("\n  \n")
-    with pytest.raises(UserError, match="expected at least one word, got none"):
+    with pytest.raises(UserError, match="expected at least one of the words, got none"):
         make_vocabulary(tmp_path / "empty.txt", lambda: embedder, VocabularyOptions())
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     with pytest.raises(UserError, match="expected text in UTF-8"):
         read_words(tmp_path / "latin.txt")
-    assert split_words("cat, traffic cone,dog") == ["cat", "traffic cone", "dog"]
+    assert split_words("cat | kitten, traffic cone,dog") == [["cat", "kitten"], ["traffic cone"], ["dog"]]
+    for words in ([1, 2], [b"cat"], [None], [["cat", 3]], ["cat\udcff"]):
+        with pytest.raises(UserError, match=r"word . of the vocabulary: expected text"):
+            Vocabulary.from_words(words, embedder)
+    for words in (None, 3, b"cat"):
+        with pytest.raises(UserError, match="vocabulary: expected words, a name or a file"):
+            make_vocabulary(words, lambda: embedder, VocabularyOptions())
+    with pytest.raises(UserError, match="expected a list of words"):
+        make_vocabulary("cat, " * 99, lambda: embedder, VocabularyOptions())
+    with pytest.raises(UserError, match="synonyms: expected max or mean"):
+        VocabularyOptions(synonyms="avg")
 
 
 class Counting:
@@ -208,6 +248,19 @@ def test_the_cache_keeps_words_by_weights_and_templates(detector_folder, tmp_pat
     del again.weights_hash
     Vocabulary.from_words(["cat"], again)
     assert counting.words == ["bird", "cat", "cat"]
+
+
+@pytest.mark.parametrize("blob", [b"", b"abc", b"abcd", bytes(32 * 4 + 1)])
+def test_damaged_rows_of_the_cache_are_made_again(blob, detector_folder, tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    (tmp_path / "cache.sqlite").write_bytes(b"")
+    embedder = load_embedder(TINY_CLIP, str(detector_folder / "text.safetensors"), cache=cache)
+    expected = Vocabulary.from_words(["cat"], embedder).embeddings
+    with sqlite3.connect(tmp_path / "cache.sqlite") as database:
+        assert database.execute("UPDATE embeddings SET row = ?", (blob,)).rowcount == 1
+    found = Vocabulary.from_words(["cat"], embedder).embeddings
+    assert found.shape == expected.shape
+    assert torch.equal(found, expected) or len(blob) > 128
 
 
 def test_a_broken_cache_is_left_out_and_said(detector_folder, tmp_path, caplog):

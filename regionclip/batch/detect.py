@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ import regionclip
 from regionclip.batch.report import write_report
 from regionclip.batch.video import VideoWriter
 from regionclip.clip.vocabulary import content_hash
-from regionclip.data.given_boxes import boxes_of
+from regionclip.data.given_boxes import boxes_by_picture
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.picture_sources import Frame, PictureFile, count_frames, read_frames
 from regionclip.detections import Detections
@@ -30,8 +31,11 @@ from regionclip.predictor import RegionCLIP
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE, PICTURES, REPORT_FILE = "detections.json", "pictures", "report.html"
+RESULTS_FILE, PICTURES, VIDEOS, REPORT_FILE = "detections.json", "pictures", "videos", "report.html"
 """What a run writes into its folder."""
+
+LONGEST_NAME = 200
+"""Bytes of a file name."""
 
 DRAWN_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 """Formats that drawn pictures keep; others become PNG under their name with .png after it."""
@@ -43,6 +47,7 @@ class DetectOptions:
 
     threshold: float | None = 0.05
     topk: int | None = 25
+    """Finds of a picture at most; given boxes are all named."""
     words_per_box: int = 0
     per_class: bool = False
     every: int = 1
@@ -80,14 +85,17 @@ def detect(
         options: thresholds, and what is written.
         given_boxes: boxes to name in the place of finding some, by file name.
     """
-    journal = PredictionJournal(output, _fingerprint(detector, files, options, given_boxes))
+    boxes = boxes_by_picture(given_boxes, [file.name for file in files]) if given_boxes is not None else None
+    journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
     finished = {result["image_id"]: result for result in journal.finished()}
+    drawn = drawn_names(files)
     report = DetectReport(resumed=len(finished))
     total = sum(count_frames(file, options.every) for file in files)
     interval = 1.0 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc="pictures", unit="picture", mininterval=interval) as progress:
         for file in files:
-            run = _FileRun(detector, file, output, options, given_boxes, finished, journal)
+            given = boxes[file.name] if boxes is not None else None
+            run = _FileRun(detector, file, output, drawn[file.name], options, given, finished, journal)
             try:
                 for result in run:
                     report.results.append(result)
@@ -110,16 +118,18 @@ class _FileRun:
         detector: RegionCLIP,
         file: PictureFile,
         output: Path,
+        drawn: str,
         options: DetectOptions,
-        given_boxes: dict[str, list[Any]] | None,
+        boxes: list[Any] | None,
         finished: dict[Any, dict[str, Any]],
         journal: PredictionJournal,
     ) -> None:
         self.detector = detector
         self.file = file
         self.output = output
+        self.drawn = drawn
         self.options = options
-        self.given_boxes = given_boxes
+        self.boxes = boxes
         self.finished = finished
         self.journal = journal
 
@@ -128,11 +138,17 @@ class _FileRun:
         if not (self.file.is_video and self.options.pictures):
             yield from (self._result(frame, draw=self.options.pictures) for frame in frames)
             return
-        with VideoWriter(self.file.path, self.output / "videos" / f"{self.file.name}.mp4", self.options.every) as video:
-            for frame in frames:
-                result = self._result(frame, draw=False)
-                video.write(np.array(_as_detections(result, self.detector, frame).draw()))
-                yield {**result, "drawn": f"videos/{self.file.name}.mp4"}
+        damage: UnreadableImageError | None = None
+        with VideoWriter(self.file.path, self.output / self.drawn, self.options.every) as video:
+            try:
+                for frame in frames:
+                    result = self._result(frame, draw=False)
+                    video.write(np.array(_as_detections(result, self.detector, frame).draw()))
+                    yield {**result, "drawn": self.drawn}
+            except UnreadableImageError as error:
+                damage = error  # what could be decoded is kept
+        if damage is not None:
+            raise damage
 
     def _result(self, frame: Frame, *, draw: bool) -> dict[str, Any]:
         image_id = f"{self.file.name}#{frame.number}"
@@ -149,31 +165,54 @@ class _FileRun:
     def _detect(self, frame: Frame) -> Detections:
         options = self.options
         self.detector.set_image(frame.pixels)
-        boxes, threshold = None, options.threshold
-        if self.given_boxes is not None:
-            boxes, threshold = boxes_of(self.file.path.name, self.given_boxes), None
-        words_per_box = min(options.words_per_box, len(self.detector.vocabulary))
         try:
+            if self.boxes is not None:
+                return self.detector.predict(self.boxes, words_per_box=options.words_per_box)
             return self.detector.predict(
-                boxes, threshold=threshold, topk=options.topk, words_per_box=words_per_box, per_class=options.per_class
+                threshold=options.threshold,
+                topk=options.topk,
+                words_per_box=options.words_per_box,
+                per_class=options.per_class,
             )
         except UserError as error:
             raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error
 
     def _draw(self, found: Detections) -> str:
-        suffix = Path(self.file.name).suffix.lower()
-        name = f"{PICTURES}/{self.file.name}{'' if suffix in DRAWN_AS else '.png'}"
-        with atomic_write(self.output / name) as file:
-            found.draw().save(file, format=DRAWN_AS.get(suffix, "PNG"))
-        return name
+        with atomic_write(self.output / self.drawn) as file:
+            found.draw().save(file, format=DRAWN_AS[Path(self.drawn).suffix.lower()])
+        return self.drawn
 
     def _thumbnail(self, frame: Frame) -> str:
-        name = f"thumbnails/{self.file.name}{f'.{frame.number}' if self.file.is_video else ''}.jpg"
+        name = f"thumbnails/{_short(self.file.name, f'.{frame.number}.jpg')}"
         picture = Image.fromarray(frame.pixels)
         picture.thumbnail((480, 480))
         with atomic_write(self.output / name) as file:
             picture.save(file, format="JPEG", quality=80)
         return name
+
+
+def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:
+    """Return the file that each picture or video is drawn to, below the output folder; all differ."""
+    taken = {f"{PICTURES}/{file.name}" for file in files}
+    names = {}
+    for file in files:
+        if file.is_video:
+            names[file.name] = f"{VIDEOS}/{_short(file.name, '.mp4')}"
+            continue
+        name = f"{PICTURES}/{file.name}"
+        while Path(name).suffix.lower() not in DRAWN_AS or (name in taken and name != f"{PICTURES}/{file.name}"):
+            name = f"{PICTURES}/{_short(name.removeprefix(f'{PICTURES}/'), '.png')}"
+        taken.add(name)
+        names[file.name] = name
+    return names
+
+
+def _short(name: str, ending: str) -> str:
+    """Return a name with an ending; the last part of a very long one becomes a hash, for file systems have limits."""
+    path = Path(name)
+    if len(os.fsencode(path.name + ending)) > LONGEST_NAME:
+        path = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest())
+    return path.as_posix() + ending
 
 
 def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
@@ -239,11 +278,13 @@ def _fingerprint(
     detector: RegionCLIP,
     files: Sequence[PictureFile],
     options: DetectOptions,
-    given_boxes: dict[str, list[Any]] | None,
+    boxes: dict[str, list[Any]] | None,
 ) -> str:
-    parts: list[Any] = [regionclip.__version__, detector.identity, asdict(options), given_boxes]
+    parts: list[Any] = [regionclip.__version__, detector.identity, asdict(options), boxes]
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]
-    parts += [(file.name, file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
+    for file in files:
+        state = file.path.stat() if file.path.is_file() else None
+        parts.append((file.name, state.st_size, state.st_mtime_ns) if state else file.name)
     return hashlib.sha256(repr(parts).encode()).hexdigest()

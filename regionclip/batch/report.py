@@ -44,5 +44,5 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = files("regionclip.batch").joinpath("report.html").read_text(encoding="utf-8")
     with atomic_write(path) as file:
-        file.write(page.replace(DATA_MARK, data).encode())
+        file.write(page.replace(DATA_MARK, data).encode(errors="backslashreplace"))
     return path

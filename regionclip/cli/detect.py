@@ -22,7 +22,7 @@ SHOWN_PICTURES, SHOWN_ROWS = 10, 10
 
 def detect(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns in quotes, videos; - reads names.")],
-    words: Annotated[str, typer.Option(help='Words to look for: "cat, traffic cone".')] = "",
+    words: Annotated[str | None, typer.Option(help='Words to look for: "cat | kitten, traffic cone".')] = None,
     vocabulary: Annotated[
         str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, or a file of words or embeddings.")
     ] = "",
@@ -32,8 +32,8 @@ def detect(
     templates: shared.Templates = "regionclip",
     synonyms: shared.Synonyms = "max",
     boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name in the place of finding some.")] = "",
-    threshold: Annotated[float, typer.Option(help="Least score.")] = 0.05,
-    topk: Annotated[int, typer.Option(min=1, help="Most finds in a picture.")] = 25,
+    threshold: Annotated[float, typer.Option(help="Least score of a find; given boxes are all named.")] = 0.05,
+    topk: Annotated[int, typer.Option(min=1, help="Most finds in a picture; given boxes are all named.")] = 25,
     top_words: Annotated[int, typer.Option(min=0, help="Also give the k most probable words of each box.")] = 0,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
@@ -76,12 +76,10 @@ def run(args: Namespace) -> int:
     from regionclip.batch import detect as detect_all
     from regionclip.data.given_boxes import read_boxes
     from regionclip.data.picture_sources import find_pictures
-    from regionclip.engine.command import DONE, SOME_FAILED
-    from regionclip.errors import user_error
+    from regionclip.engine.command import DONE, SOME_FAILED, open_folder
+    from regionclip.predictor import require_limits
 
-    if args.output.exists() and not args.output.is_dir():
-        raise user_error(f"--output {args.output}", "a folder", "a file", "choose another name")
-    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else ())
+    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else (), args.output)
     given = read_boxes(args.boxes) if args.boxes else None
     detector = shared.load_detector(
         args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
@@ -90,31 +88,37 @@ def run(args: Namespace) -> int:
     options = DetectOptions(
         args.threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report
     )
+    require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
+    open_folder(args.output)
     found = detect_all(detector, files, args.output, options, given)
-    show(found, args.output, as_json=args.as_json)
+    show(found, args.output, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
 
 
 def choose_words(
-    detector: RegionCLIP, words: str, vocabulary: str, background: str, templates: str, synonyms: str
+    detector: RegionCLIP, words: str | None, vocabulary: str, background: str, templates: str, synonyms: str
 ) -> None:
     """Set the vocabulary that the options name; raises `UserError` where they contradict."""
     from regionclip.engine.vocabularies import is_list_or_file, split_words
     from regionclip.errors import user_error
 
-    if words and vocabulary:
+    if words is not None and vocabulary:
         raise user_error("--words and --vocabulary", "one of them", "both", "leave one out")
     options = shared.vocabulary_options(templates, synonyms)
-    if not (words or vocabulary):
+    if words is None and not vocabulary:
         _ = detector.vocabulary  # says what is missing
+        if (background, templates, synonyms) != ("own", "regionclip", "max"):
+            what, expected = "--background, --templates, --synonyms", "--words or --vocabulary with them"
+            raise user_error(what, expected, "neither", "name words, or leave them out")
         return
     others: Any = {"own": "own", "none": None}.get(background, background)
     if others is not None and others != "own" and not is_list_or_file(others):
         others = split_words(others)
-    detector.set_vocabulary(split_words(words) if words else vocabulary, background=others, options=options)
+    chosen = vocabulary if words is None else split_words(words)
+    detector.set_vocabulary(chosen, background=others, options=options)
 
 
-def show(found: DetectReport, output: Path, *, as_json: bool) -> None:
+def show(found: DetectReport, output: Path, *, with_page: bool, as_json: bool) -> None:
     """Print what was found: a table, the pictures that failed, counts, and where everything is."""
     from tabulate import tabulate
 
@@ -126,7 +130,8 @@ def show(found: DetectReport, output: Path, *, as_json: bool) -> None:
         for entry in result["detections"][:SHOWN_ROWS]
     ]
     if rows:
-        print(tabulate(rows, headers=["picture", "word", "score", "x1", "y1", "x2", "y2"]))
+        table = tabulate(rows, headers=["picture", "word", "score", "x1", "y1", "x2", "y2"])
+        print(table.encode(errors="backslashreplace").decode())
     for failure in found.failures:
         print(f"error: {failure}", file=sys.stderr)
     counts = Counter(entry["word"] for result in found.results for entry in result["detections"])
@@ -134,7 +139,7 @@ def show(found: DetectReport, output: Path, *, as_json: bool) -> None:
         print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
     resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
     summary = f"{len(found.results)} pictures{resumed}, {counts.total()} finds, {len(found.failures)} failed"
-    page = f", page to look through: {output / REPORT_FILE}" if (output / REPORT_FILE).is_file() else ""
+    page = f", page to look through: {output / REPORT_FILE}" if with_page else ""
     print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
     if as_json:
         pictures = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]

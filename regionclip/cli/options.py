@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -51,13 +51,11 @@ def load_detector(
 def vocabulary_options(templates: str, synonyms: str) -> VocabularyOptions:
     """Return how words are embedded; raises `UserError` for an unknown word."""
     from regionclip.engine.vocabularies import VocabularyOptions
-    from regionclip.errors import user_error
 
-    if synonyms not in ("max", "mean"):
-        raise user_error("--synonyms", "max or mean", synonyms, "choose one")
-    return VocabularyOptions(templates, "mean" if synonyms == "mean" else "max")
+    return VocabularyOptions(templates, cast(Literal["max", "mean"], synonyms))
 
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one line of JSON; paths become strings."""
-    print(json.dumps(content, ensure_ascii=False, default=lambda value: str(Path(value))))
+    line = json.dumps(content, ensure_ascii=False, default=lambda value: str(Path(value)))
+    print(line.encode(errors="backslashreplace").decode())

@@ -15,6 +15,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+TABLE = "CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (scope, word))"
+
 KEYS_AT_ONCE = 500
 """SQLite allows a limited number of parameters in a query."""
 
@@ -36,10 +38,11 @@ class EmbeddingCache:
         self.path = path or cache_folder() / "embeddings.sqlite"
         self._usable = True
 
-    def get(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
-        """Return the embeddings float32 [D] of those words that are there; `scope` is weights and templates."""
+    def get(self, scope: str, words: Sequence[str], dim: int) -> dict[str, Tensor]:
+        """Return the embeddings float32 [dim] of those words that are there; `scope` is weights and templates."""
         try:
-            return self._read(scope, words) if self._usable and self.path.is_file() else {}
+            found = self._read(scope, words) if self._usable and self.path.is_file() else {}
+            return {word: row for word, row in found.items() if row.shape == (dim,)}
         except sqlite3.Error as error:
             self._give_up(error)
             return {}
@@ -56,18 +59,20 @@ class EmbeddingCache:
     def _read(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with closing(sqlite3.connect(self.path, timeout=60)) as database:
+            database.execute(TABLE)
             for start in range(0, len(words), KEYS_AT_ONCE):
                 part = words[start : start + KEYS_AT_ONCE]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT word, row FROM embeddings WHERE scope = ? AND word IN ({marks})"
                 for word, row in database.execute(query, (scope, *part)):
-                    found[word] = torch.from_numpy(np.frombuffer(row, np.float32).copy())
+                    whole = len(row) // 4 * 4
+                    found[word] = torch.from_numpy(np.frombuffer(row[:whole], np.float32).copy())
         return found
 
     def _write(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-            database.execute("CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (scope, word))")
+            database.execute(TABLE)
             database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
     def _give_up(self, error: Exception) -> None:

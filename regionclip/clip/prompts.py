@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from regionclip.errors import user_error
+from regionclip.files import existing_file, read_lines
 
 PROMPT_TEMPLATES: tuple[str, ...] = (
     "{}.",
@@ -114,8 +115,7 @@ class PromptEnsemble:
     @property
     def fingerprint(self) -> str:
         """A short hash of what decides the embedding of a word, beside the weights."""
-        parts = [*self.templates, *(["normalised"] if self.normalised else [])]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.templates, self.normalised]).encode()).hexdigest()[:16]
 
 
 PROMPT_ENSEMBLES = {
@@ -140,16 +140,20 @@ def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEn
     if isinstance(templates, str):
         if templates in PROMPT_ENSEMBLES:
             return PROMPT_ENSEMBLES[templates]
-        path = Path(templates)
-        if not path.is_file():
+        if existing_file(templates) is None:
             expected = f"{', '.join(PROMPT_ENSEMBLES)}, or a text file with a template on each line"
             raise user_error("templates", expected, repr(templates), "correct the name or the path")
-        templates = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        templates = read_lines(templates, "templates")
     without = [template for template in templates if "{}" not in template]
     if without or not templates:
         actual = repr(without[0]) if without else "none"
         raise user_error("templates", "sentences with {} for the word", actual, 'write such as "a photo of a {}."')
     return PromptEnsemble("custom", tuple(templates))
+
+
+def same_to_clip(word: str) -> str:
+    """Return what CLIP reads of a word: no case, no commas, single spaces."""
+    return " ".join(fill_template("{}", word).lower().split())
 
 
 def clean_name(name: str) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
+from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble, same_to_clip
 from regionclip.errors import Problem, UserError, user_error
-from regionclip.files import atomic_write, resolve_path
+from regionclip.files import atomic_write, read_lines, resolve_path
 
 if TYPE_CHECKING:
     from regionclip.clip.word_embedder import WordEmbedder
@@ -91,8 +91,7 @@ class Vocabulary:
         Raises:
             UserError: no words, an empty one, or two that are the same to CLIP.
         """
-        classes = [(word,) if isinstance(word, str) else tuple(word) for word in words]
-        classes = [tuple(" ".join(word.split()) for word in group) for group in classes]
+        classes = _as_classes(words)
         _require_words(classes, embedder)
         ensemble = prompt_ensemble(templates)
         rows = embedder.embed([word for group in classes for word in group], ensemble)
@@ -140,18 +139,13 @@ class Vocabulary:
         """
         embeddings = load_class_embeddings(path)
         place = resolve_path(path)
-        if place.suffix == ".safetensors":
-            with safe_open(place, framework="pt") as file:
-                metadata = file.metadata() or {}
-                owner = file.get_tensor("class_of_row") if "class_of_row" in file.keys() else None  # noqa: SIM118
-            if metadata.get("hash") not in (None, content_hash(embeddings)):
-                fix = "write or download the file again"
-                raise user_error(str(path), "embeddings with the hash they were written with", "others", fix)
-            names = json.loads(metadata.get("names", "[]")) or names
-        else:
-            metadata, owner = {}, None
+        metadata, owner = _about(place) if place.suffix == ".safetensors" else ({}, None)
+        if metadata.get("hash") not in (None, content_hash(embeddings)):
+            fix = "write or download the file again"
+            raise user_error(str(path), "embeddings with the hash they were written with", "others", fix)
         owner = torch.arange(len(embeddings)) if owner is None else owner
-        names = tuple(names) or tuple(_names_beside(place))
+        _require_rows(str(path), embeddings, owner)
+        names = tuple(metadata.get("names", ())) or tuple(names) or tuple(_names_beside(place))
         if len(names) != int(owner[-1]) + 1:
             fix = f"name them, or put a line for each into {place.with_suffix('.txt').name} beside the file"
             raise user_error(str(path), f"names of its {int(owner[-1]) + 1} classes", f"{len(names)}", fix)
@@ -159,7 +153,7 @@ class Vocabulary:
             names=names,
             embeddings=embeddings,
             class_of_row=owner,
-            synonyms=tuple(tuple(group) for group in json.loads(metadata.get("synonyms", "[]"))),
+            synonyms=tuple(tuple(group) for group in metadata.get("synonyms", ())),
             model=metadata.get("model", ""),
             text_weights=metadata.get("text_weights", ""),
             templates=metadata.get("templates", ""),
@@ -187,17 +181,23 @@ class Vocabulary:
             file.write(save(tensors, metadata))
         return Path(path)
 
-    def without(self, words: Sequence[str]) -> Vocabulary:
-        """Return the vocabulary without the classes of these names, whatever their case."""
-        gone = {word.lower() for word in words}
-        kept = torch.tensor([name.lower() not in gone for name in self.names], dtype=torch.bool)
-        rows = kept[self.class_of_row]
+    def without(self, words: Sequence[str]) -> Vocabulary | None:
+        """Return the vocabulary without these words and synonyms, as CLIP reads them; None when none is left."""
+        gone = {same_to_clip(word) for word in words}
+        has_rows = len(self.embeddings) > len(self) and bool(self.synonyms)
+        of_rows = [word for group in self.synonyms for word in group] if has_rows else self.names
+        rows = torch.tensor([same_to_clip(word) not in gone for word in of_rows], dtype=torch.bool)
+        kept = torch.zeros(len(self), dtype=torch.bool).index_fill_(0, self.class_of_row[rows], True)
+        classes = kept.nonzero()[:, 0].tolist()
+        if not classes:
+            return None
+        synonyms = [tuple(w for w in group if same_to_clip(w) not in gone) for group in self.synonyms]
         return replace(
             self,
-            names=tuple(name for name in self.names if name.lower() not in gone),
+            names=tuple(self.names[i] for i in classes),
             embeddings=self.embeddings[rows],
             class_of_row=(kept.cumsum(0) - 1)[self.class_of_row[rows]],
-            synonyms=tuple(self.synonyms[i] for i in kept.nonzero()[:, 0].tolist()) if self.synonyms else (),
+            synonyms=tuple(synonyms[i] for i in classes) if synonyms else (),
         )
 
     def require_fit(self, dim: int, model: str, text_weights: str = "") -> None:
@@ -242,23 +242,51 @@ def read_words(path: str | Path) -> list[list[str]]:
     Raises:
         UserError: missing file, no UTF-8 text, or nothing in it.
     """
-    place = resolve_path(path)
-    fix = "write a word on each line"
-    if not place.is_file():
-        raise user_error(str(path), "a text file of words", "no such file", fix)
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
-    classes = [[word.strip() for word in line.split(SYNONYM_MARK)] for line in lines if line.strip()]
-    if not classes:
-        raise user_error(str(path), "at least one word", "none", fix)
-    return classes
+    return [[word.strip() for word in line.split(SYNONYM_MARK)] for line in read_lines(path, "words")]
 
 
 def _names_beside(path: Path) -> list[str]:
     beside = path.with_suffix(".txt")
-    return [group[0] for group in read_words(beside)] if beside.is_file() else []
+    return read_lines(beside, "names") if beside.is_file() else []
+
+
+def _about(path: Path) -> tuple[dict[str, Any], Tensor | None]:
+    """Return what a safetensors file says about itself, and which class each row belongs to, if not its own."""
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, Any] = dict(file.metadata() or {})
+        owner = file.get_tensor("class_of_row") if "class_of_row" in file.keys() else None  # noqa: SIM118
+    for key in ("names", "synonyms"):
+        try:
+            metadata[key] = json.loads(metadata.get(key, "[]"))
+        except ValueError as error:
+            raise user_error(f"{path}: {key}", "a JSON list", str(error), "write the file again") from error
+    return metadata, owner
+
+
+def _require_rows(path: str, embeddings: Tensor, owner: Tensor) -> None:
+    fix = "write the file again"
+    steps = owner.diff()
+    in_order = owner.ndim == 1 and len(owner) == len(embeddings) > 0
+    if not (in_order and owner[0] == 0 and bool(((steps == 0) | (steps == 1)).all())):
+        raise user_error(path, "rows of class 0, 1, ... in this order", f"{len(embeddings)} rows of others", fix)
+    empty = (embeddings.norm(dim=1) == 0).nonzero()[:, 0]
+    if len(empty):
+        raise user_error(path, "a direction for each class", f"zeros in row {int(empty[0])}", "embed the words again")
+
+
+def _as_classes(words: Sequence[Word]) -> list[tuple[str, ...]]:
+    classes = [(word,) if isinstance(word, str) else word for word in words]
+    for number, group in enumerate(classes, start=1):
+        strange = [word for word in group if not _is_text(word)] if isinstance(group, Sequence) else [group]
+        if strange or isinstance(group, bytes):
+            what = f"word {number} of the vocabulary"
+            raise user_error(what, "text, or a list of synonyms", ascii(strange or group), "write it as a string")
+    return [tuple(" ".join(word.split()) for word in group) for group in classes]
+
+
+def _is_text(word: object) -> bool:
+    # Half of a pair of surrogates is no letter, and cannot be written.
+    return isinstance(word, str) and not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _require_words(classes: Sequence[tuple[str, ...]], embedder: WordEmbedder) -> None:
@@ -269,7 +297,10 @@ def _require_words(classes: Sequence[tuple[str, ...]], embedder: WordEmbedder) -
     for number, group in enumerate(classes, start=1):
         for word in group or ("",):
             tokens = embedder.token_ids(word)
-            if not tokens:
+            if embedder.has_marks(tokens):
+                fix = "leave the mark of the tokenizer out"
+                problems.append(Problem(f"word {number} of the vocabulary", "words alone", repr(word), fix))
+            elif not tokens:
                 fix = "remove it"
                 problems.append(Problem(f"word {number} of the vocabulary", "letters", repr(word) or "nothing", fix))
             by_tokens[tokens].append(word)

@@ -16,10 +16,13 @@ from tqdm import tqdm
 
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PromptEnsemble, fill_template
-from regionclip.clip.text import TextEncoder, Tokenizer, tokenize
+from regionclip.clip.text import END_OF_TEXT, START_OF_TEXT, TextEncoder, Tokenizer, tokenize
 
 PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
 """Prompts in a pass of the tower, and prompts that are sorted by length before."""
+
+TOKENS_OF_WORD = 60
+"""Tokens of a word that surely fit beside those of a template."""
 
 QUIET_BELOW = 200
 """No progress bar for fewer prompts."""
@@ -60,8 +63,15 @@ class WordEmbedder:
         return digest.hexdigest()[:16]
 
     def token_ids(self, word: str) -> tuple[int, ...]:
-        """Return what the tower reads of a word: equal ids are the same word to CLIP."""
-        return tuple(self.tokenizer.encode(fill_template("{}", word)))
+        """Return what the tower reads of a word: equal ids are the same word to CLIP.
+
+        A prompt has places for 75 tokens, some of which belong to its template.
+        """
+        return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_WORD]
+
+    def has_marks(self, tokens: Sequence[int]) -> bool:
+        """Return whether a start or end of text is among the ids of a word."""
+        return START_OF_TEXT in tokens or END_OF_TEXT in tokens
 
     def embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
         """Return float32 [N, D] on the CPU, from the cache where it has them.
@@ -70,7 +80,7 @@ class WordEmbedder:
         unit vectors where the ensemble says so.
         """
         scope = f"{self.weights_hash}/{ensemble.fingerprint}" if self.cache else ""
-        found = self.cache.get(scope, words) if self.cache else {}
+        found = self.cache.get(scope, words, self.dim) if self.cache else {}
         missing = [word for word in dict.fromkeys(words) if word not in found]
         step = max(PROMPTS_IN_MEMORY // len(ensemble.templates), 1)
         hidden = len(missing) * len(ensemble.templates) < QUIET_BELOW

@@ -69,9 +69,12 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor) -> NDArray[np.uint
         UserError: another shape, type or range.
     """
     if isinstance(image, Image.Image):
-        return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+        try:
+            return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+        except DECODING_ERRORS as error:
+            raise user_error("picture", "one that can be decoded", str(error), "open the file again") from error
     if isinstance(image, Tensor):
-        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).detach().cpu()
         image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
     pixels = np.asarray(image)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -85,7 +88,8 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor) -> NDArray[np.uint
         pixels = (pixels * 255).round().astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise user_error("picture", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    # A copy: what the caller does to the array later must not change the picture.
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

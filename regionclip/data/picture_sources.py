@@ -18,6 +18,9 @@ from regionclip.errors import user_error
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 """Endings, in lower case, of the files that count as videos."""
 
+COUNT_IS_RIGHT = 0.95
+"""Share of the frames that a video says it has, below which it is damaged."""
+
 STANDARD_INPUT = "-"
 """In the place of a file: names are read from standard input, a line each."""
 
@@ -47,44 +50,51 @@ class Frame:
     """When it comes in its video."""
 
 
-def find_pictures(inputs: Sequence[str], lines: Iterable[str] = ()) -> list[PictureFile]:
+def find_pictures(inputs: Sequence[str], lines: Iterable[str] = (), output: Path | None = None) -> list[PictureFile]:
     """Return the pictures and videos that are named, each once, in the order of the inputs.
 
     Args:
         inputs: files; folders, searched with their sub-folders; patterns such as `photos/*.jpg`; `-`
             for the names in `lines`.
-        lines: what standard input holds.
+        lines: what standard input holds: files, which are looked for when their turn comes.
+        output: folder of results, whose pictures are not found by folder or pattern.
 
     Raises:
         UserError: nothing there, or a file that is neither picture nor video by its ending.
     """
-    paths = list(dict.fromkeys(path for name in inputs for path in _expand(name, lines)))
+    paths: dict[Path, Path] = {}
+    for name in inputs:
+        for path in _expand(name, lines, output):
+            paths.setdefault(_absolute(path), path)
     if not paths:
         raise user_error("pictures", "at least one", "none", "name files, folders or patterns")
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return [PictureFile(path, path.absolute().relative_to(root).as_posix()) for path in paths]
+    root = Path(os.path.commonpath([place.parent for place in paths]))
+    return [PictureFile(path, place.relative_to(root).as_posix()) for place, path in paths.items()]
 
 
 def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
     """Yield the picture, or of a video its first frame and each `every`-th after.
 
     Raises:
-        UnreadableImageError: the file cannot be decoded.
+        UnreadableImageError: the file cannot be decoded; of a damaged video, after the frames that can.
     """
     if not file.is_video:
         yield Frame(read_image(file.path))
         return
     video = cv2.VideoCapture(str(file.path))
     try:
-        rate, number = frame_rate(file.path), 0
+        rate, number, broken = frame_rate(file.path), 0, 0
         while video.grab():
             if number % every == 0:
                 decoded, pixels = video.retrieve()
                 if decoded:
                     yield Frame(np.ascontiguousarray(pixels[:, :, ::-1]), number, number / rate)
+                broken += not decoded
             number += 1
-        if not number:
-            raise UnreadableImageError(f"{file.path}: no frame could be decoded")
+        promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        # Some containers only estimate how many frames they have.
+        if not number or broken or number < COUNT_IS_RIGHT * promised:
+            raise UnreadableImageError(f"{file.path}: {number - broken} of {promised} frames could be decoded")
     finally:
         video.release()
 
@@ -107,9 +117,9 @@ def count_frames(file: PictureFile, every: int = 1) -> int:
     return max(-(-count // every), 0)
 
 
-def _expand(name: str, lines: Iterable[str]) -> list[Path]:
+def _expand(name: str, lines: Iterable[str], output: Path | None) -> list[Path]:
     if name == STANDARD_INPUT:
-        return [path for line in lines if line.strip() for path in _expand(line.strip(), ())]
+        return [Path(line.rstrip("\r\n")) for line in lines if line.strip()]
     path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
     if path.is_file():
         if path.suffix.lower() not in known:
@@ -118,7 +128,14 @@ def _expand(name: str, lines: Iterable[str]) -> list[Path]:
     fix = "correct the path; patterns belong in quotes"
     matches = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     found = sorted(match for match in matches if match.is_file() and match.suffix.lower() in known)
+    if output is not None:
+        found = [match for match in found if not _absolute(match).is_relative_to(_absolute(output))]
     if not found:
         actual = "a folder without" if path.is_dir() else "no such file"
         raise user_error(name, "pictures or videos", actual, fix)
     return found
+
+
+def _absolute(path: Path) -> Path:
+    # Without `..`, and without following links: a name in the output must not lead out of it.
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,17 @@ def log_to_console() -> None:
 def _add_handler(package: logging.Logger, handler: logging.Handler) -> None:
     handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(message)s", datefmt="%m/%d %H:%M:%S"))
     package.addHandler(handler)
+
+
+def open_folder(folder: Path) -> None:
+    """Make a folder for results; raises `UserError` when nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = "choose another folder, or make it writable"
+        raise user_error(f"output {folder}", "a folder to write to", str(error.strerror), fix) from error
 
 
 def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:

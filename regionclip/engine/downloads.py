@@ -97,6 +97,10 @@ def _fetch_with_retries(address: str, part: Path) -> None:
             if error.code < 500 or attempt == TRIES - 1:
                 fix = "correct the address, or put the file in place by hand (docs/MODEL_ZOO.md)"
                 raise user_error(address, "a file", f"HTTP {error.code} {error.reason}", fix) from error
+        except ValueError as error:
+            raise user_error(
+                address, "https://..., file://... or hf://...", str(error), "correct the address"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             if attempt == TRIES - 1:
                 reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
@@ -123,12 +127,12 @@ def _fetch(address: str, part: Path) -> None:
     with response:
         resumed = response.status == 206
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        # Without a tag nobody can tell whether the rest belongs to the same file.
-        if tag and not tag.startswith("W/"):
-            tag_file.write_text(tag)
-        else:
-            tag_file.unlink(missing_ok=True)
         with part.open("ab" if resumed else "wb") as file:
+            # Without a tag nobody can tell whether the rest belongs to the same file.
+            if tag and not tag.startswith("W/"):
+                tag_file.write_text(tag)
+            else:
+                tag_file.unlink(missing_ok=True)
             _copy(response, file, done if resumed else 0)
 
 

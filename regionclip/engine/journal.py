@@ -25,9 +25,10 @@ class PredictionJournal:
     when the first image is finished.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Make a journal in `folder`; nothing is written before the first image."""
+    def __init__(self, folder: Path, fingerprint: str, name: str = "predictions") -> None:
+        """Make a journal in `folder`, of files that begin with `name`; nothing is written before the first image."""
         self.folder = folder
+        self.name = name
         self.fingerprint = fingerprint
         self._file: TextIO | None = None
 
@@ -58,7 +59,7 @@ class PredictionJournal:
                 path.unlink()
 
     def _open(self) -> TextIO:
-        path = self.folder / f"predictions.{comm.get_rank()}.jsonl"
+        path = self.folder / f"{self.name}.{comm.get_rank()}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_text() if path.is_file() else ""
         if not content.startswith(self.fingerprint + "\n"):
@@ -71,7 +72,7 @@ class PredictionJournal:
         return file
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("predictions.*.jsonl"))
+        return sorted(self.folder.glob(f"{self.name}.*.jsonl"))
 
 
 def fingerprint(

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
-from regionclip.clip.vocabulary import Vocabulary, Word, read_words
+from regionclip.clip.vocabulary import SYNONYM_MARK, Vocabulary, Word, read_words
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, resolve_path
+from regionclip.files import atomic_write, existing_file, resolve_path
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class VocabularyOptions:
 
     templates: str | Sequence[str] | PromptEnsemble = "regionclip"
     synonyms: Literal["max", "mean"] = "max"
+
+    def __post_init__(self) -> None:
+        """Raise a `UserError` for an unknown way to count synonyms."""
+        if self.synonyms not in ("max", "mean"):
+            raise user_error("synonyms", "max or mean", repr(self.synonyms), "choose one")
 
 
 def make_vocabulary(
@@ -53,15 +58,18 @@ def make_vocabulary(
     if isinstance(words, Vocabulary):
         return words
     if not isinstance(words, str | Path):
+        if not isinstance(words, Sequence) or isinstance(words, bytes):
+            fix = 'give a list such as ["cat", "traffic cone"]'
+            raise user_error("vocabulary", "words, a name or a file", type(words).__name__, fix)
         return _embed(words, embedder, options)
     name = str(words)
     if name in WORD_LISTS:
         ready = _published(name, options, published_suffix)
         return ready or _embed(WORD_LISTS[name](), embedder, options)
-    path = resolve_path(name)
-    if not path.is_file():
+    path = existing_file(name)
+    if path is None:
         expected = f"a list of words, {', '.join(WORD_LISTS)}, or a file of words or embeddings"
-        raise user_error("vocabulary", expected, repr(name), "correct the name, or write the words as a list")
+        raise user_error("vocabulary", expected, repr(name[:100]), "correct the name, or write the words as a list")
     if path.suffix in EMBEDDING_FILES:
         return Vocabulary.from_file(path, names=names_of_published(path))
     return _embed(read_words(path), embedder, options)
@@ -69,7 +77,7 @@ def make_vocabulary(
 
 def is_list_or_file(name: str) -> bool:
     """Return whether a name stands for a word list or a file, rather than for a word."""
-    return name in WORD_LISTS or resolve_path(name).is_file()
+    return name in WORD_LISTS or existing_file(name) is not None
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
@@ -90,9 +98,9 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
         file.write("".join(f"{name}\n" for name in vocabulary.names).encode())
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words of a comma-separated list as typed on a command line: `cat, traffic cone`."""
-    return [word.strip() for word in text.split(",")]
+def split_words(text: str) -> list[Word]:
+    """Return the words of a list as typed on a command line: `cat | kitten, traffic cone`."""
+    return [[word.strip() for word in group.split(SYNONYM_MARK)] for group in text.split(",")]
 
 
 def _embed(words: Sequence[Word], embedder: Callable[[], WordEmbedder], options: VocabularyOptions) -> Vocabulary:

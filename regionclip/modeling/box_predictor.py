@@ -157,7 +157,7 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         """
         unit = F.normalize(x, dim=1)
         # The background row is zero as published, and not normalised if a checkpoint has another.
-        return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1) / self.temperature
+        return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1).div_(self.temperature)
 
     def refine(self, x: Tensor, proposals: Instances) -> Tensor:
         """Return the boxes [R, 4] of regions that hold for any class: the proposals, moved where deltas are used.

@@ -15,28 +15,77 @@ from regionclip.ops import batched_nms, soft_nms
 from regionclip.ops.soft_nms import ClassSeparation
 from regionclip.ops.soft_nms_rule import SoftNMSMethod
 
-ScoreFusion = Callable[[Tensor, Tensor], Tensor]
-"""Combines probabilities [R, K + 1] with objectness logits [R] into scores [R, K + 1]."""
+SLACK = 1e-4
+"""Share by which a bound on probabilities is lowered, so that rounding loses no candidate."""
 
 
-def probability_only(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+class ScoreFusion(Protocol):
+    """Combines class probabilities with objectness; the score rises with the probability."""
+
+    def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+        """Return scores of probabilities and objectness logits that have the same shape."""
+        ...
+
+    def usable(self, objectness_logits: Tensor) -> Tensor:
+        """Return which regions [R] can have a score at all."""
+        ...
+
+    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return for each usable region [R] a probability below which the score is less than `score`, at least 0."""
+        ...
+
+
+class ProbabilityOnly:
     """Score a detection by its class probability alone."""
-    return probabilities
+
+    def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+        """Return the probabilities."""
+        return probabilities
+
+    def usable(self, objectness_logits: Tensor) -> Tensor:
+        """Return that all are."""
+        return torch.ones_like(objectness_logits, dtype=torch.bool)
+
+    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return the score."""
+        return torch.full_like(objectness_logits, score)
 
 
-def geometric_mean_with_logit(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
-    """Score by upstream's sqrt(p * logit): it can exceed 1, and a negative logit gives NaN, which drops the row."""
-    return (probabilities * objectness_logits[:, None]) ** 0.5
+class GeometricMeanWithLogit:
+    """Upstream's sqrt(p * logit): it can exceed 1, and a negative logit gives NaN, which drops the region."""
+
+    def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+        """Return the scores."""
+        return (probabilities * objectness_logits) ** 0.5
+
+    def usable(self, objectness_logits: Tensor) -> Tensor:
+        """Return which logits are numbers, and not negative."""
+        return torch.isfinite(objectness_logits) & (objectness_logits >= 0)
+
+    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return the probability whose geometric mean with the logit is the score."""
+        return score**2 / objectness_logits * (1 - SLACK)
 
 
-def geometric_mean_with_sigmoid(probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
-    """Score by sqrt(p * sigmoid(logit)): a probability, and no proposal is dropped."""
-    return (probabilities * objectness_logits.sigmoid()[:, None]) ** 0.5
+class GeometricMeanWithSigmoid:
+    """sqrt(p * sigmoid(logit)): a probability, and no proposal is dropped."""
+
+    def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+        """Return the scores."""
+        return (probabilities * objectness_logits.sigmoid()) ** 0.5
+
+    def usable(self, objectness_logits: Tensor) -> Tensor:
+        """Return which logits are numbers."""
+        return ~torch.isnan(objectness_logits)
+
+    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return the probability whose geometric mean with the objectness is the score."""
+        return score**2 / objectness_logits.sigmoid() * (1 - SLACK)
 
 
 SCORE_FUSIONS: dict[str, ScoreFusion] = {
-    "upstream": geometric_mean_with_logit,
-    "sigmoid": geometric_mean_with_sigmoid,
+    "upstream": GeometricMeanWithLogit(),
+    "sigmoid": GeometricMeanWithSigmoid(),
 }
 """Values of MODEL.CLIP.RPN_SCORE_FUSION."""
 
@@ -166,23 +215,35 @@ class DetectionSelector:
             Instances with `pred_boxes`, `scores`, `pred_classes`, best first, and int64 [M] row of
             the region that each detection came from.
         """
-        scores = self.fusion(probabilities, objectness_logits)
-        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
-        rows = finite.nonzero()[:, 0]
-        boxes, scores, probabilities = boxes[rows], scores[rows, :-1], probabilities[rows]
+        # A probability that is not finite makes the sum so.
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities.sum(dim=1))
+        rows = (finite & self.fusion.usable(objectness_logits)).nonzero()[:, 0]
+        boxes = boxes[rows]
         clipped = Boxes(boxes.reshape(-1, 4))
         clipped.clip(image_size)
         boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
-        region, category = (scores > self.score_threshold).nonzero(as_tuple=True)
+        known = probabilities if len(rows) == len(probabilities) else probabilities[rows]  # copied only where needed
+        region, category, scores = self._candidates(known[:, :-1], objectness_logits[rows])
         candidates = boxes[region, category if boxes.shape[1] > 1 else 0]
-        keep, kept_scores = self.suppression(candidates, scores[region, category], category, self.max_detections)
+        keep, kept_scores = self.suppression(candidates, scores, category, self.max_detections)
         region, category = region[keep], category[keep]
-        order, reported = self.reported_score(kept_scores, probabilities[region, category], self.suppression.rescores)
+        order, reported = self.reported_score(kept_scores, known[region, category], self.suppression.rescores)
         result = Instances(image_size)
         result.pred_boxes = Boxes(candidates[keep][order])
         result.scores = reported
         result.pred_classes = category[order]
         return result, rows[region[order]]
+
+    def _candidates(self, probabilities: Tensor, objectness_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return region, class and score of all whose score exceeds the threshold, region by region.
+
+        Scores are computed only where the probability [R, K] is large enough: of thousands of classes, few are.
+        """
+        least = self.fusion.least_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)
+        region, category = (probabilities >= least[:, None]).nonzero(as_tuple=True)
+        scores = self.fusion(probabilities[region, category], objectness_logits[region])
+        enough = scores > self.score_threshold
+        return region[enough], category[enough], scores[enough]
 
 
 def build_detection_selector(cfg: CfgNode) -> DetectionSelector:
@@ -200,7 +261,7 @@ def build_detection_selector(cfg: CfgNode) -> DetectionSelector:
     return DetectionSelector(
         score_threshold=heads.SCORE_THRESH_TEST,
         max_detections=None if limit < 0 else limit,
-        fusion=SCORE_FUSIONS[clip.RPN_SCORE_FUSION] if clip.MULTIPLY_RPN_SCORE else probability_only,
+        fusion=SCORE_FUSIONS[clip.RPN_SCORE_FUSION] if clip.MULTIPLY_RPN_SCORE else ProbabilityOnly(),
         suppression=suppression,
         reported_score=REPORTED_SCORES[clip.VIS_BEHAVIOUR] if clip.VIS else report_score,
     )

@@ -23,8 +23,9 @@ import regionclip
 from regionclip.config import check_config, load_config
 from regionclip.config.checks import dataset_problems, find_weights
 from regionclip.data import list_images
-from regionclip.data.given_boxes import read_boxes
+from regionclip.data.given_boxes import boxes_by_picture, read_boxes
 from regionclip.data.loaders import TestMapper, read_records
+from regionclip.engine.command import open_folder
 from regionclip.engine.features.formats import Portion, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
@@ -37,7 +38,7 @@ from regionclip.engine.features.regions import (
     region_features,
 )
 from regionclip.errors import Problem, UserError, user_error
-from regionclip.files import read_json_file, write_json
+from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.proposals import GroundTruthProposals, ProposalSource
 from regionclip.modeling.region_boxes import GridBoxes
@@ -120,13 +121,13 @@ def extract_region_features(cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJo
         UserError: no images, or a folder with features of another config or other weights.
     """
     records = _records(cfg, job)
-    source, select = _source(model, job), _selection(cfg, job)
+    source, select = _source(model, job, list(records)), _selection(cfg, job)
     output = Path(cfg.OUTPUT_DIR)
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
-    missing = [portion for portion in portions if not target.is_done(portion)]
-    done = [portion for portion in portions if portion not in missing]
+    done = [portion for portion in portions if target.is_done(portion, _newest(portion, records))]
+    missing = [portion for portion in portions if portion not in done]
     comm.synchronize()  # before any process writes
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=bool(job.dataset)
@@ -163,12 +164,18 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
     return {Path(record["file_name"]).relative_to(root).as_posix(): record for record in records}
 
 
-def _source(model: CLIPFastRCNN, job: ExtractionJob) -> ProposalSource:
+def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
+    """Return when the newest image of a portion was written."""
+    files = [Path(records[name]["file_name"]) for name in portion.names]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+
+
+def _source(model: CLIPFastRCNN, job: ExtractionJob, names: list[str]) -> ProposalSource:
     if job.dataset:
         return GroundTruthProposals()
     if job.regions == PROPOSALS:
         return model.proposal_source
-    return GridBoxes() if job.regions == GRID else GivenBoxes(read_boxes(job.regions))
+    return GridBoxes() if job.regions == GRID else GivenBoxes(boxes_by_picture(read_boxes(job.regions), names))
 
 
 def _selection(cfg: CfgNode, job: ExtractionJob) -> Selection:
@@ -211,13 +218,30 @@ def _portion_features(
     for batch in _batches(images, images_at_once):
         failures |= {image["name"]: image["error"] for image in batch if "error" in image}
         good = [image for image in batch if "error" not in image]
-        try:
-            found = region_features(model, good, source, select) if good else []
-            features |= {image["name"]: content for image, content in zip(good, found, strict=True)}
-        except UserError as error:  # bad boxes of one image
-            failures |= {image["name"]: str(error) for image in good}
+        found, bad = _features_of(model, good, source, select)
+        features |= found
+        failures |= bad
         progress.update(len(batch))
     return features, failures
+
+
+def _features_of(
+    model: CLIPFastRCNN, images: list[dict[str, Any]], source: ProposalSource, select: Selection
+) -> tuple[dict[str, Features], dict[str, str]]:
+    """Return the features of images, and for those with bad boxes what is wrong."""
+    if not images:
+        return {}, {}
+    try:
+        found = region_features(model, images, source, select)
+    except UserError as error:
+        if len(images) == 1:
+            return {}, {images[0]["name"]: str(error)}
+        alone = [_features_of(model, [image], source, select) for image in images]
+        return (
+            {name: content for features, _ in alone for name, content in features.items()},
+            {name: line for _, failures in alone for name, line in failures.items()},
+        )
+    return {image["name"]: content for image, content in zip(images, found, strict=True)}, {}
 
 
 def _batches(images: DataLoader, size: int) -> Iterator[list[dict[str, Any]]]:
@@ -227,22 +251,24 @@ def _batches(images: DataLoader, size: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, Any]]) -> str:
-    """Return a hash of what the features depend on beside the images; shards also depend on which these are."""
+    """Return a hash of what the features depend on beside the pixels; shards also depend on which images there are."""
     relevant = cfg.clone()
     relevant.defrost()
-    relevant.OUTPUT_DIR = relevant.INPUT_DIR = relevant.MODEL.DEVICE = ""
+    relevant.OUTPUT_DIR = relevant.MODEL.DEVICE = ""
+    relevant.INPUT_DIR = "" if job.dataset else str(resolve_path(cfg.INPUT_DIR).resolve())
     relevant.DATALOADER.NUM_WORKERS = 0
     clip = cfg.MODEL.CLIP
     parts = [regionclip.__version__, relevant.dump(), str(job)]
     if clip.OFFLINE_RPN_CONFIG:
         parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
     boxes = job.regions if job.regions not in (PROPOSALS, GRID) else ""
-    for name in (cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, clip.TEXT_EMB_PATH, boxes):
+    annotations = MetadataCatalog.get(job.dataset).get("json_file", "") if job.dataset else ""
+    for name in (cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, clip.TEXT_EMB_PATH, boxes, annotations):
         state = find_weights(name).stat() if name and find_weights(name).is_file() else None
         parts.append(f"{name} {state.st_size} {state.st_mtime_ns}" if state else "")
     if job.format != "pth":
         parts += records
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _claim(output: Path, fingerprint: str) -> None:
@@ -252,6 +278,7 @@ def _claim(output: Path, fingerprint: str) -> None:
         raise user_error(f"OUTPUT_DIR {output}", expected, actual, "name another folder, or remove this one")
     comm.synchronize()
     if comm.is_main_process():
+        open_folder(output)
         write_json(output / MANIFEST, {"fingerprint": fingerprint})
 
 

@@ -38,8 +38,8 @@ class FeatureFormat(Protocol):
         """Divide the images, in their order, whatever number of processes there are."""
         ...
 
-    def is_done(self, portion: Portion) -> bool:
-        """Return whether the portion was written, whole."""
+    def is_done(self, portion: Portion, newest: float) -> bool:
+        """Return whether the portion was written, whole, after the time when the newest of its images was."""
         ...
 
     def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
@@ -65,9 +65,10 @@ class ImageFiles:
         starts = range(0, len(names), images_at_once)
         return [Portion(tuple(names[start : start + images_at_once]), self.folder) for start in starts]
 
-    def is_done(self, portion: Portion) -> bool:
-        """Return whether all files are there, none torn."""
-        return all(zipfile.is_zipfile(self._files[name]) for name in portion.names)
+    def is_done(self, portion: Portion, newest: float) -> bool:
+        """Return whether all files are there, none torn or older than the images."""
+        files = [self._files[name] for name in portion.names]
+        return all(zipfile.is_zipfile(file) and file.stat().st_mtime >= newest for file in files)
 
     def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
         """Write the files."""
@@ -98,10 +99,11 @@ class Shards:
             for i, start in enumerate(starts)
         ]
 
-    def is_done(self, portion: Portion) -> bool:
-        """Return whether the shard is there, whole, and of these images."""
+    def is_done(self, portion: Portion, newest: float) -> bool:
+        """Return whether the shard is there, whole, of these images, and not older than they are."""
         about = self.kind.about(portion.path)
-        return about is not None and tuple(about["images"]) == portion.names
+        is_theirs = about is not None and tuple(about["images"]) == portion.names
+        return is_theirs and portion.path.stat().st_mtime >= newest
 
     def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
         """Write the shard: the regions of its images, one after the other."""
@@ -200,7 +202,12 @@ class ParquetShard:
         """Return some rows of all columns but the image names."""
         table = self._parquet.read_table(path).slice(first, count)
         columns = {name: table[name].combine_chunks() for name in table.column_names if name != IMAGE_ROWS}
-        return {name: torch.tensor(column.to_pylist()) for name, column in columns.items()}
+        return {name: self._tensor(column) for name, column in columns.items()}
+
+    def _tensor(self, column: Any) -> torch.Tensor:
+        is_vector = self._arrow.types.is_fixed_size_list(column.type)
+        flat = torch.from_numpy((column.flatten() if is_vector else column).to_numpy(zero_copy_only=False).copy())
+        return flat.reshape(len(column), column.type.list_size) if is_vector else flat
 
 
 def output_files(names: Sequence[str], folder: Path) -> dict[str, Path]:

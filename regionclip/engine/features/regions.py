@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from regionclip.data.given_boxes import boxes_of, check_boxes
+from regionclip.data.given_boxes import check_boxes
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.proposals import ImageInput, ProposalSource
 
@@ -28,7 +27,7 @@ class GivenBoxes:
     """Boxes that a user gives for each picture."""
 
     def __init__(self, boxes: dict[str, list[Any]]) -> None:
-        """Make a source of boxes by file name, in pixels of the original pictures."""
+        """Make a source of boxes by the `name` of images, in pixels of the original pictures."""
         self.boxes = boxes
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
@@ -36,8 +35,8 @@ class GivenBoxes:
         proposals = []
         for image in inputs:
             height, width = image["image"].shape[1:]
-            rows = boxes_of(Path(image["file_name"]).name, self.boxes)
-            boxes = Boxes(check_boxes(rows, (image["height"], image["width"]), f"boxes of {image['file_name']}"))
+            size, what = (image["height"], image["width"]), f"boxes of {image['file_name']}"
+            boxes = Boxes(check_boxes(self.boxes[image["name"]], size, what))
             boxes.scale(width / image["width"], height / image["height"])
             proposals.append(Instances((height, width), proposal_boxes=boxes).to(device))
         return proposals

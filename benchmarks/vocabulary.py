@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Time new words on a picture that is encoded already, against a whole prediction, in one run.
+
+    python benchmarks/vocabulary.py [--model RN50|RN50x4] [--picture FILE] [--repeats 5] [--json]
+
+Weights are generated from names: times mean something, words do not. The whole prediction encodes
+the picture (800 pixels, 1000 proposals) and 1203 words are looked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from tabulate import tabulate
+
+from regionclip import RegionCLIP, Vocabulary
+from regionclip.clip import get_architecture
+from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.config import load_config
+from regionclip.data import list_images
+from regionclip.engine.text import TextTower
+from regionclip.engine.zoo import MODELS
+from regionclip.files import REPOSITORY
+from regionclip.modeling import CLIPFastRCNN, build_model
+from regionclip.testing import fill_deterministic
+
+SIZES = (80, 1203, 20_000)
+"""Words that are set."""
+
+
+def make_detector(name: str) -> RegionCLIP:
+    """Return the published detector of a CLIP size with generated weights."""
+    published = MODELS[f"regionclip_pretrained-cc_{name.lower()}"]
+    cfg = load_config(published.config, [*published.overrides, "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    fill_deterministic(model)
+    return RegionCLIP(cast(CLIPFastRCNN, model), cfg, embedder=lambda: make_embedder(name))
+
+
+def make_embedder(name: str) -> WordEmbedder:
+    """Return a text tower of a CLIP size with generated weights."""
+    tower = TextTower(get_architecture(name))
+    fill_deterministic(tower)
+    return WordEmbedder(tower.lang_encoder, name, "cpu")
+
+
+def random_vocabulary(count: int, dim: int) -> Vocabulary:
+    """Return a vocabulary of random directions: how long words take does not depend on what they are."""
+    rows = torch.randn(count, dim, generator=torch.Generator().manual_seed(count))
+    return Vocabulary(tuple(f"word {i}" for i in range(count)), rows, torch.arange(count))
+
+
+def seconds(action: Callable[[], object], repeats: int) -> float:
+    """Return the median time of an action, after one call to warm up."""
+    action()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="RN50", choices=["RN50", "RN50x4"])
+    parser.add_argument("--picture", default=str(list_images(REPOSITORY / "datasets" / "demo_images")[0]))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    args = parser.parse_args()
+    detector = make_detector(args.model)
+    dim = get_architecture(args.model).embedding_dim
+    vocabularies = {count: random_vocabulary(count, dim) for count in SIZES}
+    detector.set_vocabulary(vocabularies[1203])
+
+    def whole() -> None:
+        detector.forget_images()
+        detector.set_image(args.picture)
+        detector.predict()
+
+    full = seconds(whole, max(args.repeats // 2, 1))
+    regions = len(next(iter(detector.encoded_images)).regions.boxes)
+    rows, figures = [], {"whole_seconds": full, "regions": regions}
+    for count, vocabulary in vocabularies.items():
+        setting = seconds(lambda v=vocabulary: detector.set_vocabulary(v), args.repeats)  # type: ignore[misc]
+        asking = seconds(detector.predict, args.repeats)
+        share = (setting + asking) / full
+        rows.append([count, f"{setting * 1e3:.0f}", f"{asking * 1e3:.0f}", f"{share:.2%}"])
+        figures[f"share_{count}"] = share
+    print(f"{args.model}, {regions} regions, {torch.get_num_threads()} threads: whole prediction {full:.2f} s")
+    print(tabulate(rows, headers=["words", "set_vocabulary ms", "predict ms", "of a whole prediction"]))
+    words = [f"thing {i}" for i in range(100)]
+    embedder = make_embedder(args.model)
+    start = time.perf_counter()
+    Vocabulary.from_words(words, embedder)
+    figures["words_per_second"] = len(words) / (time.perf_counter() - start)
+    print(f"embedding: {figures['words_per_second']:.1f} words a second with 81 templates")
+    if args.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
