@@ -25,6 +25,8 @@ LIBRARIES = {
     "lvis": "lvis",
     "faster_coco_eval": "faster-coco-eval",
     "cv2": "opencv-python-headless",
+    "typer": "typer",
+    "huggingface_hub": "huggingface_hub",
 }
 """Modules beside the large ones, and the distributions that bring them."""
 

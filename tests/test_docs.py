@@ -1,11 +1,23 @@
 """The documents say what the code does."""
 
+import inspect
+import json
+import os
 import re
+import runpy
+import shlex
+import subprocess
+import sys
+import textwrap
+from importlib import import_module
 
 import pytest
+from PIL import Image
 
+from regionclip.cli import main
 from regionclip.config.__main__ import config_page
-from tests.conftest import REPOSITORY
+from tests.conftest import DATA, REPOSITORY
+from tests.test_cli import write_video
 
 PAGES = sorted(path for path in REPOSITORY.rglob("*.md") if not {".venv", "build", "output"} & set(path.parts))
 
@@ -27,3 +39,95 @@ def test_readme_commands_name_files_that_exist():
     named = re.findall(r"(?:configs|tools)/\S+|\w+\.sh", commands)
     assert named
     assert all((REPOSITORY / name).exists() for name in named)
+
+
+MODEL_NAME = '"regionclip_pretrained-cc_rn50"'
+"""The detector of the examples; the tests put a tiny one in its place."""
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / page).read_text(), re.S)
+
+
+def python_examples():
+    """Yield the Python examples of a page as one program each: a later block goes on from the first."""
+    for page in ("README.md", "docs/detect.md"):
+        yield pytest.param("\n".join(blocks(page, "python")), id=page)
+    for module in ("regionclip.predictor",):
+        yield pytest.param(textwrap.dedent(import_module(module).__doc__.split("\n\n", 1)[1]), id=module)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, detector_folder):
+    """Go to a folder with the files that the examples name."""
+    photos = sorted((DATA / "four_photos" / "pictures").iterdir())
+    for i, name in enumerate(["photo.jpg", "street.jpg", "photos/a.jpg", "more/b.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(photos[i]).save(tmp_path / name)
+    write_video(tmp_path / "street.mp4", frames=6)
+    (tmp_path / "words.txt").write_text("cat | kitten\ntraffic cone\n")
+    (tmp_path / "boxes.json").write_text(json.dumps({"photo.jpg": [[5, 5, 60, 60]]}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("regionclip.engine.zoo.DEFAULT_MODEL", str(detector_folder))
+    return tmp_path
+
+
+@pytest.mark.parametrize("example", python_examples())
+def test_python_examples_run(example, workplace, detector_folder, capsys):
+    assert MODEL_NAME in example
+    (workplace / "example.py").write_text(example.replace(MODEL_NAME, repr(str(detector_folder))))
+    runpy.run_path(str(workplace / "example.py"))
+
+
+def command_examples():
+    text = "\n".join(block for page in ("README.md", "docs/detect.md") for block in blocks(page, "bash"))
+    for name in ("detect", "concepts"):
+        text += "\n" + inspect.getdoc(getattr(import_module(f"regionclip.cli.{name}"), name))
+    lines = [line.strip() for line in text.splitlines()]
+    return sorted({line for line in lines if re.match(r"(find .*\| )?regionclip (detect|concepts)", line)})
+
+
+@pytest.mark.parametrize("example", command_examples())
+def test_command_line_examples_run(example, workplace, detector_folder, monkeypatch, capfd):
+    weights = str(detector_folder / "text.safetensors")
+    text_tower = ["--architecture", str(DATA / "tiny_clip.json"), "--weights", weights]
+    if not example.startswith("regionclip"):  # a pipe
+        environment = os.environ | {"REGIONCLIP_MODEL": str(detector_folder)}
+        line = example.replace("regionclip", f"{sys.executable} -m regionclip", 1)
+        done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return
+    _, command, *arguments = shlex.split(example)
+    if "words.safetensors" in arguments and command == "detect":
+        concepts = ["concepts", "--vocabulary", "words.txt", "--output", "words.safetensors", *text_tower]
+        subprocess.run([sys.executable, "-m", "regionclip", *concepts], check=True, capture_output=True, timeout=100)
+    if command == "concepts":
+        arguments = [argument for argument in arguments if not argument.startswith("pretrained_ckpt")]
+        arguments = [argument for argument in arguments if argument != "--weights"] + text_tower
+        arguments += ["--synonyms", "mean"]
+    arguments += ["--templates", "single"] if "lvis" in arguments else []
+    monkeypatch.setattr(sys, "argv", ["regionclip", command, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code, capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_example_for_ray_runs(workplace, detector_folder):
+    ray = pytest.importorskip("ray")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (workplace / "broken.jpg").write_bytes(b"nothing")
+    (example,) = [block for block in blocks("docs/scaling.md", "python") if "import ray" in block]
+    program = example.replace(MODEL_NAME, repr(str(detector_folder)))
+    paths = [str(workplace / name) for name in ("photo.jpg", "street.jpg", "broken.jpg", "photos/a.jpg")]
+    (workplace / "example.py").write_text(f"paths = {paths!r}\n{program}")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_DEDUP_LOGS": "0"}
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=workplace, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = parquet.read_table(workplace / "detections").to_pylist()
+    assert {row["path"] for row in rows} == set(paths)
+    assert [row["path"] for row in rows if row["error"]] == [str(workplace / "broken.jpg")]
+    assert all(len(row["embedding"]) == 32 for row in rows if not row["error"])
+    assert ray.__version__

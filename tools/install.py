@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from importlib.metadata import distributions
+from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,10 @@ PACKAGES = (
     Package("cv2", "opencv-python-headless"),
     Package("lvis", "lvis==0.5.3", ("--no-deps",)),  # it asks for OpenCV with windows, which servers lack
     Package("faster_coco_eval", "faster-coco-eval>=1.6"),
+    Package("filelock", "filelock"),
+    Package("huggingface_hub", "huggingface_hub"),
+    Package("typer", "typer>=0.15"),
+    Package("pyarrow", "pyarrow"),
     Package("pytest", "pytest"),
     Package("hypothesis", "hypothesis"),
     Package("ruff", "ruff==0.17.5"),
@@ -121,6 +125,7 @@ def install_this_package() -> None:
     """Install the package in editable mode unless it is, and build the native operators unless they are current."""
     found = importlib.util.find_spec("regionclip")
     is_installed = found is not None and str(found.origin).startswith(str(REPOSITORY))
+    is_installed = is_installed and "regionclip" in {script.name for script in entry_points(group="console_scripts")}
     if not is_installed or (operators_are_outdated() and has_compiler()):
         print("building the native operators (a minute or two)", flush=True)
         pip_install("--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))

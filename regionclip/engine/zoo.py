@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _models() -> list[PublishedModel]:
 
 MODELS = {model.name: model for model in _models()}
 
-DEFAULT_MODEL = "regionclip_pretrained-cc_rn50"
+DEFAULT_MODEL = os.environ.get("REGIONCLIP_MODEL", "regionclip_pretrained-cc_rn50")
 """The detector of commands that name none."""
 
 _CLIP_HASHES = {
