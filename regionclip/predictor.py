@@ -1,9 +1,13 @@
 """The detector as a user touches it: set a picture once, ask for words many times.
 
-detector = RegionCLIP.from_pretrained("regionclip_pretrained-cc_rn50")
-detector.set_image("street.jpg")
-detector.set_vocabulary(["car", "traffic cone"])
-detections = detector.predict(threshold=0.3)
+For example:
+
+    from regionclip import RegionCLIP
+
+    detector = RegionCLIP.from_pretrained("regionclip_pretrained-cc_rn50")
+    detector.set_image("street.jpg")
+    detector.set_vocabulary(["car", "traffic cone"])
+    detections = detector.predict(threshold=0.3)
 """
 
 from __future__ import annotations

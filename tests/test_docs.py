@@ -54,7 +54,7 @@ def python_examples():
     for page in ("README.md", "docs/detect.md"):
         yield pytest.param("\n".join(blocks(page, "python")), id=page)
     for module in ("regionclip.predictor",):
-        yield pytest.param(textwrap.dedent(import_module(module).__doc__.split("\n\n", 1)[1]), id=module)
+        yield pytest.param(textwrap.dedent(import_module(module).__doc__.split("For example:\n\n", 1)[1]), id=module)
 
 
 @pytest.fixture
