@@ -110,28 +110,18 @@ def detect(
     return report
 
 
+@dataclass(frozen=True)
 class _FileRun:
     """The results of one picture or video, taken from an interrupted run where it has them."""
 
-    def __init__(
-        self,
-        detector: RegionCLIP,
-        file: PictureFile,
-        output: Path,
-        drawn: str,
-        options: DetectOptions,
-        boxes: list[Any] | None,
-        finished: dict[Any, dict[str, Any]],
-        journal: PredictionJournal,
-    ) -> None:
-        self.detector = detector
-        self.file = file
-        self.output = output
-        self.drawn = drawn
-        self.options = options
-        self.boxes = boxes
-        self.finished = finished
-        self.journal = journal
+    detector: RegionCLIP
+    file: PictureFile
+    output: Path
+    drawn: str
+    options: DetectOptions
+    boxes: list[Any] | None
+    finished: dict[Any, dict[str, Any]]
+    journal: PredictionJournal
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         frames = read_frames(self.file, self.options.every)
