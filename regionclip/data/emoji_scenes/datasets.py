@@ -1,0 +1,90 @@
+"""The splits of the small world as registered datasets, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from regionclip.data.coco_json import load_coco
+from regionclip.data.coco_ovd import datasets_root
+from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
+from regionclip.data.emoji_scenes.drawings import Drawings, prepare_drawings
+from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
+from regionclip.data.emoji_scenes.writing import write_split
+
+FOLDER = "emoji"
+"""Of the small world, under the folder of all datasets."""
+
+FIX = "run tools/prepare_emoji.py (datasets/emoji/README.md)"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A set of scenes."""
+
+    styles: tuple[str, ...]
+    seed: int
+    scenes: int
+
+
+SPLITS = {
+    "train": Split(("noto", "twemoji"), 1, 20_000),
+    "val": Split(("noto", "twemoji"), 2, 1_000),
+    "style": Split(("fluent",), 3, 1_000),
+}
+"""Training and test scenes of two styles, and test scenes of a third that no training sees."""
+
+
+def register() -> None:
+    """Register `emoji_{train,val,style}` with all concepts, and `emoji_{train,val,style}_base` with base ones."""
+    for split in SPLITS:
+        for ending, wanted in (("", (BASE, NOVEL)), ("_base", (BASE,))):
+            kept = [concept for concept in read_concepts() if concept.split in wanted]
+            names = [concept.name for concept in kept]
+            annotations = f"{datasets_root()}/{FOLDER}/annotations/{split}{ending}.json"
+            images = f"{datasets_root()}/{FOLDER}/images/{split}"
+            groups = {group: [c.name for c in kept if c.split == group] for group in (NOVEL, BASE)}
+            DatasetCatalog.register(f"emoji_{split}{ending}", partial(load_coco, annotations, images, names, fix=FIX))
+            MetadataCatalog.get(f"emoji_{split}{ending}").set(
+                json_file=annotations,
+                image_root=images,
+                evaluator_type="coco",
+                thing_classes=names,
+                thing_dataset_id_to_contiguous_id={c.number + 1: i for i, c in enumerate(kept)},
+                class_groups={group: members for group, members in groups.items() if members},
+                fix_when_missing=FIX,
+            )
+
+
+def prepare(
+    root: Path,
+    packages: Path | None = None,
+    splits: Sequence[str] = tuple(SPLITS),
+    scenes: int | None = None,
+    settings: SceneSettings | None = None,
+) -> list[Path]:
+    """Make splits under `root`, and return their JSON files.
+
+    Args:
+        root: folder of the small world.
+        packages: folder with the packages of drawings; without, npm fetches them.
+        splits: names in `SPLITS`.
+        scenes: how many of each, for those in SPLITS.
+        settings: how hard the world is.
+
+    Raises:
+        UserError: the drawings cannot be had.
+    """
+    styles = dict.fromkeys(style for split in splits for style in SPLITS[split].styles)
+    prepare_drawings(root / "drawings", packages, tuple(styles))
+    written = []
+    for name in splits:
+        split = SPLITS[name]
+        drawings = [Drawings(root / "drawings", style) for style in split.styles]
+        maker = SceneMaker(drawings, read_concepts(), split.seed, settings)
+        written += write_split(root, name, maker, scenes or split.scenes)
+    return written

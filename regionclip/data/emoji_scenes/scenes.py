@@ -1,0 +1,187 @@
+"""Scenes: drawings on a background, with the boxes and masks of what can be seen of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
+
+from regionclip.data.emoji_scenes.backgrounds import Picture, make_background
+from regionclip.data.emoji_scenes.concepts import Concept
+from regionclip.data.emoji_scenes.drawings import SIDE, Drawing, Drawings
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How hard the world is."""
+
+    sides: tuple[int, ...] = (256, 288, 320, 352, 384)
+    """Pixels of width and height, drawn apart."""
+    objects: tuple[int, int] = (1, 12)
+    """Fewest and most; few are more frequent than many."""
+    object_side: tuple[int, int] = (20, 160)
+    """Pixels of the longer side of an object; small ones are as frequent as large ones on a scale of ratios."""
+    rotation: float = 12.0
+    """Standard deviation in degrees; at most twice as much."""
+    color_jitter: float = 0.15
+    """Standard deviation of the factors of brightness, contrast and saturation."""
+    blurred: float = 0.25
+    """Share of objects out of focus."""
+    strokes: int = 8
+    """Distracting strokes at most."""
+    least_visible: float = 0.4
+    """Share of an object that has to be seen; what shows less is not annotated."""
+    pixel_noise: float = 3.0
+    """Standard deviation of the noise on all pixels, in grey levels."""
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A thing in a scene."""
+
+    concept: Concept
+    box: tuple[int, int, int, int]
+    """x, y, width, height in pixels, of the visible part."""
+    mask: NDArray[np.bool_]
+    """[height, width] of the box: the visible part."""
+
+    @property
+    def area(self) -> int:
+        """Visible pixels."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it."""
+
+    pixels: Picture
+    objects: tuple[SceneObject, ...]
+    """Those of which enough can be seen, the lowest first."""
+
+
+class SceneMaker:
+    """Makes the scene of a number, the same whenever and wherever it is asked for."""
+
+    def __init__(
+        self,
+        drawings: Sequence[Drawings],
+        concepts: Sequence[Concept],
+        seed: int,
+        settings: SceneSettings | None = None,
+    ) -> None:
+        """Make a maker.
+
+        Args:
+            drawings: styles, of which each object takes one.
+            concepts: what may come; frequent ones more often.
+            seed: of all scenes; another gives other scenes.
+            settings: how hard the world is.
+        """
+        self.drawings = drawings
+        self.concepts = concepts
+        self.seed = seed
+        self.settings = settings or SceneSettings()
+        weights = np.array([concept.weight for concept in concepts])
+        self._shares = weights / weights.sum()
+
+    def make(self, number: int) -> Scene:
+        """Return the scene of a number."""
+        random = Generator(PCG64(SeedSequence([self.seed, number])))
+        settings = self.settings
+        height, width = (int(side) for side in random.choice(settings.sides, 2))
+        pixels = make_background(random, height, width, settings.strokes)
+        owners = np.full((height, width), -1, np.int16)
+        placed: list[tuple[Concept, int]] = []  # and the pixels that each has, covered ones included
+        for place in random.choice(len(self.concepts), self._count(random), p=self._shares):
+            concept = self.concepts[int(place)]
+            drawing = self._varied(random, concept)
+            area = _paste(random, pixels, owners, drawing, len(placed))
+            placed.append((concept, area))
+        noise = random.standard_normal(pixels.shape, dtype=np.float32)
+        pixels = (pixels + settings.pixel_noise * noise).clip(0, 255).astype(np.uint8)
+        return Scene(pixels, tuple(self._visible(owners, placed)))
+
+    def _count(self, random: Generator) -> int:
+        fewest, most = self.settings.objects
+        return fewest + int((most - fewest + 1) * random.random() ** 1.5)
+
+    def _varied(self, random: Generator, concept: Concept) -> Drawing:
+        """Return a drawing of the concept: in some style, size, turn and light."""
+        settings = self.settings
+        drawing = self.drawings[int(random.integers(len(self.drawings)))][concept]
+        smallest, largest = settings.object_side
+        side = smallest * (largest / smallest) ** random.random()
+        limit = 2 * settings.rotation
+        angle = float(np.clip(random.normal(0, settings.rotation), -limit, limit))
+        mirrored = concept.mirrored and random.random() < 0.5
+        drawing = _transformed(drawing, side / SIDE, angle, mirrored=mirrored)
+        light = random.normal(1, settings.color_jitter, 3).clip(0.5, 1.5)
+        drawing = _relit(drawing, *light)
+        if random.random() < settings.blurred:
+            width = float(random.uniform(0.4, 1 + side / 80))
+            drawing = np.asarray(cv2.GaussianBlur(drawing, (0, 0), width), np.uint8)
+        return drawing
+
+    def _visible(self, owners: NDArray[np.int16], placed: Sequence[tuple[Concept, int]]) -> list[SceneObject]:
+        objects = []
+        for number, (concept, area) in enumerate(placed):
+            mask = owners == number
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            if not len(rows) or mask.sum() < self.settings.least_visible * area:
+                continue
+            top, left = int(rows[0]), int(columns[0])
+            part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+            objects.append(SceneObject(concept, (left, top, part.shape[1], part.shape[0]), part.copy()))
+        return objects
+
+
+def _transformed(drawing: Drawing, scale: float, angle: float, *, mirrored: bool) -> Drawing:
+    """Return a drawing turned by degrees and scaled, cut to what is left."""
+    height, width = drawing.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    if mirrored:
+        matrix[:, 2] += matrix[:, 0] * (width - 1)
+        matrix[:, 0] *= -1
+    radians = math.radians(angle)
+    cosine, sine = abs(math.cos(radians)), abs(math.sin(radians))
+    new_width = math.ceil(scale * (width * cosine + height * sine))
+    new_height = math.ceil(scale * (width * sine + height * cosine))
+    matrix[:, 2] += (new_width - width) / 2, (new_height - height) / 2
+    size = (max(new_width, 1), max(new_height, 1))
+    if scale < 0.5:  # averaged first, else thin lines would come and go
+        half = (max(width // 2, 1), max(height // 2, 1))
+        matrix[:, 0] *= width / half[0]
+        matrix[:, 1] *= height / half[1]
+        averaged = cv2.resize(drawing, half, interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.warpAffine(averaged, matrix, size, flags=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.warpAffine(drawing, matrix, size, flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def _relit(drawing: Drawing, brightness: float, contrast: float, saturation: float) -> Drawing:
+    color = drawing[:, :, :3].astype(np.float32)
+    grey = color.mean(axis=2, keepdims=True)
+    color = grey + (color - grey) * saturation
+    color = ((color - 128) * contrast + 128) * brightness
+    return np.concatenate([color.clip(0, 255).astype(np.uint8), drawing[:, :, 3:]], axis=2)
+
+
+def _paste(random: Generator, pixels: Picture, owners: NDArray[np.int16], drawing: Drawing, number: int) -> int:
+    """Put a drawing somewhere, at least half of it inside, and return how many pixels it has in all."""
+    height, width = drawing.shape[:2]
+    left = int(random.integers(-width // 4, max(pixels.shape[1] - width * 3 // 4, 1 - width // 4)))
+    top = int(random.integers(-height // 4, max(pixels.shape[0] - height * 3 // 4, 1 - height // 4)))
+    first_row, first_column = max(-top, 0), max(-left, 0)
+    part = drawing[first_row : pixels.shape[0] - top, first_column : pixels.shape[1] - left]
+    rows = slice(top + first_row, top + first_row + part.shape[0])
+    columns = slice(left + first_column, left + first_column + part.shape[1])
+    opacity = part[:, :, 3:].astype(np.uint16)
+    under = pixels[rows, columns]
+    pixels[rows, columns] = ((under * (255 - opacity) + part[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
+    owners[rows, columns][part[:, :, 3] > 127] = number
+    return int((drawing[:, :, 3] > 127).sum())

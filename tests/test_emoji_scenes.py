@@ -1,0 +1,237 @@
+"""The small world: the same scenes for the same seed, and annotations that fit them."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from lvis import LVIS
+from PIL import Image, ImageDraw
+from pycocotools import mask as run_lengths
+from pycocotools.coco import COCO
+
+from regionclip.data.emoji_scenes import (
+    STYLES,
+    Drawings,
+    SceneMaker,
+    SceneSettings,
+    prepare_drawings,
+    read_concepts,
+    write_split,
+)
+from regionclip.data.emoji_scenes.captions import article, captions_of, plural
+from regionclip.data.emoji_scenes.scenes import _transformed
+from regionclip.data.emoji_scenes.writing import jpeg_bytes
+from regionclip.data.image_text import open_pairs
+from regionclip.errors import UserError
+from tests.conftest import REPOSITORY
+
+CONCEPTS = read_concepts()
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """Return a folder with packages of made-up drawings, as npm would bring them."""
+    folder = tmp_path_factory.mktemp("packages")
+    random = np.random.default_rng(0)
+    for style in STYLES.values():
+        name = f"{style.package.removeprefix('@').replace('/', '-')}-{style.version}.tgz"
+        with tarfile.open(folder / name, "w:gz", compresslevel=1) as archive:
+            for concept in CONCEPTS:
+                picture = Image.new("RGBA", (32, 32))
+                edges = sorted(random.integers(0, 15, 2).tolist()) + sorted(random.integers(17, 31, 2).tolist())
+                ImageDraw.Draw(picture).ellipse(edges, fill=(*random.integers(0, 255, 3).tolist(), 255))
+                path = folder / f"drawing.{style.member.rsplit('.')[-1]}"
+                picture.save(path)
+                archive.add(path, style.member.format(concept.code))
+                path.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawings(packages, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawings")
+    prepare_drawings(folder, packages)
+    return [Drawings(folder, style) for style in ("noto", "twemoji")]
+
+
+@pytest.fixture(scope="module")
+def maker(drawings):
+    return SceneMaker(drawings, CONCEPTS, seed=7)
+
+
+def fingerprint(maker, numbers):
+    digest = hashlib.sha256()
+    for number in numbers:
+        scene = maker.make(number)
+        digest.update(scene.pixels.tobytes() + jpeg_bytes(scene))
+        digest.update(repr([(item.concept.code, item.box, item.mask.tobytes()) for item in scene.objects]).encode())
+        digest.update(repr(captions_of(scene, maker.seed, number)).encode())
+    return digest.hexdigest()
+
+
+def test_the_list_of_concepts():
+    assert 1000 <= len(CONCEPTS) <= 1300
+    assert len({concept.name for concept in CONCEPTS}) == len({concept.code for concept in CONCEPTS}) == len(CONCEPTS)
+    novel = sum(concept.split == "novel" for concept in CONCEPTS)
+    assert novel / len(CONCEPTS) == pytest.approx(0.25, abs=0.01)
+    assert all(1 / 20 <= concept.weight <= 1 for concept in CONCEPTS)
+    by_name = {concept.name: concept for concept in CONCEPTS}
+    assert not by_name["backhand index pointing left"].mirrored
+    assert by_name["cat"].mirrored
+    unwanted = ("flag", "skin tone", "o'clock", "keycap", "button")
+    assert all("mailbox" in name for name in by_name if name.endswith(unwanted))
+
+
+def test_the_same_seed_gives_the_same_scenes_in_any_order_and_process(maker, drawings):
+    expected = fingerprint(maker, range(12))
+    again = SceneMaker(drawings, CONCEPTS, seed=7)
+    again.make(40)
+    assert fingerprint(again, range(12)) == expected
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert set(pool.starmap(fingerprint, [(maker, range(12))] * 2)) == {expected}
+    assert fingerprint(SceneMaker(drawings, CONCEPTS, seed=8), range(12)) != expected
+
+
+def test_boxes_and_masks_are_of_what_can_be_seen(maker):
+    counts = []
+    for number in range(60):
+        scene = maker.make(number)
+        height, width = scene.pixels.shape[:2]
+        assert {height, width} <= set(maker.settings.sides)
+        covered = np.zeros((height, width), int)
+        for item in scene.objects:
+            left, top, box_width, box_height = item.box
+            assert left >= 0
+            assert top >= 0
+            assert left + box_width <= width
+            assert top + box_height <= height
+            assert item.mask.shape == (box_height, box_width)
+            for edge in (item.mask[0], item.mask[-1], item.mask[:, 0], item.mask[:, -1]):
+                assert edge.any()
+            covered[top : top + box_height, left : left + box_width] += item.mask
+        assert covered.max(initial=0) <= 1
+        counts.append(len(scene.objects))
+    assert 2 < np.mean(counts) < 7
+    assert max(counts) > 8
+
+
+def test_what_is_mostly_hidden_is_not_annotated(drawings):
+    hidden = SceneSettings(objects=(12, 12), object_side=(150, 160), sides=(256,), least_visible=0.4)
+    maker, every = SceneMaker(drawings, CONCEPTS, 3, hidden), []
+    for number in range(10):
+        scene = maker.make(number)
+        assert len(scene.objects) < 12
+        every += scene.objects
+    whole = SceneMaker(drawings, CONCEPTS, 3, SceneSettings(**(vars(hidden) | {"least_visible": 0.0})))
+    assert sum(len(whole.make(number).objects) for number in range(10)) > len(every)
+
+
+def test_frequent_concepts_come_more_often(maker):
+    found = [item.concept.weight for number in range(200) for item in maker.make(number).objects]
+    assert np.mean(found) > 1.5 * np.mean([concept.weight for concept in CONCEPTS])
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.45, 0.9])
+@pytest.mark.parametrize("angle", [0.0, 20.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_turned_and_scaled_drawings_are_whole(scale, angle, mirrored):
+    drawing = np.zeros((120, 160, 4), np.uint8)
+    drawing[10:110, 10:150] = 255
+    drawing[10:110, 10:40, 0] = 0  # its left side lacks red
+    result = _transformed(drawing, scale, angle, mirrored=mirrored)
+    share = (result[:, :, 3] > 127).sum() / ((drawing[:, :, 3] > 127).sum() * scale**2)
+    assert share == pytest.approx(1, abs=0.08)
+    opaque = result[:, :, 3] > 127
+    middle = np.nonzero(opaque)[1].mean()
+    without_red = np.nonzero(opaque & (result[:, :, 0] < 100))[1].mean()
+    assert (without_red > middle) == mirrored
+
+
+def test_captions_name_what_is_there(maker):
+    for number in range(30):
+        scene = maker.make(number)
+        names = {item.concept.name for item in scene.objects}
+        for caption in captions_of(scene, 0, number):
+            assert not names or any(name in caption or plural(name) in caption for name in names), caption
+    assert captions_of(maker.make(0), 0, 0) != captions_of(maker.make(0), 1, 0)
+    words = ["cat", "face with tears of joy", "fox", "cherry", "monkey"]
+    assert [plural(name) for name in words] == ["cats", "faces with tears of joy", "foxes", "cherries", "monkeys"]
+    assert [article(name) for name in ("owl", "cat")] == ["an", "a"]
+
+
+def test_a_split_is_written_as_coco_lvis_captions_and_shards(maker, tmp_path):
+    written = write_split(tmp_path, "val", maker, 25, shards=True)
+    assert [path.name for path in written] == ["val.json", "val_base.json", "lvis_val.json", "captions_val.json"]
+    whole, base = COCO(str(written[0])), COCO(str(written[1]))
+    assert len(whole.getImgIds()) == 25
+    assert len(whole.cats) == len(CONCEPTS)
+    base_ids = {concept.number + 1 for concept in CONCEPTS if concept.split == "base"}
+    assert set(base.cats) == base_ids
+    assert {a["category_id"] for a in base.dataset["annotations"]} <= base_ids
+    assert 0 < len(base.dataset["annotations"]) < len(whole.dataset["annotations"])
+    for annotation in whole.dataset["annotations"]:
+        mask = run_lengths.decode(annotation["segmentation"])
+        assert mask.sum() == annotation["area"]
+        assert run_lengths.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
+    with Image.open(tmp_path / "images" / "val" / "000003.jpg") as picture:
+        assert picture.size == (whole.imgs[3]["width"], whole.imgs[3]["height"])
+    lvis = LVIS(str(written[2]))
+    assert {category["frequency"] for category in lvis.cats.values()} <= {"r", "c", "f"}
+    counts = np.bincount([a["category_id"] for a in whole.dataset["annotations"]], minlength=len(CONCEPTS) + 1)
+    assert all(lvis.cats[i]["instance_count"] == counts[i] for i in lvis.cats)
+    captions = json.loads(written[3].read_text())["annotations"]
+    assert len(captions) == 50
+    (source,) = open_pairs(str(tmp_path / "shards" / "val"), "ImageTextShards")
+    assert len(source) == 25
+    assert captions[0]["caption"] in source.text(0)
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".json")}
+    write_split(tmp_path, "val", maker, 25)
+    assert first == {path: path.read_bytes() for path in first}
+
+
+def test_drawings_are_prepared_once(packages, tmp_path):
+    (folder,) = prepare_drawings(tmp_path, packages, ["fluent"])
+    assert len(list(folder.iterdir())) == len(CONCEPTS)
+    prepare_drawings(tmp_path, tmp_path / "nowhere", ["fluent"])
+    next(folder.iterdir()).unlink()
+    with pytest.raises(UserError, match="expected a package of drawings, got no such file"):
+        prepare_drawings(tmp_path, tmp_path / "nowhere", ["fluent"])
+    with pytest.raises(UserError, match="drawings of noto: expected 1174 files"):
+        Drawings(tmp_path, "noto")
+
+
+def test_without_npm_the_packages_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="npm: expected the program, to fetch the drawings, got not installed"):
+        prepare_drawings(tmp_path / "drawings", None, ["noto"])
+
+
+def test_a_package_without_the_drawings_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "emoji-datasource-google-16.0.0.tgz", "w:gz"):
+        pass
+    with pytest.raises(UserError, match="expected a drawing of each concept, got 1174 missing"):
+        prepare_drawings(tmp_path / "drawings", tmp_path, ["noto"])
+
+
+def test_the_tool_makes_registered_datasets(packages, tmp_path):
+    environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path)}
+    tool = [sys.executable, "tools/prepare_emoji.py", "--packages", str(packages), "--scenes", "6", "--splits", "val"]
+    done = subprocess.run(tool, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "Done: 1 splits" in done.stdout
+    code = """
+from regionclip.data.loaders import read_records
+from detectron2.data import MetadataCatalog
+for name in ("emoji_val", "emoji_val_base"):
+    records = read_records(name)
+    groups = MetadataCatalog.get(name).class_groups
+    print(len(records), sum(len(r["annotations"]) for r in records) > 0, {g: len(m) for g, m in groups.items()})
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["6 True {'novel': 294, 'base': 880}", "6 True {'base': 880}"], done.stderr
