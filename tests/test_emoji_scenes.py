@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_scenes_in_any_order_and_process(maker, dra
     again = SceneMaker(drawings, CONCEPTS, seed=7)
     again.make(40)
     assert fingerprint(again, range(12)) == expected
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
         assert set(pool.starmap(fingerprint, [(maker, range(12))] * 2)) == {expected}
     assert fingerprint(SceneMaker(drawings, CONCEPTS, seed=8), range(12)) != expected
 

@@ -78,8 +78,13 @@ class Drawings:
         if missing:
             what, fix = f"drawings of {style}", "run tools/prepare_emoji.py"
             raise user_error(what, f"{len(paths)} files in {folder / style}", f"{len(missing)} missing", fix)
+        self.folder = folder
         self.style = style
         self._drawings = [_read(path) for path in paths]
+
+    def __reduce__(self) -> tuple[type[Drawings], tuple[Path, str]]:
+        """Travel to another process as a name: reading again is cheaper than copying."""
+        return Drawings, (self.folder, self.style)
 
     def __getitem__(self, concept: Concept) -> Drawing:
         """Return the drawing of a concept; not to be changed."""

@@ -8,7 +8,6 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,10 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     """
     pictures = folder / "images" / name
     pictures.mkdir(parents=True, exist_ok=True)
-    work = partial(_write_scene, maker, pictures)
-    with multiprocessing.get_context("fork").Pool() as pool:
-        scenes = list(tqdm(pool.imap(work, range(count), chunksize=16), total=count, desc=name, unit="scene"))
+    # Not forked: OpenCV's threads do not survive that.
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(initializer=_start, initargs=(maker, pictures)) as pool:
+        scenes = list(tqdm(pool.imap(_write_scene, range(count), chunksize=16), total=count, desc=name, unit="scene"))
     annotations = folder / "annotations"
     concepts = read_concepts()
     is_base = {concept.number + 1 for concept in concepts if concept.split == BASE}
@@ -86,8 +86,17 @@ def jpeg_bytes(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def _write_scene(maker: SceneMaker, folder: Path, number: int) -> _Written:
+_work: dict[str, Any] = {}
+"""What a process that writes scenes was started with."""
+
+
+def _start(maker: SceneMaker, folder: Path) -> None:
     cv2.setNumThreads(1)
+    _work.update(maker=maker, folder=folder)
+
+
+def _write_scene(number: int) -> _Written:
+    maker, folder = _work["maker"], _work["folder"]
     scene = maker.make(number)
     height, width = scene.pixels.shape[:2]
     name = f"{number:06}.jpg"
