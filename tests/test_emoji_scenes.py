@@ -9,12 +9,17 @@ import sys
 import tarfile
 
 import numpy as np
+import open_clip
 import pytest
+import torch
 from lvis import LVIS
 from PIL import Image, ImageDraw
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
+from regionclip.clip import get_architecture
+from regionclip.clip.text import tokenize
+from regionclip.config import load_config
 from regionclip.data.emoji_scenes import (
     STYLES,
     Drawings,
@@ -28,8 +33,11 @@ from regionclip.data.emoji_scenes.captions import article, captions_of, plural
 from regionclip.data.emoji_scenes.scenes import _transformed
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
 from regionclip.data.image_text import open_pairs
+from regionclip.engine.checkpoint import load_weights
+from regionclip.engine.text import load_embedder
 from regionclip.errors import UserError
-from tests.conftest import REPOSITORY
+from regionclip.modeling import build_model
+from tests.conftest import DATA, LVIS_CUSTOM, REPOSITORY, TINY, flat
 
 CONCEPTS = read_concepts()
 
@@ -235,3 +243,67 @@ for name in ("emoji_val", "emoji_val_base"):
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines() == ["6 True {'novel': 294, 'base': 880}", "6 True {'base': 880}"], done.stderr
+
+
+def test_pairs_are_made_when_they_are_read(packages, tmp_path):
+    prepare_drawings(tmp_path / "drawings", packages, ["noto", "twemoji"])
+    (pairs,) = open_pairs(str(tmp_path), "EmojiPairs")
+    assert len(pairs) == 1_000_000
+    assert pairs[7] == pairs[7]
+    names = {concept.name.replace(",", "") for concept in CONCEPTS}
+    for number in range(1, 5):  # one thing each
+        (caption,) = json.loads(pairs[number].text)["captions"]
+        assert any(name in caption for name in names), caption
+    assert len(json.loads(pairs[5].text)["captions"]) == 2
+    with pytest.raises(UserError, match="drawings of noto: expected 1174 files"):
+        open_pairs(str(packages), "EmojiPairs")
+
+
+def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(packages, tmp_path):
+    prepare_drawings(tmp_path / "drawings", packages, ["noto", "twemoji"])
+    overrides = {
+        "MODEL.CLIP.ARCHITECTURE": DATA / "tiny_clip.json",
+        "DATASETS.PATH_TRAIN": f"('{tmp_path}',)",
+        "AUG.TRAIN.IMAGE_SIZE": "[64,64]",
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "SOLVER.MAX_ITER": 12,
+        "SOLVER.WARMUP_ITERS": 0,
+        "SOLVER.AMP.ENABLED": False,
+        "OUTPUT_DIR": tmp_path / "out",
+        "SEED": 1,
+    }
+    tool = [sys.executable, "tools/train_net.py", "--config-file", "configs/EmojiOVD/clip.yaml"]
+    command = [*tool, *(str(part) for pair in overrides.items() for part in pair)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "out" / "model_final.pth"
+    state = torch.load(weights, weights_only=True)["model"]
+    assert {"visual.conv1.weight", "visual.attnpool.c_proj.weight", "transformer.resblocks.0.ln_1.weight"} <= set(state)
+    architecture = get_architecture(str(DATA / "tiny_clip.json"))
+    trained = open_clip.CLIP(
+        architecture.embedding_dim,
+        {"layers": architecture.blocks, "width": architecture.width, "image_size": architecture.image_resolution},
+        {"width": 64, "heads": 1, "layers": 2},
+        quick_gelu=True,
+    ).eval()
+    trained.load_state_dict(state)
+    embedder = load_embedder(architecture, str(weights))
+    tokens = tokenize(["a photo of a cat."], embedder.tokenizer)
+    with torch.no_grad():
+        torch.testing.assert_close(trained.encode_text(tokens), embedder.encoder(tokens), atol=1e-5, rtol=1e-4)
+    backbone = build_model(load_config(LVIS_CUSTOM, flat(TINY))).backbone
+    holder = torch.nn.Module()
+    holder.backbone = backbone
+    load_weights(holder, str(weights))
+    assert torch.equal(backbone.conv1.weight, state["visual.conv1.weight"])
+    code, output = bad_size(tool, overrides)
+    assert code == 2
+    assert "AUG.TRAIN.IMAGE_SIZE: expected [64, 64], the pictures of this CLIP, got [96, 96]" in output
+
+
+def bad_size(tool, overrides):
+    changed = overrides | {"AUG.TRAIN.IMAGE_SIZE": "[96,96]"}
+    command = [*tool, *(str(part) for pair in changed.items() for part in pair)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    return done.returncode, done.stderr

@@ -29,11 +29,15 @@ CLIP_BACKBONES = ("build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone"
 ALWAYS_REGISTERED = "coco_2017_ovd_all_test"
 """A dataset that tells whether `regionclip.data` was imported."""
 
+LEARN_FROM_PAIRS = ("PretrainFastRCNN", "ImageTextCLIP")
+"""Meta-architectures whose training data are image-text pairs."""
+
 REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
 """Values of CROP_REGION_TYPE by meta-architecture."""
 
 OWN_NAMES = (
     *("CLIPFastRCNN", "CLIPGeneralizedRCNN", "CLIPProposalNetwork", "PretrainFastRCNN", "PretrainRes5ROIHeads"),
+    "ImageTextCLIP",
     *CLIP_BACKBONES,
     *DENSE_TOWERS,
     *CLIP_HEADS,
@@ -49,6 +53,7 @@ CHOICES = {
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
     "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
     "TEST.EVALUATION_BACKEND": ("faster", "official"),
+    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
 }
 """Keys that take one of a few words."""
 

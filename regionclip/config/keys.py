@@ -80,6 +80,7 @@ KEYS: tuple[Key, ...] = (
         "joined",
         "contrast regions of all processes; 'local': of one, as upstream",
     ),
+    Key("SOLVER.OPTIMIZER", "SGD", "SGD as upstream, or ADAMW, which new towers need"),
     Key("SOLVER.GRADIENT_ACCUMULATION", 1, "parts that a batch is computed in, one after the other"),
     Key("DATASETS.LOG_SAMPLES", False, "write the ids of the images of each step to samples.jsonl"),
     Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),

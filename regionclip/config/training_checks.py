@@ -34,6 +34,10 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
     if cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
         yield from _pretraining_problems(cfg)
         return
+    if cfg.MODEL.META_ARCHITECTURE == "ImageTextCLIP":
+        yield from _pretraining_data_problems(cfg)
+        yield from _square_problems(cfg)
+        return
     for name in cfg.DATASETS.TRAIN:
         problems = list(dataset_problems(name, "DATASETS.TRAIN"))
         yield from problems or class_problems(cfg, name)
@@ -52,6 +56,12 @@ def _pretraining_data_problems(cfg: CfgNode) -> Iterator[Problem]:
         names = "DATASETS.TRAIN, FACTORY_TRAIN and PATH_TRAIN"
         actual = f"{len(data.TRAIN)}, {len(data.FACTORY_TRAIN)} and {len(data.PATH_TRAIN)}"
         yield Problem(names, "an entry in each for every dataset", actual, "see docs/pretraining.md")
+
+
+def _square_problems(cfg: CfgNode) -> Iterator[Problem]:
+    side, sides, key = clip_architecture(cfg).image_resolution, cfg.AUG.TRAIN.IMAGE_SIZE, "AUG.TRAIN.IMAGE_SIZE"
+    if list(sides) != [side, side]:
+        yield Problem(key, f"[{side}, {side}], the pictures of this CLIP", str(sides), f"add {key} [{side},{side}]")
 
 
 def _pretraining_problems(cfg: CfgNode) -> Iterator[Problem]:

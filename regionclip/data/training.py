@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_tools
 from torch.utils.data import DataLoader, Dataset
 
+from regionclip.config.checks import LEARN_FROM_PAIRS
 from regionclip.config.training_checks import class_problems
 from regionclip.data.captions import CaptionMapper, read_pairs, shuffled_groups
 from regionclip.data.cleaning import CLIPPED, clean_records
@@ -120,7 +121,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
     Raises:
         UserError: it cannot be read, or nothing is left of it.
     """
-    if cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
+    if cfg.MODEL.META_ARCHITECTURE in LEARN_FROM_PAIRS:
         pairs = read_pairs(cfg)
         logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
         return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))

@@ -5,6 +5,7 @@ from regionclip.modeling.box_predictor import CLIPOutputLayers
 from regionclip.modeling.build import build_model
 from regionclip.modeling.clip_rcnn import CLIPFastRCNN
 from regionclip.modeling.generalized_rcnn import CLIPGeneralizedRCNN, CLIPProposalNetwork
+from regionclip.modeling.image_text import ImageTextCLIP
 from regionclip.modeling.pretrain_rcnn import PretrainFastRCNN, PretrainRes5ROIHeads
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
 from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads
@@ -18,6 +19,7 @@ __all__ = [
     "CLIPResNetBackbone",
     "CLIPStandardROIHeads",
     "CLIPTransformerROIHeads",
+    "ImageTextCLIP",
     "PretrainFastRCNN",
     "PretrainRes5ROIHeads",
     "build_model",

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -27,6 +27,7 @@ from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.signals import Interrupted, StopSignals
 from regionclip.engine.training.averaging import WeightAverage
 from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures, SampleLog
+from regionclip.engine.training.optimizer import make_optimizer
 from regionclip.engine.training.state import (
     StepStart,
     gather_random_states,
@@ -95,8 +96,8 @@ class DetectorTrainer(TrainerBase):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Build Detectron2's SGD."""
-        return build_optimizer(cfg, model)
+        """Build the optimizer of SOLVER.OPTIMIZER."""
+        return make_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

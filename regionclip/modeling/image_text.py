@@ -1,0 +1,87 @@
+"""CLIP itself: whole pictures against captions, for towers small enough to be trained anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import get_norm
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from regionclip.clip import CLIPArchitecture, ModifiedResNet
+from regionclip.clip.resnet import NormFactory
+from regionclip.clip.text import TextEncoder
+from regionclip.config.checks import clip_architecture
+from regionclip.modeling.gathering import gather_rows
+from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.pretrain_losses import image_text_loss
+from regionclip.modeling.proposals import ImageInput
+
+LARGEST_SCALE = 100.0
+"""The cosines are multiplied by a learned number, at most this, as in CLIP."""
+
+
+@META_ARCH_REGISTRY.register()
+class ImageTextCLIP(TextEncoder):
+    """CLIP's two towers and its contrastive loss; the keys are open_clip's (`visual.*` and bare text keys)."""
+
+    @configurable
+    def __init__(
+        self, *, architecture: CLIPArchitecture, norm: NormFactory, preprocessor: ImagePreprocessor, gather: bool
+    ) -> None:
+        """Make both towers with random weights.
+
+        Args:
+            architecture: the CLIP size.
+            norm: makes the normalisation layers of the image tower.
+            preprocessor: normalises images, all of `architecture.image_resolution`.
+            gather: share embeddings among processes (GATHER_GPUS).
+        """
+        super().__init__(architecture)
+        self.visual = ModifiedResNet(architecture, norm)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.preprocessor = preprocessor
+        self.gather = gather
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            "architecture": clip_architecture(cfg),
+            "norm": lambda channels: get_norm(cfg.MODEL.RESNETS.NORM, channels),
+            "preprocessor": ImagePreprocessor(
+                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
+            ),
+            "gather": cfg.MODEL.CLIP.GATHER_GPUS,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.preprocessor.mean.device
+
+    def forward(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the loss of a batch.
+
+        Args:
+            batched_inputs: for each image `image`, uint8 [3, S, S] in INPUT.FORMAT, and `tokens`, int64
+                [77], of its caption.
+
+        Raises:
+            RuntimeError: in evaluation mode; the result is evaluated by `CLIPFastRCNN`.
+        """
+        if not self.training:
+            raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
+        images = self.visual.embed_images(self.preprocessor([image["image"] for image in batched_inputs]).tensor)
+        tokens = torch.stack([image["tokens"] for image in batched_inputs])
+        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]  # the rest is padding
+        texts = super().forward(tokens.to(self.device))
+        if self.gather:
+            images, texts = gather_rows(images), gather_rows(texts)
+        scale = self.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        with torch.autocast(self.device.type, enabled=False):
+            return {"loss_image_text": image_text_loss(images.float(), texts.float(), 1 / scale)}
