@@ -11,6 +11,7 @@ from regionclip.errors import user_error
 from regionclip.evaluation.coco import COCODetectionEvaluator
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
 from regionclip.evaluation.predictions import PredictionWriter
+from regionclip.evaluation.proposals import ProposalEvaluator
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, class_count: int) -> PredictionWriter:
@@ -30,6 +31,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
     if kind == "coco":
         if not hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
             DatasetCatalog.get(dataset_name)  # Detectron2 learns the classes of a COCO set on loading it
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+            class_ids = dict(zip(metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id, strict=True))
+            groups = metadata.get("class_groups")
+            return ProposalEvaluator(
+                metadata.json_file, output_dir, class_ids=class_ids, class_groups=groups, backend=backend
+            )
         return COCODetectionEvaluator(
             metadata.json_file,
             output_dir,

@@ -1,0 +1,99 @@
+"""How many objects a proposer finds: average recall, whatever the class, of all, base and novel objects."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval
+import pycocotools.coco
+import pycocotools.cocoeval
+from detectron2.structures import BoxMode
+
+from regionclip.evaluation.predictions import Prediction, PredictionWriter
+
+LIMITS = (10, 100, 1000)
+"""Proposals of an image that are counted."""
+
+_FIRST_RECALL = 6
+"""Place of the recalls, one for each limit, among COCO's figures."""
+
+TRUTHS = {"faster": faster_coco_eval.COCO, "official": pycocotools.coco.COCO}
+EVALUATIONS = {"faster": faster_coco_eval.COCOeval_faster, "official": pycocotools.cocoeval.COCOeval}
+"""By TEST.EVALUATION_BACKEND."""
+
+
+class ProposalEvaluator(PredictionWriter):
+    """Writes `coco_instances_results.json` with the objectness as score, and returns COCO's average recalls.
+
+    Under the task `proposals`: `AR@10`, `AR@100`, `AR@1000` in percent, and for datasets with groups of classes
+    the same for the objects of each (`AR@100-novel`, `AR@100-base`).
+    """
+
+    def __init__(
+        self,
+        annotations: str,
+        output_dir: str | Path,
+        *,
+        class_ids: Mapping[str, int],
+        class_groups: Mapping[str, Sequence[str]] | None = None,
+        backend: str = "faster",
+    ) -> None:
+        """Make an evaluator.
+
+        Args:
+            annotations: COCO JSON of the ground truth.
+            output_dir: for the files.
+            class_ids: category id by class name.
+            class_groups: class names by group (`novel`, `base`).
+            backend: `faster` or `official`.
+        """
+        # Proposals have no class: all results are written as the first.
+        super().__init__(output_dir, "coco_instances_results.json", [min(class_ids.values())])
+        self.annotations = annotations
+        groups = {group: {class_ids[name] for name in names} for group, names in (class_groups or {}).items()}
+        self.groups: dict[str, set[int]] = {"": set(class_ids.values()), **{f"-{g}": ids for g, ids in groups.items()}}
+        self.backend = backend
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """Take the proposals of a batch."""
+        self.predictions += [_prediction(*pair) for pair in zip(inputs, outputs, strict=True)]
+
+    def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the recalls; NaN for a group without objects, or without any proposal."""
+        content = json.loads(Path(self.annotations).read_text())
+        figures: dict[str, float] = {}
+        for group, ids in self.groups.items():
+            kept = [annotation for annotation in content["annotations"] if annotation["category_id"] in ids]
+            recalls = self._recalls({**content, "annotations": kept}, results) if kept and results else ()
+            values = recalls or [float("nan")] * len(LIMITS)
+            figures |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
+        return {"proposals": figures}
+
+    def _recalls(self, content: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = TRUTHS[self.backend]()
+            truth.dataset = content
+            truth.createIndex()
+            evaluation = EVALUATIONS[self.backend](truth, truth.loadRes(results), "bbox")
+            evaluation.params.useCats = 0
+            evaluation.params.maxDets = list(LIMITS)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return [float(value) * 100 for value in evaluation.stats[_FIRST_RECALL : _FIRST_RECALL + len(LIMITS)]]
+
+
+def _prediction(image: dict[str, Any], output: dict[str, Any]) -> Prediction:
+    proposals = output["proposals"].to("cpu")
+    boxes = BoxMode.convert(proposals.proposal_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    scores = proposals.objectness_logits.tolist()
+    rows = [
+        {"image_id": image["image_id"], "category_id": 0, "bbox": box, "score": score}
+        for box, score in zip(boxes, scores, strict=True)
+    ]
+    return {"image_id": image["image_id"], "instances": rows}
