@@ -187,7 +187,7 @@ def test_a_split_is_written_as_coco_lvis_captions_and_shards(maker, tmp_path):
         mask = run_lengths.decode(annotation["segmentation"])
         assert mask.sum() == annotation["area"]
         assert run_lengths.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
-    with Image.open(tmp_path / "images" / "val" / "000003.jpg") as picture:
+    with Image.open(tmp_path / "val" / "000003.jpg") as picture:
         assert picture.size == (whole.imgs[3]["width"], whole.imgs[3]["height"])
     lvis = LVIS(str(written[2]))
     assert {category["frequency"] for category in lvis.cats.values()} <= {"r", "c", "f"}

@@ -188,7 +188,8 @@ def test_a_vocabulary_of_another_clip_is_refused(embedder):
 
 def test_word_lists_have_the_published_sizes():
     sizes = {name: len(words()) for name, words in WORD_LISTS.items()}
-    assert sizes == {"coco": 80, "coco65": 65, "coco48": 48, "coco17": 17, "lvis": 1203, "lvis866": 866}
+    of_emoji = {"emoji": 1174, "emoji880": 880}
+    assert sizes == {"coco": 80, "coco65": 65, "coco48": 48, "coco17": 17, "lvis": 1203, "lvis866": 866} | of_emoji
     assert set(WORD_LISTS["coco65"]()) < set(WORD_LISTS["coco"]())
     assert set(WORD_LISTS["lvis866"]()) < set(WORD_LISTS["lvis"]())
     assert not [word for words in WORD_LISTS.values() for word in words() if "_" in word or "(" in word]
@@ -196,7 +197,7 @@ def test_word_lists_have_the_published_sizes():
     assert set(PUBLISHED_EMBEDDINGS) < set(WORD_LISTS)
 
 
-@pytest.mark.parametrize("name", ["coco", "lvis"])
+@pytest.mark.parametrize("name", ["coco", "lvis", "emoji"])
 def test_the_words_of_a_list_can_be_told_apart(name, embedder):
     vocabulary = make_vocabulary(name, lambda: embedder, VocabularyOptions(templates="single"))
     assert vocabulary.names == tuple(WORD_LISTS[name]())

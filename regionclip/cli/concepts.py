@@ -14,7 +14,7 @@ from regionclip.cli import options as shared
 def concepts(
     words: Annotated[str, typer.Option(help='Words: "cat, traffic cone".')] = "",
     vocabulary: Annotated[
-        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, or a text file of words.")
+        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, emoji, or a text file of words.")
     ] = "",
     templates: shared.Templates = "regionclip",
     synonyms: shared.Synonyms = "max",

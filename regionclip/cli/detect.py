@@ -24,7 +24,7 @@ def detect(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns in quotes, videos; - reads names.")],
     words: Annotated[str | None, typer.Option(help='Words to look for: "cat | kitten, traffic cone".')] = None,
     vocabulary: Annotated[
-        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, or a file of words or embeddings.")
+        str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, emoji, or a file of words or embeddings.")
     ] = "",
     background: Annotated[
         str, typer.Option(help="Words that share the score and are not reported: own, none, as --vocabulary, or words.")

@@ -11,6 +11,7 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from regionclip.clip.prompts import clean_name
 from regionclip.data.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
+from regionclip.data.emoji_scenes.concepts import BASE, read_concepts
 
 
 def _coco() -> list[str]:
@@ -29,8 +30,11 @@ WORD_LISTS: dict[str, Callable[[], list[str]]] = {
     "coco17": lambda: list(NOVEL_CATEGORIES.values()),
     "lvis": _lvis,
     "lvis866": lambda: _lvis(base_only=True),
+    "emoji": lambda: [concept.name for concept in read_concepts()],
+    "emoji880": lambda: [concept.name for concept in read_concepts() if concept.split == BASE],
 }
-"""Names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel) and LVIS (1203; 866 base)."""
+"""Names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel), LVIS (1203; 866 base), and of the
+small world of emoji scenes (1174; 880 base)."""
 
 PUBLISHED_EMBEDDINGS = {
     "coco65": "coco_65_cls_emb",

@@ -46,7 +46,7 @@ def register() -> None:
             kept = [concept for concept in read_concepts() if concept.split in wanted]
             names = [concept.name for concept in kept]
             annotations = f"{datasets_root()}/{FOLDER}/annotations/{split}{ending}.json"
-            images = f"{datasets_root()}/{FOLDER}/images/{split}"
+            images = f"{datasets_root()}/{FOLDER}/{split}"
             groups = {group: [c.name for c in kept if c.split == group] for group in (NOVEL, BASE)}
             DatasetCatalog.register(f"emoji_{split}{ending}", partial(load_coco, annotations, images, names, fix=FIX))
             MetadataCatalog.get(f"emoji_{split}{ending}").set(

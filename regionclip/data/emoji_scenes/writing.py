@@ -43,7 +43,7 @@ class _Written:
 def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shards: bool = False) -> list[Path]:
     """Write scenes 0 to `count - 1`: the same files, bit by bit, for the same maker.
 
-    Files: `images/<name>/<number>.jpg`; `annotations/<name>.json` (COCO, with masks),
+    Files: `<name>/<number>.jpg`; `annotations/<name>.json` (COCO, with masks),
     `annotations/<name>_base.json` (boxes of base concepts alone), `annotations/lvis_<name>.json`,
     `annotations/captions_<name>.json`; with `shards` also `shards/<name>/*.tar`.
 
@@ -57,7 +57,7 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     Returns:
         The JSON files.
     """
-    pictures = folder / "images" / name
+    pictures = folder / name
     pictures.mkdir(parents=True, exist_ok=True)
     # Not forked: OpenCV's threads do not survive that.
     context = multiprocessing.get_context("forkserver")
