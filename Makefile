@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 RUN = $(VENV)/bin/python
 
-.PHONY: setup demo test test-all sanitize fuzz
+.PHONY: setup demo demo-model test test-all sanitize fuzz
 
 setup:
 	@test -x $(RUN) || $(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make" \
@@ -19,6 +19,10 @@ setup:
 
 demo: setup
 	$(RUN) tools/demo.py
+
+# The whole recipe on the small world of emoji scenes; hours on a laptop, resumable.
+demo-model: setup
+	PYTHON=$(RUN) bash tools/train_emoji.sh
 
 test: setup
 	$(RUN) -m ruff check .

@@ -91,7 +91,9 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["regionclip", "regionclip.*"]),
-    package_data={"regionclip": ["py.typed", "data/english.txt", "batch/report.html"]},
+    package_data={
+        "regionclip": ["py.typed", "data/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
+    },
     # Detectron2 has no distribution name that pip could require; INSTALL.md and `make setup` bring it.
     install_requires=[
         "torch>=2.10",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -307,3 +308,27 @@ def bad_size(tool, overrides):
     command = [*tool, *(str(part) for pair in changed.items() for part in pair)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
+    environment = os.environ | {
+        "PYTHON": sys.executable,
+        "DETECTRON2_DATASETS": str(tmp_path / "data"),
+        "EMOJI_OUTPUT": str(tmp_path / "out"),
+        "EMOJI_SCENES": "8",
+        "EMOJI_PACKAGES": str(packages),
+    }
+    settings = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "4"]
+    command = ["bash", "tools/train_emoji.sh", *settings, "DATALOADER.NUM_WORKERS", "0"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    figures = {path.parent.parent.name for path in (tmp_path / "out").glob("*/inference/metrics.json")}
+    zero_shot = {f"zero_shot_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
+    assert figures >= {*zero_shot, "zero_shot_style", "transfer_clip", "transfer_pretrain", "rpn"}
+    metrics = json.loads((tmp_path / "out" / "rpn" / "inference" / "metrics.json").read_text())["metrics"]
+    assert {"AR@100", "AR@100-novel", "AR@100-base"} <= set(metrics["proposals"])
+    shutil.rmtree(tmp_path / "out" / "transfer_pretrain")
+    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("Command line:") == 1
