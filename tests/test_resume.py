@@ -113,6 +113,23 @@ def test_sigterm_saves_the_state_and_the_run_goes_on_from_there(world, uninterru
     assert_same_run(tmp_path, uninterrupted[0])
 
 
+def test_adam_is_resumed_with_the_same_bits_and_never_as_another_optimizer(world, tmp_path):
+    settings = {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__MAX_ITER": 12, "SOLVER__BASE_LR": 0.001}
+    train(world, tmp_path / "whole", **settings)
+    process = start_training(world, tmp_path / "killed", **settings)
+    while process.is_alive() and not (tmp_path / "killed" / "checkpoints.json").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "killed" / "model_final.pth").exists()
+    with pytest.raises(UserError, match=r"SOLVER.OPTIMIZER: expected the optimizer of the run"):
+        train(world, tmp_path / "killed", **(settings | {"SOLVER__OPTIMIZER": "SGD"}))
+    trainer, _ = train(world, tmp_path / "killed", **settings)
+    assert trainer.start_iter >= 7
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert differing(steady(final_state(tmp_path / "killed")), steady(final_state(tmp_path / "whole"))) == []
+
+
 def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(uninterrupted, tmp_path, caplog):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted[0], folder)

@@ -77,6 +77,10 @@ class StepStart:
             buffer.copy_(value)
 
 
+SETTINGS = {"weight_decay", "momentum", "nesterov", "betas", "eps"}
+"""What an optimizer is told by the config, beside the learning rate."""
+
+
 def keep_configured_rates(optimizer: Optimizer, scheduler: Any, configured: Sequence[dict[str, Any]]) -> None:
     """Give a loaded optimizer the rates of the config, where they have changed since.
 
@@ -84,6 +88,9 @@ def keep_configured_rates(optimizer: Optimizer, scheduler: Any, configured: Sequ
         optimizer: with the state of a checkpoint.
         scheduler: likewise, with the same base rates.
         configured: parameter groups before the checkpoint was loaded.
+
+    Raises:
+        UserError: the checkpoint is of another kind of optimizer.
     """
     for i, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         base, rate = group.get("initial_lr", group["lr"]), wanted["initial_lr"]
@@ -91,5 +98,9 @@ def keep_configured_rates(optimizer: Optimizer, scheduler: Any, configured: Sequ
             logger.warning("The base learning rate was %g and is %g from now on", base, rate)
             group["lr"] *= rate / base if base else 1.0
             group["initial_lr"] = scheduler.base_lrs[i] = rate
-        for name in ("weight_decay", "momentum", "nesterov"):
+        told, wants = group.keys() & SETTINGS, wanted.keys() & SETTINGS
+        if told != wants:
+            expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start anew"
+            raise user_error("SOLVER.OPTIMIZER", expected, f"one that is told {sorted(wants)}", fix)
+        for name in wants:
             group[name] = wanted[name]
