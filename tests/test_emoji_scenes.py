@@ -281,6 +281,11 @@ def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(packages, 
     weights = tmp_path / "out" / "model_final.pth"
     state = torch.load(weights, weights_only=True)["model"]
     assert {"visual.conv1.weight", "visual.attnpool.c_proj.weight", "transformer.resblocks.0.ln_1.weight"} <= set(state)
+    model = build_model(load_config("configs/EmojiOVD/clip.yaml", [str(p) for pair in overrides.items() for p in pair]))
+    report = load_weights(model, str(weights))
+    assert report.missing == []
+    assert not report.unexpected
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     architecture = get_architecture(str(DATA / "tiny_clip.json"))
     trained = open_clip.CLIP(
         architecture.embedding_dim,

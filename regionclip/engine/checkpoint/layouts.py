@@ -68,7 +68,10 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
         return rename_for_dense_tower(state, model_state)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if not _BOOKKEEPING.search(key):
+        # A CLIP in training has the bare keys itself.
+        if key in model_state:
+            renamed[key] = value
+        elif not _BOOKKEEPING.search(key):
             for target in _targets(key, model_state):
                 renamed[target] = value
     return renamed

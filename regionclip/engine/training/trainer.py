@@ -156,7 +156,7 @@ class DetectorTrainer(TrainerBase):
             fix = "name it in MODEL.WEIGHTS, and start without --resume"
             actual = f"weights and {', '.join(content.extra)}" if content.extra else "weights only"
             raise user_error(str(path), "the state of a training run (Detectron2 0.5 or newer)", actual, fix)
-        load_weights(self.model, str(path), allow_missing=("",))
+        load_weights(self.model, str(path), allow_missing=() if "run" in content.extra else ("",))
         self.load_state_dict(content.extra["trainer"])
         self.start_iter = self.iter + 1
         run = content.extra.get("run")
