@@ -176,7 +176,7 @@ class RegionCLIP:
 
         Args:
             words: words or lists of synonyms; the name of a word list (`coco`, `coco65`, `coco48`,
-                `coco17`, `lvis`, `lvis866`); a file of words or of embeddings; or a `Vocabulary`.
+                `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a file of words or of embeddings; or a `Vocabulary`.
             background: the same; `own` are the words that came with the detector, if any; None are none.
             options: templates, and how synonyms count.
 
@@ -188,9 +188,10 @@ class RegionCLIP:
         """
         options = options or VocabularyOptions()
         vocabulary = self._make(words, options)
-        others = self._own_vocabulary if background is OWN_WORDS or background == OWN_WORDS else None
-        if others is None and background is not None and background != OWN_WORDS:
-            others = self._make(background, options)
+        if isinstance(background, str) and background == OWN_WORDS:
+            others = self._own_vocabulary
+        else:
+            others = None if background is None else self._make(background, options)
         if not len(vocabulary):
             raise user_error("vocabulary", "at least one word", "none", 'name some, such as ["cat", "dog"]')
         if others is not None:

@@ -150,13 +150,13 @@ def test_damaged_videos_give_what_they_have_and_are_reported(command, detector_f
 
 
 def test_nothing_is_written_outside_of_the_output_or_twice(command, detector_folder, tmp_path, monkeypatch):
-    (tmp_path / "work").mkdir()
-    for name in ("a.jpg", "work/b.jpg"):
+    (tmp_path / "inner").mkdir()
+    for name in ("a.jpg", "inner/b.jpg"):
         (tmp_path / name).write_bytes(PHOTOS[0].read_bytes())
     before = (tmp_path / "a.jpg").read_bytes()
-    options = ("--words", "cat, dog", "--model", detector_folder, "--output", tmp_path / "work" / "out", "--json")
-    monkeypatch.chdir(tmp_path / "work")
-    code, output, _ = command("detect", "b.jpg", "../a.jpg", tmp_path / "a.jpg", "../work/b.jpg", *options)
+    options = ("--words", "cat, dog", "--model", detector_folder, "--output", tmp_path / "inner" / "out", "--json")
+    monkeypatch.chdir(tmp_path / "inner")
+    code, output, _ = command("detect", "b.jpg", "../a.jpg", tmp_path / "a.jpg", "../inner/b.jpg", *options)
     assert code == 0
     assert len(last_json(output)["pictures"]) == 2
     assert (tmp_path / "a.jpg").read_bytes() == before

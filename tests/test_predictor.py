@@ -1,9 +1,12 @@
 """The Python interface as a new user meets it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from regionclip import RegionCLIP, VocabularyOptions
 from regionclip.clip.vocabulary import Vocabulary
@@ -324,6 +327,29 @@ def test_what_is_no_detector_is_an_error(arguments, message, tmp_path, monkeypat
     with pytest.raises(UserError) as caught:
         RegionCLIP.from_pretrained(**arguments)
     assert message in str(caught.value)
+
+
+def test_files_that_a_run_started_from_may_be_gone_and_a_named_proposer_is_read(detector_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(detector_folder, folder)
+    config = (folder / "config.yaml").read_text()
+    gone = config.replace("  WEIGHTS: ''", "  WEIGHTS: gone.pth").replace(
+        "BB_RPN_WEIGHTS: null", "BB_RPN_WEIGHTS: g.pth"
+    )
+    assert gone.count("gone.pth") == gone.count("g.pth") - 1 == 1
+    (folder / "config.yaml").write_text(gone)
+    RegionCLIP.from_pretrained(folder, device="cpu")
+    state = load_file(folder / "model.safetensors")
+    proposer = {key.removeprefix("offline_"): value for key, value in state.items() if key.startswith("offline_")}
+    torch.save({"model": proposer}, tmp_path / "rpn.pth")
+    rest = {key: value for key, value in state.items() if not key.startswith("offline_")}
+    torch.save({"model": rest}, tmp_path / "weights.pth")
+    named = {"config": str(detector_folder / "config.yaml"), "device": "cpu"}
+    with pytest.raises(UserError, match="weights of offline_backbone"):
+        RegionCLIP.from_pretrained(tmp_path / "weights.pth", **named)
+    overrides = ["MODEL.CLIP.BB_RPN_WEIGHTS", str(tmp_path / "rpn.pth")]
+    detector = RegionCLIP.from_pretrained(tmp_path / "weights.pth", overrides=overrides, **named)
+    assert torch.equal(detector.model.offline_backbone.stem.conv1.weight, state["offline_backbone.stem.conv1.weight"])
 
 
 def test_a_file_of_weights_needs_its_config(tiny):

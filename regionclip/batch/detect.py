@@ -124,6 +124,9 @@ class _FileRun:
     journal: PredictionJournal
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.file.is_video and (finished := self.finished.get(f"{self.file.name}#0")):
+            yield finished
+            return
         frames = read_frames(self.file, self.options.every)
         if not (self.file.is_video and self.options.pictures):
             yield from (self._result(frame, draw=self.options.pictures) for frame in frames)

@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
     from regionclip.clip import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.engine.command import DONE
-    from regionclip.engine.pretrained import choose_device
+    from regionclip.engine.pretrained import require_device
     from regionclip.engine.text import load_embedder
     from regionclip.engine.vocabularies import make_vocabulary, save_vocabulary, split_words
     from regionclip.engine.zoo import text_weights_of
@@ -61,7 +61,7 @@ def run(args: Namespace) -> int:
     if args.output.suffix not in (".safetensors", ".pth"):
         raise user_error(f"--output {args.output}", ".safetensors or .pth", args.output.suffix or "none", "rename it")
     options = shared.vocabulary_options(args.templates, args.synonyms)
-    size, device = get_architecture(args.architecture), choose_device(args.device)
+    size, device = get_architecture(args.architecture), require_device(args.device)
     weights = args.weights or text_weights_of(size.name)
     embedder = load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)
     words = split_words(args.words) if args.words else args.vocabulary

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,7 +57,7 @@ class Vocabulary:
     """Name and hash of the prompt ensemble; empty where it is not known."""
     normalised: bool = False
     """Whether the rows are unit vectors; nothing depends on it, for they are compared by cosine."""
-    source: str = field(default="words", compare=False)
+    source: str = "words"
     """Where the vocabulary came from, for messages."""
 
     def __len__(self) -> int:

@@ -55,7 +55,6 @@ class _Parts:
     config: str
     overrides: tuple[str, ...]
     weights: str
-    rpn_weights: str = ""
     text_weights: Callable[[], str] = lambda: ""
     vocabulary: Path | None = None
     published_suffix: str | None = None
@@ -73,14 +72,26 @@ def load_pretrained(
 ) -> Pretrained:
     """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
     parts = _find(name_or_path, config, source)
-    device = choose_device(device)
-    without_files = ("MODEL.CLIP.TEXT_EMB_PATH", "", "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", "", "DATASETS.TEST", "()")
+    device = require_device(device)
+    without_files = (
+        "MODEL.WEIGHTS",
+        "",
+        "MODEL.CLIP.TEACHER_WEIGHTS",
+        "",
+        "MODEL.CLIP.TEXT_EMB_PATH",
+        "",
+        "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH",
+        "",
+        "DATASETS.TEST",
+        "()",
+    )
     fixed = ("MODEL.MASK_ON", "False", *without_files, "MODEL.DEVICE", device)
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
     check_config(cfg)
     cfg.freeze()
     model = build_model(cfg)
-    load_weights(model, parts.weights, parts.rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
+    rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
+    load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
 
     def embedder() -> WordEmbedder:
         file = text_weights or parts.text_weights() or parts.weights
@@ -100,7 +111,7 @@ def load_pretrained(
     return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
 
 
-def choose_device(device: str = "") -> str:
+def require_device(device: str = "") -> str:
     """Return a device by name, or the best there is; raises `UserError` for one that is not there."""
     if not device:
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,9 +142,8 @@ def _published(model: PublishedModel, source: str) -> _Parts:
     paths = [fetch(FILES[path], source) for path in model.files]
     return _Parts(
         model.config,
-        model.overrides,
+        (*model.overrides, *(("MODEL.CLIP.BB_RPN_WEIGHTS", str(paths[1])) if len(paths) > 1 else ())),
         str(paths[0]),
-        str(paths[1]) if len(paths) > 1 else "",
         lambda: text_weights_of(model.clip),
         resolve_path(FILES[model.vocabulary].place),
         model.suffix,
@@ -152,7 +162,7 @@ def _folder(folder: Path) -> _Parts:
     text = folder / TEXT_FILE
     return _Parts(
         str(config),
-        (),
+        ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run have its proposer
         str(weights),
         text_weights=lambda: str(text) if text.is_file() else "",
         vocabulary=folder / VOCABULARY_FILE,

@@ -45,7 +45,7 @@ def make_vocabulary(
 
     Args:
         words: a list of words or of lists of synonyms; the name of a word list (`coco`, `coco65`,
-            `coco48`, `coco17`, `lvis`, `lvis866`); a text file of words, or a file of embeddings;
+            `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a text file of words, or a file of embeddings;
             a vocabulary.
         embedder: gives the text tower; called only when words have to be embedded.
         options: templates and synonyms.

@@ -126,8 +126,9 @@ def extract_region_features(cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJo
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
-    done = [portion for portion in portions if target.is_done(portion, _newest(portion, records))]
-    missing = [portion for portion in portions if portion not in done]
+    done, missing = [], []
+    for portion in portions:
+        (done if target.is_done(portion, _newest(portion, records)) else missing).append(portion)
     comm.synchronize()  # before any process writes
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=bool(job.dataset)
