@@ -73,19 +73,9 @@ def load_pretrained(
     """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
     parts = _find(name_or_path, config, source)
     device = require_device(device)
-    without_files = (
-        "MODEL.WEIGHTS",
-        "",
-        "MODEL.CLIP.TEACHER_WEIGHTS",
-        "",
-        "MODEL.CLIP.TEXT_EMB_PATH",
-        "",
-        "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH",
-        "",
-        "DATASETS.TEST",
-        "()",
-    )
-    fixed = ("MODEL.MASK_ON", "False", *without_files, "MODEL.DEVICE", device)
+    emptied = ("WEIGHTS", "CLIP.TEACHER_WEIGHTS", "CLIP.TEXT_EMB_PATH", "CLIP.OPENSET_TEST_TEXT_EMB_PATH")
+    without_files = [part for key in emptied for part in (f"MODEL.{key}", "")]
+    fixed = ("MODEL.MASK_ON", "False", *without_files, "DATASETS.TEST", "()", "MODEL.DEVICE", device)
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
     check_config(cfg)
     cfg.freeze()

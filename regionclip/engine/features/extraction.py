@@ -126,7 +126,8 @@ def extract_region_features(cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJo
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
-    done, missing = [], []
+    done: list[Portion] = []
+    missing: list[Portion] = []
     for portion in portions:
         (done if target.is_done(portion, _newest(portion, records)) else missing).append(portion)
     comm.synchronize()  # before any process writes
