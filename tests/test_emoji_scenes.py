@@ -89,7 +89,7 @@ def test_the_list_of_concepts():
     assert len({concept.name for concept in CONCEPTS}) == len({concept.code for concept in CONCEPTS}) == len(CONCEPTS)
     novel = sum(concept.split == "novel" for concept in CONCEPTS)
     assert novel / len(CONCEPTS) == pytest.approx(0.25, abs=0.01)
-    assert all(1 / 20 <= concept.weight <= 1 for concept in CONCEPTS)
+    assert all(0 <= concept.rarity <= 1 for concept in CONCEPTS)
     by_name = {concept.name: concept for concept in CONCEPTS}
     assert not by_name["backhand index pointing left"].mirrored
     assert by_name["cat"].mirrored
@@ -141,9 +141,14 @@ def test_what_is_mostly_hidden_is_not_annotated(drawings):
     assert sum(len(whole.make(number).objects) for number in range(10)) > len(every)
 
 
-def test_frequent_concepts_come_more_often(maker):
-    found = [item.concept.weight for number in range(200) for item in maker.make(number).objects]
-    assert np.mean(found) > 1.5 * np.mean([concept.weight for concept in CONCEPTS])
+@pytest.mark.parametrize("tail", [20, 1])
+def test_frequent_concepts_come_more_often(drawings, tail):
+    maker = SceneMaker(drawings, CONCEPTS, 7, SceneSettings(tail=tail))
+    rarities = np.array([concept.rarity for concept in CONCEPTS])
+    shares = tail**-rarities / (tail**-rarities).sum()
+    found = np.array([item.concept.rarity for number in range(300) for item in maker.make(number).objects])
+    deviation = np.sqrt((shares * rarities**2).sum() - (shares * rarities).sum() ** 2) / np.sqrt(len(found))
+    assert np.mean(found) == pytest.approx((shares * rarities).sum(), abs=4 * deviation)
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.45, 0.9])

@@ -18,7 +18,8 @@ def make_background(random: Generator, height: int, width: int, strokes: int) ->
     if random.random() < 0.5:  # quiet: colours near each other
         colors = colors[:1] + random.normal(0, 22, (3, 3)).astype(np.float32)
     table = np.stack([np.interp(np.linspace(0, 1, 256), (0, 0.5, 1), colors[:, c]) for c in range(3)], axis=1)
-    picture = table.clip(0, 255).astype(np.uint8)[(texture * 255).astype(np.uint8)]
+    levels = np.repeat((texture * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    picture = np.asarray(cv2.LUT(levels, table.clip(0, 255).astype(np.uint8)[:, None]), np.uint8)
     for _ in range(random.integers(strokes + 1)):
         _stroke(random, picture)
     return picture

@@ -27,10 +27,10 @@ class Concept:
     """Whether its mirror image is the same thing."""
 
     @property
-    def weight(self) -> float:
-        """How often it comes, relative to others: a long tail, from 1 down to 1/20, in an order without meaning."""
+    def rarity(self) -> float:
+        """From 0, the most frequent, to 1, the rarest, in an order without meaning."""
         digest = hashlib.sha256(f"frequency {self.code}".encode()).digest()
-        return 20.0 ** -(int.from_bytes(digest[:4]) / 2**32)
+        return int.from_bytes(digest[:4]) / 2**32
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ PAIRS = 1_000_000
 SCENES_IN = 5
 """One picture of so many is a whole scene, the others show one thing each."""
 
-ONE_THING = SceneSettings(sides=(96, 128, 160), objects=(1, 1), object_side=(56, 150), strokes=4)
+ONE_THING = SceneSettings(sides=(96, 128, 160), objects=(1, 1), object_side=(56, 150), tail=1, strokes=4)
 SEED = 11
 
 

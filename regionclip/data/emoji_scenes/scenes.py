@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from regionclip.data.emoji_scenes.backgrounds import Picture, make_background
 from regionclip.data.emoji_scenes.concepts import Concept
 from regionclip.data.emoji_scenes.drawings import SIDE, Drawing, Drawings
+
+_STRENGTHS = np.array([NormalDist().inv_cdf((rank + 0.5) / 256) for rank in range(256)])
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class SceneSettings:
     """Standard deviation of the factors of brightness, contrast and saturation."""
     blurred: float = 0.25
     """Share of objects out of focus."""
+    tail: float = 20.0
+    """How often the most frequent concept comes for one time of the rarest; 1 is all equally often."""
     strokes: int = 8
     """Distracting strokes at most."""
     least_visible: float = 0.4
@@ -87,7 +92,7 @@ class SceneMaker:
         self.concepts = concepts
         self.seed = seed
         self.settings = settings or SceneSettings()
-        weights = np.array([concept.weight for concept in concepts])
+        weights = self.settings.tail ** -np.array([concept.rarity for concept in concepts])
         self._shares = weights / weights.sum()
 
     def make(self, number: int) -> Scene:
@@ -103,8 +108,7 @@ class SceneMaker:
             drawing = self._varied(random, concept)
             area = _paste(random, pixels, owners, drawing, len(placed))
             placed.append((concept, area))
-        noise = random.standard_normal(pixels.shape, dtype=np.float32)
-        pixels = (pixels + settings.pixel_noise * noise).clip(0, 255).astype(np.uint8)
+        pixels = _with_noise(random, pixels, settings.pixel_noise)
         return Scene(pixels, tuple(self._visible(owners, placed)))
 
     def _count(self, random: Generator) -> int:
@@ -164,11 +168,19 @@ def _transformed(drawing: Drawing, scale: float, angle: float, *, mirrored: bool
 
 
 def _relit(drawing: Drawing, brightness: float, contrast: float, saturation: float) -> Drawing:
-    color = drawing[:, :, :3].astype(np.float32)
-    grey = color.mean(axis=2, keepdims=True)
-    color = grey + (color - grey) * saturation
-    color = ((color - 128) * contrast + 128) * brightness
-    return np.concatenate([color.clip(0, 255).astype(np.uint8), drawing[:, :, 3:]], axis=2)
+    colors = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)  # towards grey, or away from it
+    matrix = np.zeros((4, 5), np.float32)
+    matrix[:3, :3] = brightness * contrast * colors
+    matrix[:3, 4] = brightness * 128 * (1 - contrast)
+    matrix[3, 3] = 1
+    return np.asarray(cv2.transform(drawing, matrix), np.uint8)
+
+
+def _with_noise(random: Generator, pixels: Picture, deviation: float) -> Picture:
+    """Return a picture with normal noise, of 256 equally likely strengths."""
+    ranks = np.frombuffer(random.bytes(pixels.size), np.uint8).reshape(pixels.shape)
+    noise = cv2.LUT(ranks, (deviation * _STRENGTHS).round().astype(np.int16))
+    return np.asarray(cv2.add(pixels, noise, dtype=cv2.CV_8U), np.uint8)
 
 
 def _paste(random: Generator, pixels: Picture, owners: NDArray[np.int16], drawing: Drawing, number: int) -> int:
