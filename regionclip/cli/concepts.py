@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regionclip.cli import options as shared
+
+if TYPE_CHECKING:
+    from regionclip.clip.word_embedder import WordEmbedder
 
 
 def concepts(
@@ -21,10 +24,11 @@ def concepts(
     output: Annotated[
         Path, typer.Option(help="File to write: .safetensors, or .pth as upstream (names beside it in .txt).")
     ] = Path("output/concepts.safetensors"),
-    weights: Annotated[
-        str, typer.Option(help="Checkpoint with the text tower; that of the default detector unless given.")
+    model: shared.Model = "",
+    weights: Annotated[str, typer.Option(help="Checkpoint with the text tower, in the place of a detector.")] = "",
+    architecture: Annotated[
+        str, typer.Option(help="CLIP size of it: RN50 unless given, RN50x4, ... or an open_clip JSON file.")
     ] = "",
-    architecture: Annotated[str, typer.Option(help="CLIP size: RN50, RN50x4, ... or an open_clip JSON file.")] = "RN50",
     device: shared.Device = "",
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
@@ -46,13 +50,8 @@ def concepts(
 
 def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
-    from regionclip.clip import get_architecture
-    from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.engine.command import DONE
-    from regionclip.engine.pretrained import require_device
-    from regionclip.engine.text import load_embedder
     from regionclip.engine.vocabularies import make_vocabulary, save_vocabulary, split_words
-    from regionclip.engine.zoo import text_weights_of
     from regionclip.errors import user_error
 
     if bool(args.words) == bool(args.vocabulary):
@@ -61,9 +60,7 @@ def run(args: Namespace) -> int:
     if args.output.suffix not in (".safetensors", ".pth"):
         raise user_error(f"--output {args.output}", ".safetensors or .pth", args.output.suffix or "none", "rename it")
     options = shared.vocabulary_options(args.templates, args.synonyms)
-    size, device = get_architecture(args.architecture), require_device(args.device)
-    weights = args.weights or text_weights_of(size.name)
-    embedder = load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)
+    embedder = text_tower(args)
     words = split_words(args.words) if args.words else args.vocabulary
     made = make_vocabulary(words, lambda: embedder, options)
     save_vocabulary(made, args.output)
@@ -71,3 +68,21 @@ def run(args: Namespace) -> int:
     if args.as_json:
         shared.print_json({"output": args.output, "names": made.names, "shape": list(made.embeddings.shape)})
     return DONE
+
+
+def text_tower(args: Namespace) -> WordEmbedder:
+    """Return what embeds words: the tower of `--weights` and `--architecture`, else that of the detector."""
+    from regionclip.clip import get_architecture
+    from regionclip.clip.embedding_cache import EmbeddingCache
+    from regionclip.engine.pretrained import require_device
+    from regionclip.engine.text import load_embedder
+    from regionclip.engine.zoo import text_weights_of
+    from regionclip.errors import user_error
+
+    if not (args.weights or args.architecture):
+        return shared.load_detector(args.model, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder
+    if args.model:
+        raise user_error("--model, and --weights or --architecture", "one of them", "both", "leave one out")
+    size, device = get_architecture(args.architecture or "RN50"), require_device(args.device)
+    weights = args.weights or text_weights_of(size.name)
+    return load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)

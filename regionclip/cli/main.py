@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from regionclip.cli import concepts, delegated, detect, download, features
+from regionclip.cli import concepts, delegated, detect, download, features, pack
 
 app = typer.Typer(
     name="regionclip",
@@ -18,6 +18,7 @@ app.command("features", context_settings=delegated.FORWARDED)(features.features)
 app.command("concepts", no_args_is_help=True)(concepts.concepts)
 app.command("eval", context_settings=delegated.FORWARDED)(delegated.evaluate)
 app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
+app.command("pack", no_args_is_help=True)(pack.pack)
 app.command("download")(download.download)
 app.command("doctor")(delegated.doctor)
 

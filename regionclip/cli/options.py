@@ -11,9 +11,8 @@ import typer
 if TYPE_CHECKING:
     from regionclip import RegionCLIP, VocabularyOptions
 
-Model = Annotated[
-    str, typer.Option(help="Detector: a published name, a folder with config.yaml and weights, or a file of weights.")
-]
+MODEL_HELP = "Detector: emoji, a published name, a folder with config.yaml and weights, or a file of weights."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Config = Annotated[str, typer.Option(help="Config (YAML) of a file of weights.")]
 TextWeights = Annotated[str, typer.Option(help="Checkpoint with the text tower, if the detector's has none.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one.")]
@@ -32,20 +31,26 @@ def load_detector(
     """Return the detector that the options name; raises `UserError` where they are wrong."""
     from regionclip import RegionCLIP
     from regionclip.engine.zoo import DEFAULT_MODEL
+
+    return RegionCLIP.from_pretrained(
+        model or DEFAULT_MODEL,
+        config=config,
+        overrides=override_pairs(overrides),
+        text_weights=text_weights,
+        device=device,
+        trust_pickle=trust_pickle,
+    )
+
+
+def override_pairs(overrides: list[str]) -> list[str]:
+    """Return keys and values in turn; raises `UserError` for an override that is no KEY=VALUE."""
     from regionclip.errors import user_error
 
     pairs = [pair.partition("=") for pair in overrides]
     wrong = [key for key, mark, _ in pairs if not mark]
     if wrong:
         raise user_error(f"--set {wrong[0]}", "KEY=VALUE", wrong[0], "such as --set INPUT.MIN_SIZE_TEST=400")
-    return RegionCLIP.from_pretrained(
-        model or DEFAULT_MODEL,
-        config=config,
-        overrides=[part for key, _, value in pairs for part in (key, value)],
-        text_weights=text_weights,
-        device=device,
-        trust_pickle=trust_pickle,
-    )
+    return [part for key, _, value in pairs for part in (key, value)]
 
 
 def vocabulary_options(templates: str, synonyms: str) -> VocabularyOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
@@ -14,6 +15,8 @@ from regionclip.files import resolve_path
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """Return the config of a YAML file (with its `_BASE_` files) changed by `KEY VALUE` pairs.
+
+    Files that the YAML names (MODEL.CLIP.ARCHITECTURE, OFFLINE_RPN_CONFIG) may lie beside it.
 
     Args:
         config_file: path, relative to the working directory or the repository; empty for defaults.
@@ -37,6 +40,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         except (KeyError, ValueError, AssertionError, AttributeError, TypeError, OSError, RecursionError) as error:
             fix = "compare it with docs/config.md and the files in configs/"
             raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
+        _find_neighbours(cfg, path.parent)
     try:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
@@ -48,6 +52,14 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         ) from error
     cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
     return cfg
+
+
+def _find_neighbours(cfg: CfgNode, folder: Path) -> None:
+    """Complete the names of files that lie beside the config: a folder with all of them can be moved."""
+    for key in ("ARCHITECTURE", "TEACHER_ARCHITECTURE", "OFFLINE_RPN_CONFIG"):
+        name = cfg.MODEL.CLIP[key]
+        if name and (folder / name).is_file():
+            cfg.MODEL.CLIP[key] = str(folder / name)
 
 
 def _reason(error: Exception) -> str:

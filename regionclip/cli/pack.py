@@ -1,0 +1,60 @@
+"""`regionclip pack`: a detector as one folder."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regionclip.cli import options as shared
+
+
+def pack(
+    model: Annotated[str, typer.Argument(help=shared.MODEL_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    vocabulary: Annotated[
+        str, typer.Option(help="Words that it knows from the start: a word list or a file, as detect --vocabulary.")
+    ] = "",
+    half: Annotated[bool, typer.Option("--half", help="Store float16, half as large.")] = False,
+    config: shared.Config = "",
+    text_weights: shared.TextWeights = "",
+    overrides: shared.Set = [],  # noqa: B006 - typer copies it
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Put a detector into a folder that can be passed on.
+
+    The folder holds config, weights with the proposer, text tower and words, and nothing else is needed:
+    `detect --model FOLDER` and `RegionCLIP.from_pretrained("FOLDER")` read it. Example:
+
+    regionclip pack output/transfer --vocabulary coco --half --output my_detector
+    """
+    arguments = Namespace(**locals())
+    from regionclip.engine.command import log_to_console, run_command
+
+    log_to_console()
+    run_command(lambda: run(arguments))
+
+
+def run(args: Namespace) -> int:
+    """Do what the command line says, and return the exit code."""
+    from regionclip.engine.command import DONE
+    from regionclip.engine.packing import pack_detector
+    from regionclip.engine.pretrained import load_pretrained
+
+    detector = load_pretrained(
+        args.model,
+        args.config,
+        shared.override_pairs(args.overrides),
+        args.text_weights,
+        "cpu",
+        trust_pickle=args.trust_pickle,
+    )
+    files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
+    total = sum(file.size for file in files)
+    print(f"Done: {len(files)} files, {total / 1e6:.1f} MB in {args.output}")
+    if args.as_json:
+        shared.print_json({"output": args.output, "bytes": {file.path.name: file.size for file in files}})
+    return DONE
