@@ -138,6 +138,18 @@ def test_losses_are_those_of_the_formulas(world, some):
     assert losses["loss_concept_contrastive"].item() == pytest.approx(contrast, rel=1e-5, abs=1e-6)
 
 
+def test_region_losses_have_factors(world):
+    def losses(**factors):
+        with EventStorage():
+            return make_model(world, **factors)(make_batch())
+
+    every = losses()
+    half = losses(MODEL__CLIP__DISTILL_LOSS_WEIGHT=0.5, MODEL__CLIP__CONTRASTIVE_LOSS_WEIGHT=0.0)
+    assert set(half) == set(every) - {"loss_concept_contrastive"}
+    assert half["loss_region_distill"].item() == pytest.approx(every["loss_region_distill"].item() / 2, rel=1e-6)
+    assert set(losses(MODEL__CLIP__DISTILL_LOSS_WEIGHT=0.0)) == set(every) - {"loss_region_distill"}
+
+
 def test_gradients_reach_the_student_and_nothing_else(world):
     model = make_model(world)
     with EventStorage():
@@ -360,6 +372,15 @@ BAD_CONFIGS = {
         {"MODEL__CLIP__CONCEPT_POOL_EMB": "", "MODEL__CLIP__PRETRAIN_IMG_TXT_LEVEL": False},
         "no loss is enabled",
     ),
+    "no factor": (
+        {
+            "MODEL__CLIP__DISTILL_LOSS_WEIGHT": 0.0,
+            "MODEL__CLIP__CONTRASTIVE_LOSS_WEIGHT": 0.0,
+            "MODEL__CLIP__PRETRAIN_IMG_TXT_LEVEL": False,
+        },
+        "no loss is enabled",
+    ),
+    "a factor below zero": ({"MODEL__CLIP__DISTILL_LOSS_WEIGHT": -1.0}, "expected a factor from 0, got -1.0"),
     "every token": ({"MODEL__CLIP__PRETRAIN_ONLY_EOT": False}, "a caption has one embedding"),
     "no threshold": ({"MODEL__CLIP__CONCEPT_THRES": None}, "CONCEPT_THRES: expected a probability"),
     "a pool that does not fit": ({"MODEL__CLIP__TEACHER_POOLER_RESOLUTION": 14}, "fits the attention pool"),

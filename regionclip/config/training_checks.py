@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -70,7 +71,11 @@ def _pretraining_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.ROI_HEADS.NAME != "PretrainRes5ROIHeads":
         key = "MODEL.ROI_HEADS.NAME"
         yield Problem(key, "PretrainRes5ROIHeads", repr(cfg.MODEL.ROI_HEADS.NAME), f"add {key} PretrainRes5ROIHeads")
-    if not (clip.PRETRAIN_IMG_TXT_LEVEL or clip.CONCEPT_POOL_EMB):
+    factors = {key: clip[key] for key in ("DISTILL_LOSS_WEIGHT", "CONTRASTIVE_LOSS_WEIGHT")}
+    for key, value in factors.items():
+        if not 0 <= value < math.inf:
+            yield Problem(f"MODEL.CLIP.{key}", "a factor from 0", str(value), "take 1, or 0 to leave the loss out")
+    if not (clip.PRETRAIN_IMG_TXT_LEVEL or (clip.CONCEPT_POOL_EMB and any(factors.values()))):
         fix = "name concept embeddings (tools/build_concept_pool.py), or add MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL True"
         yield Problem("MODEL.CLIP.CONCEPT_POOL_EMB", "something to learn from", "no loss is enabled", fix)
     if clip.PRETRAIN_IMG_TXT_LEVEL and not clip.PRETRAIN_ONLY_EOT:

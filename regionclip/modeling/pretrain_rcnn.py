@@ -68,6 +68,10 @@ class ConceptMatching:
     """Teacher probability above which a region has a pseudo label (CONCEPT_THRES)."""
     across_processes: bool
     """Whether the regions of all processes are contrasted with each other."""
+    distillation: float = 1.0
+    """Factor of the distillation loss (DISTILL_LOSS_WEIGHT); 0 leaves it out."""
+    contrast: float = 1.0
+    """Factor of the contrastive loss (CONTRASTIVE_LOSS_WEIGHT); 0 leaves it out."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -154,7 +158,9 @@ class PretrainFastRCNN(nn.Module):
             across = clip.GATHER_GPUS and clip.CONTRASTIVE_REGIONS == "joined"
             arguments["teacher"] = _build_teacher(cfg)
             arguments["concepts"] = _load_concepts(cfg)
-            arguments["matching"] = ConceptMatching(clip.CONCEPT_THRES, across)
+            arguments["matching"] = ConceptMatching(
+                clip.CONCEPT_THRES, across, clip.DISTILL_LOSS_WEIGHT, clip.CONTRASTIVE_LOSS_WEIGHT
+            )
         return arguments
 
     @property
@@ -265,15 +271,17 @@ class PretrainFastRCNN(nn.Module):
         get_event_storage().put_scalar("pretrain/num_labelled_regions", total)
         labels, student = labels[kept], unit_rows(embeddings[kept])
         others = gather_rows(labels) if self.matching.across_processes else labels
-        logits = student @ self.concept_emb.T / self.temperature
-        contrast = student @ self.concept_emb[others].T / self.temperature
-        same = (labels[:, None] == others[None]).to(contrast.dtype)
         # The mean over the regions of all processes, once these take the mean of their gradients.
         share = (comm.get_world_size() if self.matching.across_processes else 1) / max(total, 1)
-        return {
-            "loss_region_distill": distillation_sum(logits, teacher[kept]) * share,
-            "loss_concept_contrastive": mil_cross_entropy(contrast, same).sum() * share,
-        }
+        losses = {}
+        if weight := self.matching.distillation:
+            logits = student @ self.concept_emb.T / self.temperature
+            losses["loss_region_distill"] = distillation_sum(logits, teacher[kept]) * (weight * share)
+        if weight := self.matching.contrast:
+            contrast = student @ self.concept_emb[others].T / self.temperature
+            same = (labels[:, None] == others[None]).to(contrast.dtype)
+            losses["loss_concept_contrastive"] = mil_cross_entropy(contrast, same).sum() * (weight * share)
+        return losses
 
     def _count(self, kept: Tensor) -> int:
         count = int(kept.sum())
