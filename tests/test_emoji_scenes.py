@@ -31,6 +31,7 @@ from regionclip.data.emoji_scenes import (
     write_split,
 )
 from regionclip.data.emoji_scenes.captions import article, captions_of, plural
+from regionclip.data.emoji_scenes.pairs import write_pairs
 from regionclip.data.emoji_scenes.scenes import _transformed
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
 from regionclip.data.image_text import open_pairs
@@ -251,25 +252,31 @@ for name in ("emoji_val", "emoji_val_base"):
     assert done.stdout.splitlines() == ["6 True {'novel': 294, 'base': 880}", "6 True {'base': 880}"], done.stderr
 
 
-def test_pairs_are_made_when_they_are_read(packages, tmp_path):
-    prepare_drawings(tmp_path / "drawings", packages, ["noto", "twemoji"])
-    (pairs,) = open_pairs(str(tmp_path), "EmojiPairs")
-    assert len(pairs) == 1_000_000
-    assert pairs[7] == pairs[7]
+def test_pairs_are_written_as_shards_the_same_each_time(drawings, tmp_path):
+    (shard,) = write_pairs(tmp_path, drawings, 30)
+    first = tar_contents(shard)
+    (pairs,) = open_pairs(str(tmp_path / "pairs"), "ImageTextShards")
+    assert len(pairs) == 30
     names = {concept.name.replace(",", "") for concept in CONCEPTS}
-    for number in range(1, 5):  # one thing each
-        (caption,) = json.loads(pairs[number].text)["captions"]
-        assert any(name in caption for name in names), caption
-    assert len(json.loads(pairs[5].text)["captions"]) == 2
-    with pytest.raises(UserError, match="drawings of noto: expected 1174 files"):
-        open_pairs(str(packages), "EmojiPairs")
+    for number in range(1, 10):  # one thing each
+        captions = json.loads(pairs[number].text)["captions"]
+        assert len(set(captions)) == 4
+        assert any(all(name in caption for caption in captions) for name in names), captions
+    assert len(json.loads(pairs[20].text)["captions"]) == 2
+    (shard,) = write_pairs(tmp_path, drawings, 30)
+    assert tar_contents(shard) == first
 
 
-def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(packages, tmp_path):
-    prepare_drawings(tmp_path / "drawings", packages, ["noto", "twemoji"])
+def tar_contents(path):
+    with tarfile.open(path) as archive:
+        return [(member.name, archive.extractfile(member).read()) for member in archive]
+
+
+def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(drawings, tmp_path):
+    write_pairs(tmp_path, drawings, 60)
     overrides = {
         "MODEL.CLIP.ARCHITECTURE": DATA / "tiny_clip.json",
-        "DATASETS.PATH_TRAIN": f"('{tmp_path}',)",
+        "DATASETS.PATH_TRAIN": f"('{tmp_path}/pairs',)",
         "AUG.TRAIN.IMAGE_SIZE": "[64,64]",
         "DATALOADER.NUM_WORKERS": 0,
         "SOLVER.IMS_PER_BATCH": 16,
@@ -327,6 +334,7 @@ def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
         "DETECTRON2_DATASETS": str(tmp_path / "data"),
         "EMOJI_OUTPUT": str(tmp_path / "out"),
         "EMOJI_SCENES": "8",
+        "EMOJI_PAIRS": "40",
         "EMOJI_PACKAGES": str(packages),
     }
     settings = ["SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "4"]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from regionclip.engine.distributed import Place, free_port, join
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
 from regionclip.modeling.pretrain_losses import mil_cross_entropy
-from regionclip.modeling.pretrain_rcnn import ConceptMatching
 from regionclip.modeling.region_boxes import GridBoxes, RandomBoxes
 from regionclip.testing import deterministic_text_embeddings, fill_deterministic
 from tests.conftest import DATA, REPOSITORY, TINY, flat
@@ -91,9 +91,11 @@ def unit(x):
 
 
 @pytest.mark.parametrize("some", [True, False])
-def test_losses_are_those_of_the_formulas(world, some):
+@pytest.mark.parametrize("temperature", [0.01, 0.03])
+def test_losses_are_those_of_the_formulas(world, some, temperature):
     """Independent float64 arithmetic on the embeddings that the towers gave."""
-    model = make_model(world, MODEL__CLIP__CLSS_TEMP=0.05)
+    model = make_model(world, MODEL__CLIP__CLSS_TEMP=0.05, MODEL__CLIP__TEACHER_CLSS_TEMP=temperature)
+    assert model.matching.teacher_temperature == temperature
     seen = {}
     capture(model.roi_heads, "student", seen)
     capture(model.teacher_backbone.attnpool, "teacher", seen)
@@ -104,12 +106,12 @@ def test_losses_are_those_of_the_formulas(world, some):
     teacher_concepts = unit(seen["teacher"][:20])
     model.teacher_concept_emb.copy_(torch.from_numpy(teacher_concepts))
     concepts = unit(torch.load(world / "concepts.pth", weights_only=True).double().numpy())
-    p_teacher = softmax(unit(seen["teacher"]) @ teacher_concepts.T / 0.01)
+    p_teacher = softmax(unit(seen["teacher"]) @ teacher_concepts.T / temperature)
     confidence = np.sort(p_teacher.max(axis=1))
     # In the widest gap, where rounding decides nothing; or above all, which keeps all.
     gap = int(np.argmax(np.diff(confidence[4:20]))) + 4
     threshold = float(confidence[gap : gap + 2].mean()) if some else 1.0
-    model.matching = ConceptMatching(threshold, across_processes=False)
+    model.matching = replace(model.matching, threshold=threshold, across_processes=False)
     with EventStorage() as storage:
         losses = model(make_batch())
     student, text = seen["student"], seen["text"]
@@ -380,6 +382,7 @@ BAD_CONFIGS = {
         },
         "no loss is enabled",
     ),
+    "no temperature": ({"MODEL__CLIP__TEACHER_CLSS_TEMP": 0.0}, "TEACHER_CLSS_TEMP: expected a temperature above 0"),
     "a factor below zero": ({"MODEL__CLIP__DISTILL_LOSS_WEIGHT": -1.0}, "expected a factor from 0, got -1.0"),
     "every token": ({"MODEL__CLIP__PRETRAIN_ONLY_EOT": False}, "a caption has one embedding"),
     "no threshold": ({"MODEL__CLIP__CONCEPT_THRES": None}, "CONCEPT_THRES: expected a probability"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regionclip.data.coco_ovd import datasets_root
 from regionclip.data.emoji_scenes.datasets import FOLDER, SPLITS, prepare
+from regionclip.data.emoji_scenes.pairs import PAIRS
 from regionclip.engine.command import DONE, log_to_console, open_folder, run_command
 
 logger = logging.getLogger("regionclip.emoji")
@@ -21,10 +22,11 @@ def main() -> int:
     parser.add_argument("--packages", help="folder with the packages of drawings, as npm pack writes them")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
     parser.add_argument("--scenes", type=int, help="of each split, in the place of 20,000 and 1,000")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="captioned pictures for CLIP, made with train")
     args = parser.parse_args()
     root = Path(args.root)
     open_folder(root)
-    written = prepare(root, Path(args.packages) if args.packages else None, args.splits, args.scenes)
+    written = prepare(root, Path(args.packages) if args.packages else None, args.splits, args.scenes, args.pairs)
     logger.info("Done: %d splits; annotations in %s", len(args.splits), written[0].parent)
     return DONE
 

@@ -71,6 +71,7 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.CONCEPT_THRES", None, "teacher probability above which a pseudo label is used"),
     Key("MODEL.CLIP.DISTILL_LOSS_WEIGHT", 1.0, "factor of the distillation from the teacher; 0 leaves it out"),
     Key("MODEL.CLIP.CONTRASTIVE_LOSS_WEIGHT", 1.0, "factor of the region-concept contrast; 0 leaves it out"),
+    Key("MODEL.CLIP.TEACHER_CLSS_TEMP", 0.01, "divides the teacher's cosines; upstream fixes it"),
     Key("MODEL.CLIP.TEACHER_RESNETS_DEPTH", 50, "depth flag of the teacher"),
     Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "the teacher's concepts; None means the student's"),
     Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher"),

@@ -75,6 +75,9 @@ def _pretraining_problems(cfg: CfgNode) -> Iterator[Problem]:
     for key, value in factors.items():
         if not 0 <= value < math.inf:
             yield Problem(f"MODEL.CLIP.{key}", "a factor from 0", str(value), "take 1, or 0 to leave the loss out")
+    for key in ("CLSS_TEMP", "TEACHER_CLSS_TEMP"):
+        if not clip[key] > 0:
+            yield Problem(f"MODEL.CLIP.{key}", "a temperature above 0", str(clip[key]), f"add MODEL.CLIP.{key} 0.01")
     if not (clip.PRETRAIN_IMG_TXT_LEVEL or (clip.CONCEPT_POOL_EMB and any(factors.values()))):
         fix = "name concept embeddings (tools/build_concept_pool.py), or add MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL True"
         yield Problem("MODEL.CLIP.CONCEPT_POOL_EMB", "something to learn from", "no loss is enabled", fix)

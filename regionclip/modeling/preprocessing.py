@@ -54,7 +54,11 @@ class ImagePreprocessor(nn.Module):
         batch = ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
         height, width = batch.tensor.shape[-2:]
         padding = (0, max(self.smallest[1] - width, 0), 0, max(self.smallest[0] - height, 0))
-        return ImageList(F.pad(batch.tensor, padding), batch.image_sizes) if any(padding) else batch
+        tensor = F.pad(batch.tensor, padding) if any(padding) else batch.tensor
+        if tensor.device.type == "cpu":
+            # The layout in which a CPU convolves fastest; all that follows keeps it.
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return ImageList(tensor, batch.image_sizes)
 
     def _normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)

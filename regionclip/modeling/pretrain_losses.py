@@ -6,9 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TEACHER_TEMPERATURE = 0.01
-"""Divides the teacher's cosines; upstream fixes it, whatever CLSS_TEMP is."""
-
 
 def image_text_loss(images: Tensor, texts: Tensor, temperature: float | Tensor) -> Tensor:
     """Return CLIP's symmetric cross entropy of matching pairs.

@@ -24,7 +24,6 @@ from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.poolers import build_pooler
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.pretrain_losses import (
-    TEACHER_TEMPERATURE,
     distillation_sum,
     image_text_loss,
     mil_cross_entropy,
@@ -72,6 +71,8 @@ class ConceptMatching:
     """Factor of the distillation loss (DISTILL_LOSS_WEIGHT); 0 leaves it out."""
     contrast: float = 1.0
     """Factor of the contrastive loss (CONTRASTIVE_LOSS_WEIGHT); 0 leaves it out."""
+    teacher_temperature: float = 0.01
+    """Divides the teacher's cosines (TEACHER_CLSS_TEMP)."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -159,7 +160,11 @@ class PretrainFastRCNN(nn.Module):
             arguments["teacher"] = _build_teacher(cfg)
             arguments["concepts"] = _load_concepts(cfg)
             arguments["matching"] = ConceptMatching(
-                clip.CONCEPT_THRES, across, clip.DISTILL_LOSS_WEIGHT, clip.CONTRASTIVE_LOSS_WEIGHT
+                clip.CONCEPT_THRES,
+                across,
+                clip.DISTILL_LOSS_WEIGHT,
+                clip.CONTRASTIVE_LOSS_WEIGHT,
+                clip.TEACHER_CLSS_TEMP,
             )
         return arguments
 
@@ -251,12 +256,13 @@ class PretrainFastRCNN(nn.Module):
     def _teach(self, images: ImageList, regions: Sequence[Boxes]) -> Tensor:
         """Return the teacher's probabilities [R, C] of concepts."""
         assert self.teacher_backbone is not None
+        assert self.matching is not None
         features = self.teacher_backbone(images.tensor)
         maps = [features[name] for name in self.roi_heads.in_features]
         embeddings = self.teacher_encoder.embed(self.teacher_encoder.region_maps(maps, regions))
         with torch.autocast(self.device.type, enabled=False):
             cosines = unit_rows(embeddings.to(self.teacher_concept_emb.dtype)) @ self.teacher_concept_emb.T
-            return (cosines / TEACHER_TEMPERATURE).softmax(dim=1)
+            return (cosines / self.matching.teacher_temperature).softmax(dim=1)
 
     def _concept_losses(self, embeddings: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Return distillation and contrast of regions [R, D] with the teacher's probabilities [R, C]."""

@@ -13,6 +13,7 @@ from regionclip.data.coco_json import load_coco
 from regionclip.data.coco_ovd import datasets_root
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings, prepare_drawings
+from regionclip.data.emoji_scenes.pairs import PAIRS, write_pairs
 from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
 from regionclip.data.emoji_scenes.writing import write_split
 
@@ -65,15 +66,17 @@ def prepare(
     packages: Path | None = None,
     splits: Sequence[str] = tuple(SPLITS),
     scenes: int | None = None,
+    pairs: int = PAIRS,
     settings: SceneSettings | None = None,
 ) -> list[Path]:
-    """Make splits under `root`, and return their JSON files.
+    """Make splits under `root`, with `train` the captioned pictures for CLIP too, and return the JSON files.
 
     Args:
         root: folder of the small world.
         packages: folder with the packages of drawings; without, npm fetches them.
         splits: names in `SPLITS`.
         scenes: how many of each, for those in SPLITS.
+        pairs: captioned pictures.
         settings: how hard the world is.
 
     Raises:
@@ -86,5 +89,7 @@ def prepare(
         split = SPLITS[name]
         drawings = [Drawings(root / "drawings", style) for style in split.styles]
         maker = SceneMaker(drawings, read_concepts(), split.seed, settings)
+        if name == "train":
+            write_pairs(root, drawings, pairs)
         written += write_split(root, name, maker, scenes or split.scenes)
     return written

@@ -1,53 +1,83 @@
-"""Captioned pictures of the small world, made when they are read: nothing is stored."""
+"""Captioned pictures of the small world, for training CLIP: one thing and a sentence about it, or a scene."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
 from pathlib import Path
+from typing import Any
 
+import cv2
 from numpy.random import PCG64, Generator, SeedSequence
+from tqdm import tqdm
 
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import read_concepts
-from regionclip.data.emoji_scenes.datasets import SPLITS
 from regionclip.data.emoji_scenes.drawings import Drawings
 from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
-from regionclip.data.image_text.pairs import Pair, PairSource
+from regionclip.data.image_text.pairs import Pair
+from regionclip.data.image_text.writing import write_shards
 
-PAIRS = 1_000_000
-"""More than any training of the small world looks at."""
+PAIRS = 150_000
+"""Written unless told otherwise: 115 pictures of each thing, in two styles."""
 
-SCENES_IN = 5
+SCENES_IN = 10
 """One picture of so many is a whole scene, the others show one thing each."""
 
-ONE_THING = SceneSettings(sides=(96, 128, 160), objects=(1, 1), object_side=(56, 150), tail=1, strokes=4)
+ONE_THING = SceneSettings(sides=(64, 80, 96), objects=(1, 1), object_side=(28, 92), tail=1, strokes=4)
 SEED = 11
 
+CAPTIONS = 4
+"""Sentences about a thing, of which one is drawn each time that its picture is looked at."""
 
-class EmojiPairs(PairSource):
-    """Pictures with captions: one thing and a sentence about it, or a scene and what stands out in it.
+
+class PairMaker:
+    """Makes the pair of a number.
 
     No boxes and no crops of scenes, as in the pictures of the web that CLIP learned from. All concepts
     come, novel ones too: they are named, and never located.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Open a folder of the small world; raises `UserError` without its drawings."""
-        drawings = [Drawings(root / "drawings", style) for style in SPLITS["train"].styles]
+    def __init__(self, drawings: list[Drawings]) -> None:
+        """Make a maker of pictures in these styles."""
         self._things = SceneMaker(drawings, read_concepts(), SEED, ONE_THING)
         self._scenes = SceneMaker(drawings, read_concepts(), SEED)
-        self.group_sizes = [PAIRS]
 
-    def __getitem__(self, number: int) -> Pair:
-        """Make a pair."""
+    def make(self, number: int) -> Pair:
+        """Return the pair of a number, the same whenever and wherever it is asked for."""
         if number % SCENES_IN == 0:
             scene = self._scenes.make(number)
             captions = captions_of(scene, SEED, number)
         else:
             scene = self._things.make(number)
             random = Generator(PCG64(SeedSequence([SEED, number, 2])))
-            template = PROMPT_TEMPLATES[random.integers(len(PROMPT_TEMPLATES))]
-            captions = [fill_template(template, item.concept.name) for item in scene.objects] or ["nothing"]
+            templates = random.choice(PROMPT_TEMPLATES, CAPTIONS, replace=False).tolist()
+            names = [item.concept.name for item in scene.objects]
+            captions = [fill_template(template, name) for name in names for template in templates] or ["nothing"]
         return Pair(f"emoji {number}", jpeg_bytes(scene), json.dumps({"captions": captions}))
+
+
+def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> list[Path]:
+    """Write pairs 0 to `count - 1` as WebDataset shards `pairs/*.tar`, in the place of older ones; return the files."""
+    folder = root / "pairs"
+    shutil.rmtree(folder, ignore_errors=True)
+    # Not forked: OpenCV's threads do not survive that.
+    with multiprocessing.get_context("forkserver").Pool(initializer=_start, initargs=(drawings,)) as pool:
+        pairs = pool.imap(_make, range(count), chunksize=64)
+        return write_shards(tqdm(pairs, total=count, desc="pairs", unit="pair"), folder)
+
+
+_work: dict[str, Any] = {}
+"""What a process that makes pairs was started with."""
+
+
+def _start(drawings: list[Drawings]) -> None:
+    cv2.setNumThreads(1)
+    _work["maker"] = PairMaker(drawings)
+
+
+def _make(number: int) -> Pair:
+    return _work["maker"].make(number)

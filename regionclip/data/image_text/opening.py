@@ -42,13 +42,6 @@ def _files(place: Path, fits: Callable[[Path], bool]) -> list[Path]:
     return [place] if place.is_file() else sorted(path for path in place.iterdir() if fits(path))
 
 
-def _emoji_pairs(place: Path) -> list[PairSource]:
-    # Imported here: the small world is written with this package.
-    from regionclip.data.emoji_scenes.pairs import EmojiPairs
-
-    return [EmojiPairs(place)]
-
-
 def _is_image_tsv(path: Path) -> bool:
     return path.suffix == ".tsv" and ("image" in path.name or "img" in path.name)
 
@@ -58,7 +51,6 @@ FACTORIES: dict[str, Callable[[Path], list[PairSource]]] = {
     "ImageTextShards": lambda place: [ShardPairs(_files(place, lambda path: path.suffix == ".tar"))],
     "COCOCaptions": lambda place: [read_coco_captions(path) for path in _files(place, _is_captions)],
     "CaptionTable": lambda place: [read_table(path) for path in _files(place, _is_table)],
-    "EmojiPairs": _emoji_pairs,
 }
 """Readers by the name in DATASETS.FACTORY_TRAIN; the first is upstream's."""
 

@@ -17,7 +17,10 @@ def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if cfg.SOLVER.OPTIMIZER == "SGD":
         return build_optimizer(cfg, model)
     groups = get_default_optimizer_params(
-        model, weight_decay=cfg.SOLVER.WEIGHT_DECAY, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM
+        model,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        overrides={"logit_scale": {"weight_decay": 0.0}, "bias": {"weight_decay": 0.0}},  # as CLIP
     )
     adam = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return adam(groups, lr=cfg.SOLVER.BASE_LR, betas=ADAM_BETAS, eps=ADAM_EPSILON)
+    return adam(groups, lr=cfg.SOLVER.BASE_LR, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)

@@ -1,0 +1,69 @@
+# What the scripts of the small world share; each of them sources this file from the repository.
+# EMOJI_OUTPUT names another folder than output/emoji, EMOJI_SCENES another number of scenes of each split, EMOJI_PAIRS
+# another number of captioned pictures, EMOJI_PACKAGES a folder with the packages of drawings.
+
+source tools/published_cases.sh
+
+configs=configs/EmojiOVD
+out=${EMOJI_OUTPUT:-output/emoji}
+world=${DETECTRON2_DATASETS:-datasets}/emoji
+words=(MODEL.CLIP.TEXT_EMB_PATH "$out/concepts.safetensors")
+boxes=(MODEL.CLIP.BB_RPN_WEIGHTS "$out/rpn/model_final.pth")
+gt=(MODEL.CLIP.CROP_REGION_TYPE GT MODEL.CLIP.MULTIPLY_RPN_SCORE False)
+teacher=$out/clip/model_final.pth
+
+# Threads that wait for the data loader must not keep it from running.
+export OMP_WAIT_POLICY=PASSIVE
+
+# prepare: makes the world, where it is not there
+prepare() {
+  if [ -f "$world/annotations/captions_style.json" ]; then return; fi
+  local options=()
+  if [ -n "${EMOJI_SCENES:-}" ]; then options+=(--scenes "$EMOJI_SCENES"); fi
+  if [ -n "${EMOJI_PAIRS:-}" ]; then options+=(--pairs "$EMOJI_PAIRS"); fi
+  if [ -n "${EMOJI_PACKAGES:-}" ]; then options+=(--packages "$EMOJI_PACKAGES"); fi
+  "$python" tools/prepare_emoji.py --root "$world" "${options[@]}"
+}
+
+# train STAGE CONFIG KEY VALUE ...
+train() {
+  local stage=$1 config=$2
+  shift 2
+  if [ -f "$out/$stage/model_final.pth" ]; then return; fi
+  "$python" tools/train_net.py --resume --num-gpus "$gpus" --config-file "$configs/$config.yaml" \
+    OUTPUT_DIR "$out/$stage" "$@"
+}
+
+# pretrain STAGE KEY VALUE ...: region-text pretraining from the teacher
+pretrain() {
+  local stage=$1
+  shift
+  train "$stage" pretrain MODEL.WEIGHTS "$teacher" MODEL.CLIP.TEACHER_WEIGHTS "$teacher" \
+    MODEL.CLIP.CONCEPT_POOL_EMB "$out/concepts.safetensors" "${boxes[@]}" \
+    DATASETS.PATH_TRAIN "('$world/annotations/captions_train.json',)" "$@"
+}
+
+# transfer STAGE FROM KEY VALUE ...: training on boxes of base concepts, from the weights of another stage
+transfer() {
+  local stage=$1 from=$2
+  shift 2
+  train "$stage" transfer MODEL.WEIGHTS "$out/$from/model_final.pth" "${boxes[@]}" \
+    MODEL.CLIP.TEXT_EMB_PATH "$out/base_concepts.safetensors" \
+    MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "$out/concepts.safetensors" "$@"
+}
+
+# evaluate NAME STAGE KEY VALUE ...: zero-shot, with all words
+evaluate() {
+  local name=$1 stage=$2
+  shift 2
+  if [ -f "$out/$name/inference/metrics.json" ]; then return; fi
+  "$python" tools/train_net.py --eval-only --num-gpus "$gpus" --config-file "$configs/detector.yaml" \
+    MODEL.WEIGHTS "$out/$stage/model_final.pth" OUTPUT_DIR "$out/$name" "${words[@]}" "${boxes[@]}" "$@"
+}
+
+# embed VOCABULARY FILE
+embed() {
+  if [ -f "$out/$2.safetensors" ]; then return; fi
+  "$python" -m regionclip concepts --vocabulary "$1" --output "$out/$2.safetensors" \
+    --weights "$teacher" --architecture "$configs/emoji_clip.json"
+}

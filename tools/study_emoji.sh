@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What each part of the recipe is worth: further seeds, and pretraining without one part. Run tools/train_emoji.sh first.
+#   bash tools/study_emoji.sh [KEY VALUE ...]
+# Overrides go to every training. Given again, it goes on where it stopped. `python tools/emoji_table.py` prints what is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tools/emoji_stages.sh
+
+# compare STAGE KEY VALUE ...: pretrains in another way, and evaluates
+compare() {
+  local stage=$1
+  shift
+  pretrain "$stage" "$@"
+  evaluate "zero_shot_gt_$stage" "$stage" "${gt[@]}"
+  evaluate "zero_shot_rpn_$stage" "$stage"
+}
+
+if [ ! -f "$teacher" ]; then fail "no teacher in $teacher: run tools/train_emoji.sh first"; fi
+"$python" - "$out/quarter.txt" << 'PROGRAM'
+import sys
+from pathlib import Path
+from regionclip.data.word_lists import WORD_LISTS
+Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in WORD_LISTS["emoji"]()[::4]))
+PROGRAM
+embed "$out/quarter.txt" quarter_of_concepts
+if [ ! -f "$out/parsed_concepts.safetensors" ]; then
+  "$python" tools/build_concept_pool.py --captions "$world/annotations/captions_train.json" --min-count 20 \
+    --weights "$teacher" --architecture "$configs/emoji_clip.json" --output "$out/parsed_concepts.safetensors"
+fi
+compare without_distillation MODEL.CLIP.DISTILL_LOSS_WEIGHT 0.0 "$@"
+compare without_contrast MODEL.CLIP.CONTRASTIVE_LOSS_WEIGHT 0.0 "$@"
+compare random_boxes MODEL.CLIP.CROP_REGION_TYPE RANDOM "$@"
+compare quarter_pool MODEL.CLIP.CONCEPT_POOL_EMB "$out/quarter_of_concepts.safetensors" "$@"
+compare parsed_pool MODEL.CLIP.CONCEPT_POOL_EMB "$out/parsed_concepts.safetensors" "$@"
+for seed in 2 3; do
+  compare "pretrain_seed$seed" SEED "$seed" "$@"
+  transfer "transfer_pretrain_seed$seed" "pretrain_seed$seed" SEED "$seed" "$@"
+  transfer "transfer_clip_seed$seed" clip SEED "$seed" "$@"
+done
+echo "Done: figures in $out/*/inference/metrics.json"
