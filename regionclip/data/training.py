@@ -28,6 +28,7 @@ from regionclip.data.cleaning import CLIPPED, clean_records
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.loaders import read_records
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
+from regionclip.data.stacking import StackedBatch
 from regionclip.errors import UserError, user_error
 from regionclip.randomness import derived_seed, seeded_on_cpu
 
@@ -216,24 +217,21 @@ def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: i
         images,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=StackedBatch.of,
         worker_init_fn=_leave_signals_to_main_process,
         generator=torch.Generator(),
     )
     return _checked(loader)
 
 
-def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in batches:
+def _checked(batches: Iterable[StackedBatch]) -> Iterator[Batch]:
+    for stacked in batches:
+        batch = stacked.records()
         for image in batch:
             if "image" not in image:
                 fix = "see datasets/README.md for the place of the images"
                 raise user_error("training images", "files that can be read", image["unreadable"][0], fix)
         yield batch
-
-
-def _as_list(batch: Batch) -> Batch:
-    return batch
 
 
 def _leave_signals_to_main_process(worker: int) -> None:

@@ -21,6 +21,9 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.pretrain_losses import image_text_loss
 from regionclip.modeling.proposals import ImageInput
 
+LENGTHS = 4
+"""Parts of a batch of captions: most are short, and some are long."""
+
 LARGEST_SCALE = 100.0
 """The cosines are multiplied by a learned number, at most this, as in CLIP."""
 
@@ -79,14 +82,20 @@ class ImageTextCLIP(TextEncoder):
             raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
         pictures = self.preprocessor([image["image"] for image in batched_inputs]).tensor
         images = self.visual.embed_images(pictures)
-        tokens = torch.stack([image["tokens"] for image in batched_inputs])
-        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]  # the rest is padding
-        texts = super().forward(tokens.to(self.device))
+        texts = self._embed_texts(torch.stack([image["tokens"] for image in batched_inputs]))
         if self.gather:
             images, texts = gather_rows(images), gather_rows(texts)
         scale = self.logit_scale.exp().clamp(max=LARGEST_SCALE)
         with torch.autocast(self.device.type, enabled=False):
             return {"loss_image_text": image_text_loss(images.float(), texts.float(), 1 / scale)}
+
+    def _embed_texts(self, tokens: Tensor) -> Tensor:
+        """Embed captions [N, 77] in parts of like length, without the padding behind the longest of each."""
+        lengths = tokens.argmax(dim=1) + 1
+        order = lengths.argsort()
+        parts = [tokens[rows, : int(lengths[rows].max())] for rows in order.tensor_split(LENGTHS) if len(rows)]
+        embedded = torch.cat([super(ImageTextCLIP, self).forward(part.to(self.device)) for part in parts])
+        return embedded[order.argsort().to(self.device)]
 
 
 def _initialise(tower: ModifiedResNet) -> None:

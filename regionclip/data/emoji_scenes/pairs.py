@@ -24,14 +24,14 @@ from regionclip.data.image_text.writing import write_shards
 PAIRS = 150_000
 """Written unless told otherwise: 115 pictures of each thing, in two styles."""
 
-SCENES_IN = 10
+SCENES_IN = 20
 """One picture of so many is a whole scene, the others show one thing each."""
 
-ONE_THING = SceneSettings(sides=(64, 80, 96), objects=(1, 1), object_side=(28, 92), tail=1, strokes=4)
+ONE_THING = SceneSettings(sides=(64, 80, 96), objects=(1, 1), object_side=(40, 92), tail=1, strokes=4)
 SEED = 11
 
-CAPTIONS = 4
-"""Sentences about a thing, of which one is drawn each time that its picture is looked at."""
+BARE = ("{}.", "a picture of a {}.")
+"""Half of the captions of a thing hardly say more than its name; the others are sentences."""
 
 
 class PairMaker:
@@ -54,7 +54,7 @@ class PairMaker:
         else:
             scene = self._things.make(number)
             random = Generator(PCG64(SeedSequence([SEED, number, 2])))
-            templates = random.choice(PROMPT_TEMPLATES, CAPTIONS, replace=False).tolist()
+            templates = [*BARE, *random.choice(PROMPT_TEMPLATES, 2, replace=False).tolist()]
             names = [item.concept.name for item in scene.objects]
             captions = [fill_template(template, name) for name in names for template in templates] or ["nothing"]
         return Pair(f"emoji {number}", jpeg_bytes(scene), json.dumps({"captions": captions}))

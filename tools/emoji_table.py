@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Print the figures of the small world's recipe and of its variants as tables for docs/emoji_ovd.md."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from tabulate import tabulate
+
+from regionclip.engine.command import DONE, run_command
+from regionclip.errors import user_error
+from regionclip.files import read_json_file
+
+SEEDS = ("", "_seed2", "_seed3")
+ABLATIONS = {
+    "whole recipe": "pretrain",
+    "without distillation": "without_distillation",
+    "without contrast": "without_contrast",
+    "random boxes": "random_boxes",
+    "a quarter of the concepts": "quarter_pool",
+    "concepts parsed from captions": "parsed_pool",
+}
+
+
+class Figures:
+    """The figures that the stages under a folder have written."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read nothing yet."""
+        self.folder = folder
+
+    def of(self, stage: str, name: str, task: str = "bbox") -> float | None:
+        """Return a figure in percent; None where the stage has not been run."""
+        content = read_json_file(self.folder / stage / "inference" / "metrics.json")
+        value = content["metrics"][task].get(name) if content else None
+        return None if value is None else float(value)
+
+    def text(self, stages: Sequence[str], name: str, task: str = "bbox") -> str:
+        """Return the mean over stages that were run, with least and most where there are several."""
+        values = [value for stage in stages if (value := self.of(stage, name, task)) is not None]
+        if not values:
+            return "not run"
+        spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+        return f"{mean(values):.1f}{spread}"
+
+
+def seeds(stage: str) -> list[str]:
+    """Return the names of a stage with each seed."""
+    return [stage + seed for seed in SEEDS]
+
+
+def claims(figures: Figures) -> str:
+    """Return the table of zero-shot detection, proposals and transfer."""
+    rows = []
+    for what, boxes, name in (
+        ("annotated boxes, AP", "gt", "AP"),
+        ("annotated boxes, AP50, novel", "gt", "AP50-novel"),
+        ("proposed boxes, AP50", "rpn", "AP50"),
+        ("proposed boxes, AP50, novel", "rpn", "AP50-novel"),
+        ("proposed boxes, AP50, base", "rpn", "AP50-base"),
+    ):
+        teacher = figures.text([f"zero_shot_{boxes}_clip"], name)
+        student = figures.text(seeds(f"zero_shot_{boxes}_pretrain"), name)
+        style = [figures.text([f"style_{boxes}_{stage}"], name) for stage in ("clip", "pretrain")]
+        rows.append([f"zero-shot, {what}", teacher, student, *style])
+    for name in ("AP50-novel", "AP50-base", "AP50"):
+        cells = [figures.text(seeds(f"transfer_{stage}"), name) for stage in ("clip", "pretrain")]
+        rows.append([f"fine-tuned on base boxes, {name}", *cells, "", ""])
+    headers = ["", "from CLIP", "from the pretrained student", "Fluent 3D, CLIP", "Fluent 3D, student"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def proposals(figures: Figures) -> str:
+    """Return the table of what the proposer finds."""
+    names = [f"AR@{limit}{group}" for group in ("", "-base", "-novel") for limit in (10, 100)]
+    rows = [[name, figures.text(["rpn"], name, "proposals")] for name in names]
+    return tabulate(rows, headers=["proposals", "percent"], tablefmt="github", disable_numparse=True)
+
+
+def ablations(figures: Figures) -> str:
+    """Return the table of pretraining without one part."""
+    rows = [
+        [what, figures.text([f"zero_shot_gt_{stage}"], "AP"), figures.text([f"zero_shot_rpn_{stage}"], "AP50")]
+        for what, stage in (("no pretraining (CLIP)", "clip"), *ABLATIONS.items())
+    ]
+    headers = ["pretraining", "annotated boxes, AP", "proposed boxes, AP50"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", default="output/emoji", help="of the recipe: EMOJI_OUTPUT")
+    folder = Path(parser.parse_args().folder)
+    if not folder.is_dir():
+        raise user_error(f"--folder {folder}", "the output of tools/train_emoji.sh", "no such folder", "run that first")
+    figures = Figures(folder)
+    print("\n\n".join(table(figures) for table in (claims, proposals, ablations)))
+    return DONE
+
+
+if __name__ == "__main__":
+    run_command(main)
