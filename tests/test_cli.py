@@ -304,6 +304,9 @@ def test_words_are_embedded_into_files(command, detector_folder, tmp_path):
     assert (tmp_path / "w.txt").read_text() == "cat\ndog\n"
     rows = torch.load(tmp_path / "w.pth", weights_only=True)
     assert torch.equal(rows, regionclip.Vocabulary.from_file("w.safetensors").embeddings)
+    code, _, error = command("concepts", "--words", "cat, dog", "--model", detector_folder, "--output", "same.pth")
+    assert code == 0, error
+    assert torch.equal(torch.load(tmp_path / "same.pth", weights_only=True), rows)
     (tmp_path / "a.jpg").write_bytes(PHOTOS[0].read_bytes())
     for file in ("w.pth", "w.safetensors"):
         code, output, error = command("detect", "a.jpg", "--vocabulary", file, "--model", detector_folder)
@@ -311,6 +314,7 @@ def test_words_are_embedded_into_files(command, detector_folder, tmp_path):
     for arguments, message in [
         (["--output", "w.csv", "--words", "cat"], "--output w.csv: expected .safetensors or .pth"),
         ([], "--words and --vocabulary: expected one of them, got neither"),
+        (["--words", "cat", "--model", detector_folder], "--model, and --weights or --architecture: expected one of"),
         (["--vocabulary", "both.txt", "--output", "both.pth"], "both.pth: expected a row for each class, got 2 rows"),
     ]:
         (tmp_path / "both.txt").write_text("cat | kitten\n")

@@ -206,7 +206,7 @@ def test_a_split_is_written_as_coco_lvis_captions_and_shards(maker, tmp_path):
     assert len(source) == 25
     assert captions[0]["caption"] in source.text(0)
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".json")}
-    write_split(tmp_path, "val", maker, 25)
+    write_split(tmp_path, "val", maker, 25, shards=True)
     assert first == {path: path.read_bytes() for path in first}
 
 
@@ -237,9 +237,13 @@ def test_a_package_without_the_drawings_is_refused(tmp_path):
 def test_the_tool_makes_registered_datasets(packages, tmp_path):
     environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path)}
     tool = [sys.executable, "tools/prepare_emoji.py", "--packages", str(packages), "--scenes", "6", "--splits", "val"]
+    tool += ["--shards", "--sheet", str(tmp_path / "sheet.png")]
     done = subprocess.run(tool, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "Done: 1 splits" in done.stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width / sheet.height == 2  # six scenes, four in a row
+    assert len(open_pairs(str(tmp_path / "emoji" / "shards" / "val"), "ImageTextShards")[0]) == 6
     code = """
 from regionclip.data.loaders import read_records
 from detectron2.data import MetadataCatalog

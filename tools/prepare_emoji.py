@@ -4,15 +4,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from pycocotools.coco import COCO
+
+from regionclip import Detections
 from regionclip.data.coco_ovd import datasets_root
+from regionclip.data.emoji_scenes import read_concepts
 from regionclip.data.emoji_scenes.datasets import FOLDER, SPLITS, prepare
 from regionclip.data.emoji_scenes.pairs import PAIRS
+from regionclip.data.images import read_image
 from regionclip.engine.command import DONE, log_to_console, open_folder, run_command
+from regionclip.files import atomic_write
 
 logger = logging.getLogger("regionclip.emoji")
+
+SHEET_SCENES, SHEET_COLUMNS = 8, 4
+"""Scenes of each split on a sheet, and how many are side by side."""
 
 
 def main() -> int:
@@ -23,12 +37,51 @@ def main() -> int:
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
     parser.add_argument("--scenes", type=int, help="of each split, in the place of 20,000 and 1,000")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="captioned pictures for CLIP, made with train")
+    parser.add_argument("--shards", action="store_true", help="write the scenes as WebDataset shards too")
+    parser.add_argument("--sheet", help="picture to write: scenes with their boxes and names, to look at")
     args = parser.parse_args()
-    root = Path(args.root)
+    root, packages = Path(args.root), Path(args.packages) if args.packages else None
     open_folder(root)
-    written = prepare(root, Path(args.packages) if args.packages else None, args.splits, args.scenes, args.pairs)
+    written = prepare(root, packages, args.splits, args.scenes, args.pairs, shards=args.shards)
+    if args.sheet:
+        with atomic_write(args.sheet) as file:
+            check_sheet(root, args.splits).save(file, format="PNG")
+        logger.info("Scenes to look at: %s", args.sheet)
     logger.info("Done: %d splits; annotations in %s", len(args.splits), written[0].parent)
     return DONE
+
+
+def check_sheet(root: Path, splits: Sequence[str]) -> Image.Image:
+    """Return the first scenes of each split side by side, with what is annotated in them."""
+    scenes = [drawn for split in splits for drawn in drawn_scenes(root, split)]
+    side, rows = max(max(scene.size) for scene in scenes), -(-len(scenes) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * side, rows * side), "white")
+    for i, scene in enumerate(scenes):
+        sheet.paste(scene, (i % SHEET_COLUMNS * side, i // SHEET_COLUMNS * side))
+    return sheet
+
+
+def drawn_scenes(root: Path, split: str) -> Iterator[Image.Image]:
+    """Yield the first scenes of a split with boxes and names."""
+    names = tuple(concept.name for concept in read_concepts())
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(root / "annotations" / f"{split}.json"))
+    for number in truth.getImgIds()[:SHEET_SCENES]:
+        things = truth.loadAnns(truth.getAnnIds(imgIds=number))
+        boxes = np.array([thing["bbox"] for thing in things], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        pixels = read_image(root / split / truth.imgs[number]["file_name"])
+        none = np.zeros((len(boxes), 0))
+        yield Detections(
+            boxes=boxes,
+            scores=np.ones(len(boxes), np.float32),
+            class_ids=np.array([thing["category_id"] - 1 for thing in things], np.int64),
+            vocabulary=names,
+            image_size=pixels.shape[:2],
+            top_class_ids=none.astype(np.int64),
+            top_scores=none.astype(np.float32),
+            image=pixels,
+        ).draw()
 
 
 if __name__ == "__main__":

@@ -76,13 +76,16 @@ def text_tower(args: Namespace) -> WordEmbedder:
     from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.engine.pretrained import require_device
     from regionclip.engine.text import load_embedder
-    from regionclip.engine.zoo import text_weights_of
+    from regionclip.engine.zoo import DEFAULT_MODEL, MODELS, text_weights_of
     from regionclip.errors import user_error
 
-    if not (args.weights or args.architecture):
-        return shared.load_detector(args.model, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder
-    if args.model:
+    if args.model and (args.weights or args.architecture):
         raise user_error("--model, and --weights or --architecture", "one of them", "both", "leave one out")
-    size, device = get_architecture(args.architecture or "RN50"), require_device(args.device)
+    name, architecture = args.model or DEFAULT_MODEL, args.architecture
+    if not (args.weights or architecture):
+        if name not in MODELS:
+            return shared.load_detector(name, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder
+        architecture = MODELS[name].clip  # its text tower needs no detector
+    size, device = get_architecture(architecture or "RN50"), require_device(args.device)
     weights = args.weights or text_weights_of(size.name)
     return load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from regionclip.clip import CLIPArchitecture, ModifiedResNet
-from regionclip.clip.resnet import NormFactory
+from regionclip.clip.resnet import Bottleneck, NormFactory
 from regionclip.clip.text import TextEncoder
 from regionclip.config.checks import clip_architecture
 from regionclip.modeling.gathering import gather_rows
@@ -100,9 +100,9 @@ class ImageTextCLIP(TextEncoder):
 
 def _initialise(tower: ModifiedResNet) -> None:
     """Begin as CLIP did: each residual block as the identity, the attention pool with the scale of its width."""
-    for stage in tower.stages.values():
-        for block in stage.children():
-            nn.init.zeros_(block.bn3.weight)
+    for block in tower.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(cast(Tensor, block.bn3.weight))
     pool = tower.attnpool
     assert pool is not None
     for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):

@@ -14,7 +14,7 @@ from regionclip.data.coco_ovd import datasets_root
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings, prepare_drawings
 from regionclip.data.emoji_scenes.pairs import PAIRS, write_pairs
-from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
+from regionclip.data.emoji_scenes.scenes import SceneMaker
 from regionclip.data.emoji_scenes.writing import write_split
 
 FOLDER = "emoji"
@@ -67,7 +67,8 @@ def prepare(
     splits: Sequence[str] = tuple(SPLITS),
     scenes: int | None = None,
     pairs: int = PAIRS,
-    settings: SceneSettings | None = None,
+    *,
+    shards: bool = False,
 ) -> list[Path]:
     """Make splits under `root`, with `train` the captioned pictures for CLIP too, and return the JSON files.
 
@@ -77,7 +78,7 @@ def prepare(
         splits: names in `SPLITS`.
         scenes: how many of each, for those in SPLITS.
         pairs: captioned pictures.
-        settings: how hard the world is.
+        shards: write the scenes as WebDataset shards too.
 
     Raises:
         UserError: the drawings cannot be had.
@@ -88,8 +89,8 @@ def prepare(
     for name in splits:
         split = SPLITS[name]
         drawings = [Drawings(root / "drawings", style) for style in split.styles]
-        maker = SceneMaker(drawings, read_concepts(), split.seed, settings)
+        maker = SceneMaker(drawings, read_concepts(), split.seed)
         if name == "train":
             write_pairs(root, drawings, pairs)
-        written += write_split(root, name, maker, scenes or split.scenes)
+        written += write_split(root, name, maker, scenes or split.scenes, shards=shards)
     return written

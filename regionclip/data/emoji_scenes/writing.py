@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     for file_name, content in contents.items():
         write_json(annotations / file_name, content)
     if shards:
+        shutil.rmtree(folder / "shards" / name, ignore_errors=True)
         write_shards(_pairs(scenes, pictures), folder / "shards" / name)
     return [annotations / file_name for file_name in contents]
 
