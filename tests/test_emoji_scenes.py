@@ -331,6 +331,30 @@ def bad_size(tool, overrides):
     return done.returncode, done.stderr
 
 
+def test_the_figures_become_tables(tmp_path):
+    def write(stage, task="bbox", **figures):
+        path = tmp_path / stage / "inference" / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"metrics": {task: {key.replace("_", "-"): v for key, v in figures.items()}}}))
+
+    write("zero_shot_gt_clip", AP=30.0, AP50_novel=25.0)
+    write("zero_shot_gt_pretrain", AP=40.0, AP50_novel=None)
+    write("zero_shot_gt_pretrain_seed2", AP=43.0)
+    write("rpn", task="proposals", **{"AR@100": 61.25})
+    tool = [sys.executable, "tools/emoji_table.py", "--folder", str(tmp_path)]
+    done = subprocess.run(tool, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    table = {row[0]: row[1:] for row in rows}
+    assert table["zero-shot, annotated boxes, AP"][:2] == ["30.0", "41.5 (40.0 to 43.0)"]
+    assert table["zero-shot, annotated boxes, AP50, novel"][:2] == ["25.0", "not run"]
+    assert table["AR@100"] == ["61.2"]
+    assert table["whole recipe"][0] == "40.0"
+    assert table["random boxes"] == ["not run", "not run"]
+    tool[-1] = str(tmp_path / "nowhere")
+    assert "no such folder" in subprocess.run(tool, cwd=REPOSITORY, capture_output=True, text=True, timeout=100).stderr
+
+
 @pytest.mark.slow
 def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
     environment = os.environ | {
