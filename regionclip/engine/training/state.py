@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +80,28 @@ SETTINGS = {"weight_decay", "momentum", "nesterov", "betas", "eps"}
 """What an optimizer is told by the config, beside the learning rate."""
 
 
-def keep_configured_rates(optimizer: Optimizer, scheduler: Any, configured: Sequence[dict[str, Any]]) -> None:
-    """Give a loaded optimizer the rates of the config, where they have changed since.
+def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) -> None:
+    """Give an optimizer the state of a checkpoint, and the rates of the config, where they have changed since.
 
     Args:
-        optimizer: with the state of a checkpoint.
-        scheduler: likewise, with the same base rates.
-        configured: parameter groups before the checkpoint was loaded.
+        optimizer: as the config describes it.
+        scheduler: with the state of the checkpoint.
+        state: `state_dict` of the optimizer that wrote the checkpoint.
 
     Raises:
         UserError: the checkpoint is of another kind of optimizer.
     """
+    configured = [dict(group) for group in optimizer.param_groups]
+    told, wants = (groups[0].keys() & SETTINGS for groups in (state["param_groups"], configured))
+    if told != wants:
+        expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start anew"
+        raise user_error("SOLVER.OPTIMIZER", expected, f"one that is told {sorted(wants)}", fix)
+    optimizer.load_state_dict(state)
     for i, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         base, rate = group.get("initial_lr", group["lr"]), wanted["initial_lr"]
         if base != rate:
             logger.warning("The base learning rate was %g and is %g from now on", base, rate)
             group["lr"] *= rate / base if base else 1.0
             group["initial_lr"] = scheduler.base_lrs[i] = rate
-        told, wants = group.keys() & SETTINGS, wanted.keys() & SETTINGS
-        if told != wants:
-            expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start anew"
-            raise user_error("SOLVER.OPTIMIZER", expected, f"one that is told {sorted(wants)}", fix)
         for name in wants:
             group[name] = wanted[name]

@@ -31,7 +31,7 @@ from regionclip.engine.training.optimizer import make_optimizer
 from regionclip.engine.training.state import (
     StepStart,
     gather_random_states,
-    keep_configured_rates,
+    load_optimizer,
     recent_figures,
     require_agreement,
     restore_figures,
@@ -391,9 +391,7 @@ class DetectorTrainer(TrainerBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set what `state_dict` returned; learning rate, decay and momentum stay those of the config."""
-        configured = [dict(group) for group in self.optimizer.param_groups]
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["_trainer"]["optimizer"])
-        keep_configured_rates(self.optimizer, self.scheduler, configured)
+        load_optimizer(self.optimizer, self.scheduler, state["_trainer"]["optimizer"])
         if state["_trainer"].get("grad_scaler"):
             self.scaler.load_state_dict(state["_trainer"]["grad_scaler"])
