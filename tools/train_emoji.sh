@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 source tools/emoji_stages.sh
 
 prepare
-train clip clip DATASETS.PATH_TRAIN "('$world/pairs',)" "$@"
+# The steps are short: one thread computes while the loader has the other core.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} train clip clip DATASETS.PATH_TRAIN "('$world/pairs',)" "$@"
 embed emoji concepts
 embed emoji880 base_concepts
 train rpn rpn MODEL.WEIGHTS "$teacher" "$@"
