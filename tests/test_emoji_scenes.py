@@ -372,7 +372,9 @@ def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     figures = {path.parent.parent.name for path in (tmp_path / "out").glob("*/inference/metrics.json")}
     zero_shot = {f"zero_shot_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
-    assert figures >= {*zero_shot, "zero_shot_style", "transfer_clip", "transfer_pretrain", "rpn"}
+    style = {f"style_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
+    assert figures >= {*zero_shot, *style, "transfer_clip", "transfer_pretrain", "rpn"}
+    assert (tmp_path / "out" / "packed" / "vocabulary.safetensors").is_file()
     metrics = json.loads((tmp_path / "out" / "rpn" / "inference" / "metrics.json").read_text())["metrics"]
     assert {"AR@100", "AR@100-novel", "AR@100-base"} <= set(metrics["proposals"])
     shutil.rmtree(tmp_path / "out" / "transfer_pretrain")

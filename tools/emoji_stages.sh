@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY=PASSIVE
 
 # prepare: makes the world, where it is not there
 prepare() {
-  if [ -f "$world/annotations/captions_style.json" ]; then return; fi
+  if [ -f "$world/annotations/captions_style.json" ] && [ -d "$world/pairs" ]; then return; fi
   local options=()
   if [ -n "${EMOJI_SCENES:-}" ]; then options+=(--scenes "$EMOJI_SCENES"); fi
   if [ -n "${EMOJI_PAIRS:-}" ]; then options+=(--pairs "$EMOJI_PAIRS"); fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the whole recipe on the small world of emoji scenes: CLIP, proposer, concepts, region-text pretraining,
-# zero-shot evaluation, transfer; and pack the result as the detector that `regionclip detect` uses.
+# zero-shot evaluation, transfer; and pack the result as a detector for `regionclip detect --model output/emoji/packed`.
 #   bash tools/train_emoji.sh [KEY VALUE ...]
 # Overrides go to every training. Given again, it goes on where it stopped; stages that are done are left out.
 set -euo pipefail
