@@ -22,7 +22,7 @@ from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
 
 PAIRS = 150_000
-"""Written unless told otherwise: 115 pictures of each thing, in two styles."""
+"""Written unless told otherwise: about 120 pictures of each thing, in two styles."""
 
 SCENES_IN = 20
 """One picture of so many is a whole scene, the others show one thing each."""

@@ -20,7 +20,11 @@ def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        overrides={"logit_scale": {"weight_decay": 0.0}, "bias": {"weight_decay": 0.0}},  # as CLIP
+        # As CLIP: biases and the temperature do not decay, unless SOLVER.WEIGHT_DECAY_BIAS says so.
+        overrides={
+            "logit_scale": {"weight_decay": 0.0},
+            "bias": {"weight_decay": cfg.SOLVER.WEIGHT_DECAY_BIAS or 0.0},
+        },
     )
     adam = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
     return adam(groups, lr=cfg.SOLVER.BASE_LR, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
