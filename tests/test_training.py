@@ -19,7 +19,7 @@ from regionclip.data.cleaning import clean_records
 from regionclip.data.loaders import read_records
 from regionclip.data.lvis import load_lvis
 from regionclip.data.sampling import TrainingBatches, endless_order
-from regionclip.data.training import TrainingMapper, read_training_data, training_batches
+from regionclip.data.training import TrainingMapper, read_training_data, read_training_records, training_batches
 from regionclip.engine import DetectorTrainer
 from regionclip.engine.workflows import scale_to_processes
 from regionclip.errors import UserError
@@ -157,6 +157,13 @@ def test_boxes_are_cut_at_the_edge_and_small_overlaps_are_not_counted():
     (cleaned,), counts = clean_records([record | {"annotations": annotations}], 1)
     assert [annotation["bbox"] for annotation in cleaned["annotations"]] == [[90, 40, 100, 50]] * 2
     assert counts == {"boxes cut at the edge of the image": 1}
+
+
+def test_a_network_that_only_proposes_learns_from_the_boxes_of_any_class(world, tmp_path):
+    folder, _ = world
+    only_proposals = {"MODEL__META_ARCHITECTURE": "ProposalNetwork", "MODEL__ROI_HEADS__NUM_CLASSES": 1}
+    cfg = training_config(folder, tmp_path / "out", **only_proposals)
+    assert sum(len(record["annotations"]) for record in read_training_records(cfg)) == 8 * 3
 
 
 def test_masks_that_cannot_be_learned_are_left_out():

@@ -27,13 +27,13 @@ WITHOUT_SIZE = "images without a size, in their annotations or their file"
 
 
 def clean_records(
-    records: Iterable[Record], num_classes: int, *, mask_format: str | None = None, keep_empty: bool = False
+    records: Iterable[Record], num_classes: int | None, *, mask_format: str | None = None, keep_empty: bool = False
 ) -> tuple[list[Record], Counter[str]]:
     """Return the records that can be trained on, with usable annotations, and what was changed.
 
     Args:
         records: Detectron2's dataset records.
-        num_classes: classes have to be 0 ... num_classes - 1.
+        num_classes: classes have to be 0 ... num_classes - 1; None where no class is learned.
         mask_format: "polygon" or "bitmask" where masks are learned; None where they are not.
         keep_empty: keep images without any usable annotation (FILTER_EMPTY_ANNOTATIONS False).
 
@@ -74,7 +74,7 @@ def _is_crowd(annotation: Record) -> bool:
 
 
 def _usable(
-    annotation: Any, record: Record, num_classes: int, mask_format: str | None, counts: Counter[str]
+    annotation: Any, record: Record, num_classes: int | None, mask_format: str | None, counts: Counter[str]
 ) -> Record | None:
     """Return an annotation that can be learned from, with its box inside the image; None counts why not."""
     if not isinstance(annotation, dict):
@@ -93,10 +93,12 @@ def _usable(
     return clipped
 
 
-def _problem(annotation: Record, record: Record, num_classes: int, mask_format: str | None) -> str | None:
+def _problem(annotation: Record, record: Record, num_classes: int | None, mask_format: str | None) -> str | None:
     """Return why an annotation cannot be used, or None."""
     category = annotation.get("category_id")
-    if not isinstance(category, int) or not 0 <= category < num_classes:
+    if not isinstance(category, int) or category < 0:
+        return "annotations without a class"
+    if num_classes is not None and category >= num_classes:
         return f"annotations of a class beyond the {num_classes} of the detector"
     try:
         box = _corners(annotation)

@@ -180,9 +180,8 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
         if problems:
             raise UserError(problems)
         keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        usable, counts = clean_records(
-            dataset, cfg.MODEL.ROI_HEADS.NUM_CLASSES, mask_format=mask_format, keep_empty=keep_empty
-        )
+        num_classes = None if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        usable, counts = clean_records(dataset, num_classes, mask_format=mask_format, keep_empty=keep_empty)
         for reason, count in counts.items():
             logger.warning("%s: %d %s%s", name, count, reason, "" if reason == CLIPPED else ", left out")
         if not usable:
