@@ -40,7 +40,7 @@ from regionclip.engine.encoded_image import EncodedImage, require_text_classifie
 from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
-from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.postprocess import AcrossClasses
 
@@ -128,6 +128,7 @@ class RegionCLIP:
         found = load_pretrained(
             str(name_or_path), config, overrides, text_weights, device, source, trust_pickle=trust_pickle
         )
+        prepare_for_inference(found.model, found.cfg.MODEL.CLIP.INFERENCE_PRECISION)
         return cls(
             cast(CLIPFastRCNN, found.model),
             found.cfg,

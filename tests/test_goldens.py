@@ -1,5 +1,6 @@
 """Parity with the published system on deterministic weights; `compare` holds the stated tolerances."""
 
+import copy
 import json
 import zlib
 from dataclasses import replace
@@ -13,6 +14,7 @@ from detectron2.utils.events import EventStorage
 
 from regionclip.clip import PROMPT_TEMPLATES, AttentionPool2d, fill_template, get_architecture
 from regionclip.clip.text import TextEncoder, Tokenizer, tokenize
+from regionclip.modeling import prepare_for_inference
 from regionclip.modeling.losses import build_classification_loss
 from regionclip.modeling.postprocess import (
     DetectionSelector,
@@ -139,9 +141,16 @@ def detectors(golden_detector):
     return {case: golden_detector(case, *SEPARATION) for case in CASES}
 
 
+@pytest.fixture(scope="module")
+def prepared_detectors(detectors):
+    """The same, rewritten for inference as the command lines do it."""
+    return {case: (golden, prepare_for_inference(copy.deepcopy(model))) for case, (golden, model) in detectors.items()}
+
+
+@pytest.mark.parametrize("form", ["detectors", "prepared_detectors"])
 @pytest.mark.parametrize(("case", "images", "variant"), recorded("image_hw"))
-def test_detector_agrees(detectors, golden_inputs, case, images, variant):
-    golden, model = detectors[case]
+def test_detector_agrees(request, golden_inputs, case, images, variant, form):
+    golden, model = request.getfixturevalue(form)[case]
     prefix = prefix_of(images)
     computed, _ = run_head(model, golden, golden_inputs, prefix, images)
     assert_agrees(golden, computed)

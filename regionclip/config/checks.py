@@ -50,6 +50,7 @@ CHOICES = {
     "MODEL.CLIP.VIS_BEHAVIOUR": ("corrected", "upstream"),
     "MODEL.CLIP.GLOBAL_BOX": ("image", "padded"),
     "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
+    "MODEL.CLIP.INFERENCE_PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
     "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
     "TEST.EVALUATION_BACKEND": ("faster", "official"),
@@ -266,6 +267,9 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
         if get_value(cfg, key) not in names:
             fix = f"add {key} {names[0]}"
             yield Problem(key, f"{' or '.join(names)} in this CLIPFastRCNN", repr(get_value(cfg, key)), fix)
+    key = "MODEL.CLIP.INFERENCE_PRECISION"
+    if cfg.MODEL.ROI_HEADS.NAME != "CLIPRes5ROIHeads" and get_value(cfg, key) != "float32":
+        yield Problem(key, f"float32 with {cfg.MODEL.ROI_HEADS.NAME}", repr(get_value(cfg, key)), "leave it out")
     features = cfg.MODEL.ROI_HEADS.IN_FEATURES
     if cfg.MODEL.ROI_HEADS.NAME == "CLIPRes5ROIHeads" and len(features) != 1:
         fix = "add MODEL.ROI_HEADS.IN_FEATURES \"['res4']\""

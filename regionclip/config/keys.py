@@ -44,6 +44,11 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.RPN_SCORE_FUSION", "upstream", "'upstream': sqrt(p * logit); 'sigmoid': sqrt(p * sigmoid(logit))"),
     Key("MODEL.CLIP.VIS", False, "report the class probability instead of the fused score"),
     Key("MODEL.CLIP.VIS_BEHAVIOUR", "corrected", "'corrected': sorted by the reported score, soft-NMS too; 'upstream'"),
+    Key(
+        "MODEL.CLIP.INFERENCE_PRECISION",
+        "float32",
+        "'float32'; 'bfloat16' or 'float16': convolutions in half precision outside of training",
+    ),
     # --- suppression
     Key("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", False, "soft-NMS instead of hard NMS"),
     Key("MODEL.ROI_HEADS.SOFT_NMS_METHOD", "gaussian", "'gaussian', 'linear' or 'hard'"),

@@ -46,8 +46,7 @@ class EncodedImage:
         """The proposals of the detector."""
         (proposals,) = self._model.proposal_source.propose([self._input], self._model.device)
         predictor = text_predictor(self._model)
-        # Regions that no score is given to need not be encoded.
-        proposals = proposals[predictor.selector.fusion.usable(proposals.objectness_logits)]
+        (proposals,) = predictor.usable([proposals])
         embeddings = self.encode(proposals.proposal_boxes)
         boxes = predictor.refine(embeddings, proposals)
         return Regions(boxes, proposals.objectness_logits, embeddings)

@@ -30,9 +30,6 @@ from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
 from regionclip.modeling.transformer_backbones import FEATURE
 from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads, make_projection
 
-REGIONS_AT_ONCE = 500
-"""Regions that are encoded together outside of training; bounds memory to 0.4 GB of pooled maps for RN50."""
-
 RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
 
@@ -181,8 +178,7 @@ class CLIPFastRCNN(nn.Module):
     @torch.no_grad()
     def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
         """Return the embeddings [R, D], not normalised, of boxes on the maps [1, C, H, W] of one image."""
-        parts = boxes.tensor.split(REGIONS_AT_ONCE)
-        return torch.cat([self.roi_heads.encode(maps, [Boxes(part)]) for part in parts])
+        return self.roi_heads.encode(maps, [boxes])
 
     @torch.no_grad()
     def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from detectron2.modeling.poolers import ROIPooler
+import torch
+from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from regionclip.clip import ModifiedResNet
+
+REGIONS_AT_ONCE = 64
+"""Regions that are encoded together outside of training: their maps stay in memory that is in use already."""
 
 
 class RegionEncoder:
@@ -24,12 +28,37 @@ class RegionEncoder:
         self.last_stage = last_stage
         self.attention_pool = attention_pool
 
-    def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Pool boxes and run CLIP's `layer4`.
+    def encode(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Return the embeddings of regions, not normalised.
+
+        Outside of training the regions go through in portions, which bounds the memory.
 
         Args:
-            features: feature maps [N, C, H, W] the pooler was made for.
+            features: the feature map [N, C, H, W] the pooler was made for, alone.
             boxes: for each of the N images, boxes [R_i, 4] in pixels of the network input.
+
+        Returns:
+            float [sum R_i, D].
+        """
+        if torch.is_grad_enabled():
+            return self.embed(self.region_maps(features, boxes))
+        (feature_map,) = features
+        rois = convert_boxes_to_pooler_format(list(boxes))  # [R, 5]
+        pool_and_encode = self.encoder_of_map(feature_map, len(rois))
+        return torch.cat([self.embed(pool_and_encode(part)) for part in rois.split(REGIONS_AT_ONCE)])
+
+    def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
+        """Return what maps rois [R', 5] of a feature map [N, C, H, W] to maps as `region_maps` does.
+
+        Args:
+            feature_map: is pooled from.
+            regions: how many there will be in all.
+        """
+        (level,) = self.pooler.level_poolers
+        return lambda rois: self.last_stage(level(feature_map, rois))
+
+    def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Pool boxes and run CLIP's `layer4`; arguments as for `encode`.
 
         Returns:
             float [sum R_i, C', side / 2, side / 2].
@@ -65,7 +94,7 @@ class BorrowsLastStage:
 
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
-        return self.encoder.embed(self.encoder.region_maps(self.pooled_features(features), boxes))
+        return self.encoder.encode(self.pooled_features(features), boxes)
 
     def pooled_features(self, features: dict[str, Tensor]) -> list[Tensor]:
         """Return the maps that the head pools from."""

@@ -1,0 +1,72 @@
+"""A region encoder for inference that runs the first convolutions of `layer4` on the map, once for all regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.clip.resnet import Bottleneck
+from regionclip.modeling.region_encoder import RegionEncoder
+from regionclip.ops import RoIAlign
+
+
+class MovedConvolutionsEncoder(RegionEncoder):
+    """Encodes regions with a folded `layer4`, and shares work among those that overlap.
+
+    The first 1x1 convolution and that of the shortcut are linear, as are RoIAlign and the average
+    pool: their order does not matter but for rounding. Only the constant is added after pooling,
+    where samples outside the map are zero.
+    """
+
+    def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
+        """Return what maps rois [R', 5] to maps; the plain way where regions are few."""
+        first, *others = self._blocks
+        (layer,) = self.pooler.level_poolers
+        if not self._pays(feature_map, regions, layer) or first.downsample is None:
+            return super().encoder_of_map(feature_map, regions)
+        shortcut_convolution = cast(nn.Conv2d, first.downsample[0])
+        inner_map = F.conv2d(feature_map, first.conv1.weight)
+        shortcut_map = F.conv2d(feature_map, shortcut_convolution.weight)
+
+        def pool_and_encode(rois: Tensor) -> Tensor:
+            inner = layer(inner_map, rois).add_(_as_map(first.conv1.bias)).relu_()  # [R', C, side, side]
+            inner = first.conv3(first.pool(first.conv2(inner).relu_()))
+            shortcut = _pool_pairs(layer, shortcut_map, rois)  # [R', 4 C, side / 2, side / 2]
+            maps = inner.add_(shortcut).add_(_as_map(shortcut_convolution.bias)).relu_()
+            for block in others:
+                maps = block(maps)
+            return maps
+
+        return pool_and_encode
+
+    def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
+        """Pool boxes and run CLIP's `layer4`; the result is float32."""
+        return super().region_maps(features, boxes).float()
+
+    def embed(self, region_maps: Tensor) -> Tensor:
+        """Map [R, C', h, w] to region embeddings [R, D] in float32, not normalised."""
+        return super().embed(region_maps.float())
+
+    @property
+    def _blocks(self) -> list[Bottleneck]:
+        assert isinstance(self.last_stage, nn.Sequential)
+        return list(self.last_stage)  # type: ignore[arg-type]
+
+    def _pays(self, feature_map: Tensor, regions: int, layer: RoIAlign) -> bool:
+        """Whether the map has fewer cells to convolve than the regions have."""
+        side = layer.output_size[0]
+        return feature_map.shape[0] * feature_map[0, 0].numel() < regions * side**2 / 2
+
+
+def _pool_pairs(layer: RoIAlign, feature_map: Tensor, rois: Tensor) -> Tensor:
+    """Return the average pool [R, C, side / 2, side / 2] of pooled regions."""
+    return F.avg_pool2d(layer(feature_map, rois), 2)
+
+
+def _as_map(bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return bias[:, None, None]

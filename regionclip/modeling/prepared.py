@@ -1,0 +1,87 @@
+"""A loaded detector, rewritten so that it computes the same in less time."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+from regionclip.clip import ModifiedResNet
+from regionclip.clip.folding import fold_tower, folded
+from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
+from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.region_encoder import BorrowsLastStage
+from regionclip.modeling.rpn import ExactRPN
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Values of MODEL.CLIP.INFERENCE_PRECISION."""
+
+
+def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Module:
+    """Rewrite a detector in place, and return it in evaluation mode.
+
+    Normalisation becomes part of the convolutions, weights lie channels last, and RoI heads on CLIP's
+    last stage share work among regions: results stay the same up to rounding. State-dict keys are no
+    longer the published ones, and the model cannot be trained any more.
+
+    Args:
+        model: with its weights.
+        precision: of the convolutions, one of `PRECISIONS`. Less than float32 changes the results;
+            by how much, docs/performance.md says. Attention pool, classifier and boxes stay in float32.
+    """
+    model.eval().requires_grad_(False)
+    backbone = getattr(model, "backbone", None)
+    tower = clip_tower(backbone) if backbone is not None else None
+    for owner in (backbone, getattr(model, "offline_backbone", None)):
+        if owner is not None:
+            _fold(owner)
+    heads = getattr(model, "roi_heads", None)
+    if isinstance(heads, BorrowsLastStage) and tower is not None:
+        heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
+        _convolve_in(model, PRECISIONS[precision])
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+@torch.no_grad()
+def _fold(backbone: nn.Module) -> None:
+    for module in list(backbone.modules()):
+        if isinstance(module, ModifiedResNet):
+            fold_tower(module)
+        elif isinstance(module, Conv2d) and module.norm is not None:
+            found = folded(module.weight, module.bias, module.norm)
+            if found is not None:
+                module.weight, module.bias = (nn.Parameter(values, requires_grad=False) for values in found)
+                module.norm = None
+
+
+def _convolve_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the type of images, backbones and the hidden layers of the proposer."""
+    if dtype == torch.float32:
+        return
+    for module in model.modules():
+        if isinstance(module, ImagePreprocessor):
+            module.dtype = dtype
+        elif isinstance(module, ExactRPN):
+            hidden = module.rpn_head.conv
+            hidden.to(dtype)
+            hidden.register_forward_hook(_to_float32)
+    for name in ("backbone", "offline_backbone"):
+        backbone = getattr(model, name, None)
+        if backbone is not None:
+            _cast_all_but_attention_pool(backbone, dtype)
+
+
+def _cast_all_but_attention_pool(backbone: nn.Module, dtype: torch.dtype) -> None:
+    tower = clip_tower(backbone)
+    if tower is None:
+        backbone.to(dtype)
+        return
+    pool, tower.attnpool = tower.attnpool, None
+    backbone.to(dtype)
+    tower.attnpool = pool
+
+
+def _to_float32(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.float()

@@ -1,0 +1,115 @@
+"""A detector that was rewritten for inference gives what it gave before."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.structures import Boxes
+
+from regionclip.config import check_config, load_config
+from regionclip.errors import UserError
+from regionclip.modeling import build_model, prepare_for_inference
+from regionclip.modeling.region_encoder import REGIONS_AT_ONCE
+from regionclip.testing import fill_deterministic
+from tests.conftest import TINY, flat
+
+OVD = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd.yaml"
+
+
+@pytest.fixture
+def detector(embedding_file):
+    """Return a tiny detector with weights that make every part matter, and a copy prepared for inference."""
+
+    def build(**overrides):
+        options = TINY | {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_48", 48, 32)} | overrides
+        cfg = load_config(OVD, flat(options))
+        model = build_model(cfg).eval()
+        fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
+        return model, prepare_for_inference(copy.deepcopy(model), cfg.MODEL.CLIP.INFERENCE_PRECISION)
+
+    return build
+
+
+def picture(height=128, width=160):
+    generator = torch.Generator().manual_seed(height)
+    return {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)}
+
+
+def boxes_in_and_around(count):
+    """Boxes of all sizes in a picture of 128 x 160, some of which reach beyond it."""
+    generator = torch.Generator().manual_seed(count)
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([180.0, 148.0]) - 20
+    return Boxes(torch.cat([corner, corner + 2 + torch.rand(count, 2, generator=generator) ** 2 * 120], dim=1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, REGIONS_AT_ONCE, REGIONS_AT_ONCE + 1, 200])
+def test_regions_have_the_same_embeddings_few_or_many(detector, count):
+    """Few are pooled from the map, many from what the first convolutions make of it."""
+    plain, prepared = detector()
+    expected, actual = (
+        model.encode_boxes(model.image_features([picture()]), boxes_in_and_around(count)) for model in (plain, prepared)
+    )
+    assert actual.shape == (count, 32)
+    torch.testing.assert_close(actual, expected, atol=2e-5 * float(expected.abs().max()) if count else 0, rtol=0)
+
+
+def test_both_ways_to_pool_are_taken(detector, monkeypatch):
+    _, prepared = detector()
+    maps = prepared.image_features([picture()])
+    inputs, convolve = [], torch.nn.functional.conv2d
+    monkeypatch.setattr("torch.nn.functional.conv2d", lambda x, *rest: inputs.append(x) or convolve(x, *rest))
+    for count in (1, 200):
+        inputs.clear()
+        prepared.encode_boxes(maps, boxes_in_and_around(count))
+        on_the_map = [x for x in inputs if x is maps["res4"]]
+        assert len(on_the_map) == (2 if count == 200 else 0)
+
+
+@pytest.mark.parametrize("fusion", ["upstream", "sigmoid"])
+def test_detections_stay_the_same(detector, fusion):
+    plain, prepared = detector(**{"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True", "MODEL.CLIP.RPN_SCORE_FUSION": fusion})
+    with torch.no_grad():
+        expected, actual = (model([picture()])[0]["instances"] for model in (plain, prepared))
+    assert len(expected) == len(actual) > 10
+    # Cosines are divided by 0.01.
+    torch.testing.assert_close(actual.scores, expected.scores, atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_regions_that_can_have_no_score_are_not_encoded(detector):
+    plain, prepared = detector(**{"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True"})
+    encoded = []
+    for model in (plain, prepared):
+        model.offline_proposal_generator.rpn_head.objectness_logits.bias -= 5.0
+        encode = model.roi_heads.encode
+        model.roi_heads.encode = lambda maps, boxes, encode=encode: encoded.append(len(boxes[0])) or encode(maps, boxes)
+        with torch.no_grad():
+            model([picture()])
+    (proposals,) = plain.proposal_source.propose([picture()], plain.device)
+    assert encoded == [int((proposals.objectness_logits >= 0).sum())] * 2
+    assert 0 < encoded[0] < len(proposals)
+
+
+def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):
+    plain, prepared = detector()
+    assert any("running_var" in key for key in plain.state_dict())
+    assert not any("running_var" in key for key in prepared.state_dict())
+    assert not any(parameter.requires_grad for parameter in prepared.parameters())
+
+
+def test_half_precision_is_close(detector):
+    plain, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16"})
+    maps, boxes = [model.image_features([picture()]) for model in (plain, prepared)], boxes_in_and_around(200)
+    assert next(iter(maps[1].values())).dtype == torch.bfloat16
+    expected, actual = (model.encode_boxes(m, boxes) for model, m in zip((plain, prepared), maps, strict=True))
+    assert actual.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.995
+    with torch.no_grad():
+        found = prepared([picture()])[0]["instances"]
+    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+
+
+def test_half_precision_is_refused_where_it_would_do_nothing():
+    head = ["MODEL.ROI_HEADS.NAME", "CLIPStandardROIHeads", "MODEL.CLIP.INFERENCE_PRECISION", "bfloat16"]
+    with pytest.raises(UserError, match="INFERENCE_PRECISION: expected float32 with CLIPStandardROIHeads"):
+        check_config(load_config(OVD, [*flat(TINY), *head]))
