@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Time a whole detector against the plain path (benchmarks/baseline.py), image by image in one run.
+
+    python benchmarks/e2e.py [--model RN50|RN50x4] [--boxes rpn|gt] [--images 4] [--repeat 3] [--json]
+
+Weights are generated from names: times mean something, words do not. The pictures are those of
+datasets/demo_images at 800 pixels; 1000 proposals, none of which is left out for its objectness, and
+1203 words. Each round runs the plain path, then ours in float32 and in bfloat16; the ratio is the
+median over rounds. Memory is the peak of a process of its own for each path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from baseline import PlainDetector
+from detectron2.structures import Boxes, Instances
+from tabulate import tabulate
+
+from regionclip.config import load_config
+from regionclip.data import list_images
+from regionclip.data.images import read_image
+from regionclip.data.loaders import TestMapper
+from regionclip.engine.zoo import MODELS
+from regionclip.files import REPOSITORY
+from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
+from regionclip.testing import fill_deterministic
+
+PATHS = ("plain", "float32", "bfloat16")
+Detect = Callable[[Sequence[dict[str, Any]]], Any]
+
+
+def make_model(name: str, boxes: str, proposals: int) -> CLIPFastRCNN:
+    """Return the published LVIS detector of a CLIP size with generated weights and class embeddings."""
+    published = MODELS[f"regionclip_pretrained-cc_{name.lower()}"]
+    options = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.MASK_ON": "False",
+        "MODEL.CLIP.TEXT_EMB_PATH": "",
+        "MODEL.CLIP.VIS": "False",
+        "MODEL.CLIP.CROP_REGION_TYPE": boxes.upper(),
+        "MODEL.CLIP.MULTIPLY_RPN_SCORE": str(boxes == "rpn"),
+        "MODEL.CLIP.RPN_SCORE_FUSION": "sigmoid",
+        "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": str(proposals),
+    }
+    cfg = load_config(published.config, [*published.overrides, *(part for pair in options.items() for part in pair)])
+    model = cast(CLIPFastRCNN, build_model(cfg))
+    fill_deterministic(model)
+    return model
+
+
+def make_path(path: str, arguments: argparse.Namespace) -> Detect:
+    """Return one of `PATHS`."""
+    model = make_model(arguments.model, arguments.boxes, arguments.proposals)
+    if path == "plain":
+        return PlainDetector(model)
+    prepare_for_inference(model, path)
+    return lambda inputs: model.inference(inputs, do_postprocess=False)
+
+
+def read_inputs(count: int) -> list[dict[str, Any]]:
+    """Return pictures at 800 pixels, with seven boxes each for the detector that is given boxes."""
+    mapper = TestMapper(800, 1333, "RGB", keep_annotations=False)
+    pictures = list_images(REPOSITORY / "datasets" / "demo_images")
+    inputs = []
+    for number in range(count):
+        mapped = mapper.map_pixels(read_image(pictures[number % len(pictures)]))
+        height, width = mapped["image"].shape[1:]
+        generator = torch.Generator().manual_seed(number)
+        corner = torch.rand(7, 2, generator=generator) * torch.tensor([width, height]) / 2
+        annotated = Instances((height, width))
+        annotated.gt_boxes = Boxes(torch.cat([corner, corner * 2 + 16], dim=1))
+        inputs.append({**mapped, "instances": annotated})
+    return inputs
+
+
+def peak_memory(path: str, arguments: argparse.Namespace) -> int:
+    """Return the largest memory in bytes of a process, its weights included, that detects in one picture.
+
+    Call it in a process of its own; Linux only.
+    """
+    detect, inputs = make_path(path, arguments), read_inputs(1)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of building the model
+    with torch.no_grad():
+        detect(inputs)
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+def time_rounds(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Return for each path the seconds of each image and round, in the same order."""
+    paths = {path: make_path(path, arguments) for path in PATHS}
+    inputs = read_inputs(arguments.images)
+    seconds: dict[str, list[float]] = {path: [] for path in PATHS}
+    with torch.no_grad():
+        for detect in paths.values():
+            detect(inputs[:1])
+        for _ in range(arguments.repeat):
+            for image in inputs:
+                for path, detect in paths.items():
+                    start = time.perf_counter()
+                    detect([image])
+                    seconds[path].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="RN50", choices=["RN50", "RN50x4"])
+    parser.add_argument("--boxes", default="rpn", choices=["rpn", "gt"])
+    parser.add_argument("--proposals", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    arguments = parser.parse_args()
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {path: pool.apply(peak_memory, (path, arguments)) for path in PATHS}
+    seconds = time_rounds(arguments)
+    rows, figures = [], {}
+    for path in PATHS:
+        median = statistics.median(seconds[path])
+        speedup = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[path], strict=True))
+        rows.append([path, f"{median * 1e3:.0f}", f"{speedup:.2f}", f"{memory[path] / 1e9:.2f}"])
+        figures[f"speedup_{path}"] = speedup
+        figures[f"memory_{path}"] = memory[path]
+    figures["ms_per_image"] = statistics.median(seconds["float32"]) * 1e3
+    figures["baseline_ms_per_image"] = statistics.median(seconds["plain"]) * 1e3
+    task = f"{arguments.model}, boxes {arguments.boxes}, {arguments.proposals} proposals"
+    print(f"{task}, {torch.get_num_threads()} threads")
+    print(tabulate(rows, headers=["path", "ms an image", "times as fast", "GB at most"]))
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
