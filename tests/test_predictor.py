@@ -349,7 +349,8 @@ def test_files_that_a_run_started_from_may_be_gone_and_a_named_proposer_is_read(
         RegionCLIP.from_pretrained(tmp_path / "weights.pth", **named)
     overrides = ["MODEL.CLIP.BB_RPN_WEIGHTS", str(tmp_path / "rpn.pth")]
     detector = RegionCLIP.from_pretrained(tmp_path / "weights.pth", overrides=overrides, **named)
-    assert torch.equal(detector.model.offline_backbone.stem.conv1.weight, state["offline_backbone.stem.conv1.weight"])
+    read = detector.model.offline_proposal_generator.rpn_head.conv.weight
+    assert torch.equal(read, state["offline_proposal_generator.rpn_head.conv.weight"])
 
 
 def test_a_file_of_weights_needs_its_config(tiny):
