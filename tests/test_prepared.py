@@ -109,7 +109,11 @@ def test_half_precision_is_close(detector):
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
 
 
-def test_half_precision_is_refused_where_it_would_do_nothing():
-    head = ["MODEL.ROI_HEADS.NAME", "CLIPStandardROIHeads", "MODEL.CLIP.INFERENCE_PRECISION", "bfloat16"]
-    with pytest.raises(UserError, match="INFERENCE_PRECISION: expected float32 with CLIPStandardROIHeads"):
-        check_config(load_config(OVD, [*flat(TINY), *head]))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.ROI_HEADS.NAME", "CLIPStandardROIHeads"), ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN")],
+)
+def test_half_precision_is_refused_where_it_would_do_nothing(key, value):
+    options = [key, value, "MODEL.CLIP.INFERENCE_PRECISION", "bfloat16"]
+    with pytest.raises(UserError, match=f"INFERENCE_PRECISION: expected float32 with .*{value}"):
+        check_config(load_config(OVD, [*flat(TINY), *options]))

@@ -258,6 +258,9 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
         name = get_value(cfg, key)
         if name not in registry and name not in OWN_NAMES:
             yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
+    key, parts = "MODEL.CLIP.INFERENCE_PRECISION", (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME)
+    if get_value(cfg, key) != "float32" and parts != ("CLIPFastRCNN", "CLIPRes5ROIHeads"):
+        yield Problem(key, f"float32 with {' and '.join(parts)}", repr(get_value(cfg, key)), "leave it out")
     if cfg.MODEL.META_ARCHITECTURE != "CLIPFastRCNN":
         return
     is_dense = cfg.MODEL.BACKBONE.NAME in DENSE_TOWERS
@@ -267,9 +270,6 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
         if get_value(cfg, key) not in names:
             fix = f"add {key} {names[0]}"
             yield Problem(key, f"{' or '.join(names)} in this CLIPFastRCNN", repr(get_value(cfg, key)), fix)
-    key = "MODEL.CLIP.INFERENCE_PRECISION"
-    if cfg.MODEL.ROI_HEADS.NAME != "CLIPRes5ROIHeads" and get_value(cfg, key) != "float32":
-        yield Problem(key, f"float32 with {cfg.MODEL.ROI_HEADS.NAME}", repr(get_value(cfg, key)), "leave it out")
     features = cfg.MODEL.ROI_HEADS.IN_FEATURES
     if cfg.MODEL.ROI_HEADS.NAME == "CLIPRes5ROIHeads" and len(features) != 1:
         fix = "add MODEL.ROI_HEADS.IN_FEATURES \"['res4']\""

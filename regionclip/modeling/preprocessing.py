@@ -46,8 +46,8 @@ class ImagePreprocessor(nn.Module):
         self.unit_range = unit_range
         self.flip_channels = flip_channels
         self.size_divisibility = size_divisibility
-        self.dtype = torch.float32
-        """Type of the batch."""
+        self.dtype: torch.dtype | None = None
+        """Type of the batch, where it is not that of the mean."""
         self.smallest = (0, 0)
         """Height and width that a batch is padded to at least: that of other processes."""
 
@@ -60,7 +60,7 @@ class ImagePreprocessor(nn.Module):
         if tensor.device.type == "cpu":
             # The layout in which a CPU convolves fastest; all that follows keeps it.
             tensor = tensor.contiguous(memory_format=torch.channels_last)
-        return ImageList(tensor.to(self.dtype), batch.image_sizes)
+        return ImageList(tensor.to(self.dtype or tensor.dtype), batch.image_sizes)
 
     def _normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)
