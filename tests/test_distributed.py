@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from regionclip.data.coco_split import BASE_CATEGORIES
 from regionclip.data.loaders import TestMapper
@@ -39,6 +41,26 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     weights, others = (final_state(tmp_path / output)["model"] for output in ("one", "two"))
     for key, value in weights.items():
         torch.testing.assert_close(value, others[key], atol=1e-5, rtol=1e-4, msg=key)
+
+
+def threads():
+    return sorted(file.read_text() for file in Path("/proc/self/task").glob("*/comm"))
+
+
+def count_threads(rank, port, file):
+    seen = []
+    join(Place(rank, 2, rank, 2, f"tcp://127.0.0.1:{port}"), lambda: seen.append(threads()), on_gpu=False)
+    if rank == 0:
+        file.write_text(json.dumps([*seen, threads()]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_processes_that_have_parted_keep_no_threads(tmp_path):
+    # Python sometimes crashed at its end, when threads of gloo were still there.
+    torch.multiprocessing.spawn(count_threads, (free_port(), tmp_path / "threads.json"), nprocs=2)
+    meanwhile, after = json.loads((tmp_path / "threads.json").read_text())
+    assert [name for name in meanwhile if "gloo" in name]
+    assert not [name for name in after if "gloo" in name]
 
 
 def test_evaluation_in_two_processes_gives_the_same_results(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import signal
@@ -149,3 +150,11 @@ def join(place: Place, work: Callable[[], None], *, on_gpu: bool) -> None:
         work()
     finally:
         dist.destroy_process_group()
+        _forget_groups()
+
+
+def _forget_groups() -> None:
+    """Let go of the groups that Detectron2 remembers: their threads would outlive Python, which may crash then."""
+    comm._get_global_gloo_group.cache_clear()
+    comm._LOCAL_PROCESS_GROUP = None
+    gc.collect()
