@@ -152,8 +152,9 @@ def test_region_losses_have_factors(world):
     assert set(losses(MODEL__CLIP__DISTILL_LOSS_WEIGHT=0.0)) == set(every) - {"loss_region_distill"}
 
 
-def test_gradients_reach_the_student_and_nothing_else(world):
-    model = make_model(world)
+@pytest.mark.parametrize("regions", ["aligned", "cropped"])
+def test_gradients_reach_the_student_and_nothing_else(world, regions):
+    model = make_model(world, MODEL__CLIP__TEACHER_REGIONS=regions)
     with EventStorage():
         sum(model(make_batch()).values()).backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

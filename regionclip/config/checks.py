@@ -49,6 +49,7 @@ CHOICES = {
     "MODEL.CLIP.RPN_SCORE_FUSION": ("upstream", "sigmoid"),
     "MODEL.CLIP.VIS_BEHAVIOUR": ("corrected", "upstream"),
     "MODEL.CLIP.GLOBAL_BOX": ("image", "padded"),
+    "MODEL.CLIP.TEACHER_REGIONS": ("aligned", "cropped"),
     "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
     "MODEL.CLIP.INFERENCE_PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),

@@ -81,6 +81,11 @@ KEYS: tuple[Key, ...] = (
     Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "the teacher's concepts; None means the student's"),
     Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher"),
     Key("MODEL.CLIP.TEACHER_ARCHITECTURE", "", "the teacher's CLIP size by name or JSON; empty means its depth"),
+    Key(
+        "MODEL.CLIP.TEACHER_REGIONS",
+        "aligned",
+        "how the teacher sees regions: 'aligned', in the map of the image, as upstream; 'cropped', each as a picture",
+    ),
     Key("MODEL.CLIP.TEACHER_WEIGHTS", "", "CLIP checkpoint of the teacher, where MODEL.WEIGHTS has none"),
     Key("MODEL.CLIP.GLOBAL_BOX", "image", "'image': the whole image; 'padded': the padded batch, as upstream"),
     Key(

@@ -119,7 +119,7 @@ def _concept_problems(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(
             "MODEL.CLIP.PROPOSAL_CACHE", expected, clip.PROPOSAL_CACHE, "leave it out, or one AUG.TRAIN.IMAGE_SIZE"
         )
-    if teacher.attention_grid != clip.TEACHER_POOLER_RESOLUTION // 2:
+    if clip.TEACHER_REGIONS == "aligned" and teacher.attention_grid != clip.TEACHER_POOLER_RESOLUTION // 2:
         key, fitting = "MODEL.CLIP.TEACHER_POOLER_RESOLUTION", teacher.pooler_resolution
         actual = str(clip.TEACHER_POOLER_RESOLUTION)
         yield Problem(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from regionclip.clip import load_class_embeddings
 from regionclip.clip.text import TextEncoder
 from regionclip.config.checks import clip_architecture, teacher_architecture
-from regionclip.modeling.backbone import CLIPResNetBackbone, build_clip_resnet_backbone, clip_tower
+from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.poolers import build_pooler
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
@@ -32,7 +32,8 @@ from regionclip.modeling.pretrain_losses import (
 from regionclip.modeling.proposal_cache import CachedProposals
 from regionclip.modeling.proposals import ImageInput, ProposalSource, RPNProposals, build_offline_rpn
 from regionclip.modeling.region_boxes import GridBoxes, RandomBoxes, image_generator
-from regionclip.modeling.region_encoder import BorrowsLastStage, RegionEncoder
+from regionclip.modeling.region_encoder import BorrowsLastStage
+from regionclip.modeling.teachers import Teacher, build_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class PretrainFastRCNN(nn.Module):
         global_box: str,
         gather: bool,
         lang_encoder: nn.Module | None = None,
-        teacher: tuple[CLIPResNetBackbone, ROIPooler] | None = None,
+        teacher: Teacher | None = None,
         concepts: tuple[Tensor, Tensor] | None = None,
         matching: ConceptMatching | None = None,
     ) -> None:
@@ -111,7 +112,7 @@ class PretrainFastRCNN(nn.Module):
             global_box: `image`, or `padded` for the whole batch tensor, as upstream.
             gather: share image and text embeddings among processes (GATHER_GPUS).
             lang_encoder: frozen text tower; None leaves the image-text loss out.
-            teacher: frozen image tower and its pooler; None leaves the region-concept losses out.
+            teacher: names regions; None leaves the region-concept losses out.
             concepts: embeddings [C, D] of the same concepts for student and teacher.
             matching: how they are used.
         """
@@ -121,7 +122,7 @@ class PretrainFastRCNN(nn.Module):
         self.backbone = backbone
         self.offline_proposal_generator = rpn.proposal_generator if isinstance(rpn, RPNProposals) else None
         self.lang_encoder = lang_encoder.requires_grad_(False) if lang_encoder else None
-        self.teacher_backbone = teacher[0].requires_grad_(False) if teacher else None
+        self.teacher, self.teacher_backbone = teacher, teacher.backbone if teacher else None
         self.roi_heads = roi_heads
         self.preprocessor = preprocessor
         self.offline_preprocessor = rpn.preprocessor if isinstance(rpn, RPNProposals) else None
@@ -131,9 +132,7 @@ class PretrainFastRCNN(nn.Module):
         student_tower = clip_tower(backbone)
         assert student_tower is not None
         roi_heads.borrow(student_tower)
-        if teacher and concepts:
-            tower, pooler = teacher
-            self.teacher_encoder = RegionEncoder(pooler, tower.stages["res5"], tower.attnpool)
+        if concepts:
             for name, table in zip(("concept_emb", "teacher_concept_emb"), concepts, strict=True):
                 self.register_buffer(name, unit_rows(table), persistent=False)
 
@@ -157,7 +156,7 @@ class PretrainFastRCNN(nn.Module):
             arguments["lang_encoder"] = TextEncoder(clip_architecture(cfg))
         if clip.CONCEPT_POOL_EMB:
             across = clip.GATHER_GPUS and clip.CONTRASTIVE_REGIONS == "joined"
-            arguments["teacher"] = _build_teacher(cfg)
+            arguments["teacher"] = build_teacher(cfg)
             arguments["concepts"] = _load_concepts(cfg)
             arguments["matching"] = ConceptMatching(
                 clip.CONCEPT_THRES,
@@ -212,8 +211,8 @@ class PretrainFastRCNN(nn.Module):
         if self.lang_encoder is not None:
             tokens = torch.stack([image["tokens"] for image in batched_inputs]).to(self.device)
             losses["loss_img_txt_level"] = self._image_text_loss(embeddings[is_whole], tokens)
-        if self.teacher_backbone is not None:
-            teacher = self._teach(images, regions)
+        if self.teacher is not None:
+            teacher = self._teach(self.teacher, images, regions)
             # Half precision would round cosines that are then divided by 0.01.
             with torch.autocast(self.device.type, enabled=False):
                 losses |= self._concept_losses(embeddings[~is_whole], teacher)
@@ -253,13 +252,10 @@ class PretrainFastRCNN(nn.Module):
             return image_text_loss(images, texts, self.temperature)
 
     @torch.no_grad()
-    def _teach(self, images: ImageList, regions: Sequence[Boxes]) -> Tensor:
+    def _teach(self, teacher: Teacher, images: ImageList, regions: Sequence[Boxes]) -> Tensor:
         """Return the teacher's probabilities [R, C] of concepts."""
-        assert self.teacher_backbone is not None
         assert self.matching is not None
-        features = self.teacher_backbone(images.tensor)
-        maps = [features[name] for name in self.roi_heads.in_features]
-        embeddings = self.teacher_encoder.embed(self.teacher_encoder.region_maps(maps, regions))
+        embeddings = teacher.embed(images.tensor, regions)
         with torch.autocast(self.device.type, enabled=False):
             cosines = unit_rows(embeddings.to(self.teacher_concept_emb.dtype)) @ self.teacher_concept_emb.T
             return (cosines / self.matching.teacher_temperature).softmax(dim=1)
@@ -308,18 +304,6 @@ def _build_source(cfg: CfgNode) -> ProposalSource:
         return GridBoxes()
     proposer = build_offline_rpn(cfg, post_nms_topk=clip.PRETRAIN_RPN_REGIONS)
     return CachedProposals(proposer, clip.PROPOSAL_CACHE) if clip.PROPOSAL_CACHE else proposer
-
-
-def _build_teacher(cfg: CfgNode) -> tuple[CLIPResNetBackbone, ROIPooler]:
-    """Return the teacher's tower, with the student's normalisation and maps, and its pooler."""
-    teacher_cfg = cfg.clone()
-    teacher_cfg.defrost()
-    teacher_cfg.MODEL.CLIP.ARCHITECTURE = cfg.MODEL.CLIP.TEACHER_ARCHITECTURE
-    teacher_cfg.MODEL.RESNETS.DEPTH = cfg.MODEL.CLIP.TEACHER_RESNETS_DEPTH
-    teacher_cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = cfg.MODEL.CLIP.TEACHER_POOLER_RESOLUTION
-    tower = build_clip_resnet_backbone(teacher_cfg, None)
-    (name,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
-    return tower, build_pooler(teacher_cfg.MODEL.ROI_BOX_HEAD, [tower.output_shape()[name].stride])
 
 
 def _load_concepts(cfg: CfgNode) -> tuple[Tensor, Tensor]:
