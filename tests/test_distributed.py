@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.utils import comm
 
 from regionclip.data.coco_split import BASE_CATEGORIES
 from regionclip.data.loaders import TestMapper

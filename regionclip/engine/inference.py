@@ -58,7 +58,7 @@ def run_inference(
     report = InferenceReport(images=len(finished))
     start = time.perf_counter()
     evaluator.reset()
-    evaluator.predictions += finished
+    evaluator.predictions.extend(finished)
     with inference_context(model), torch.no_grad():
         for batch in _with_progress(loader):
             if stop_requested():
@@ -66,10 +66,10 @@ def run_inference(
             report.failures += [image["error"] for image in batch if "error" in image]
             images = [image for image in batch if "error" not in image]
             if images:
-                evaluator.process(images, model(images))
+                predictions = evaluator.process(images, model(images))
                 report.images += len(images)
                 if journal is not None:
-                    journal.append(evaluator.predictions[-len(images) :])
+                    journal.append(predictions)
     if any(comm.all_gather(stop_requested())):
         raise Interrupted
     report.seconds = time.perf_counter() - start

@@ -15,7 +15,7 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from numpy.typing import NDArray
 
-from regionclip.evaluation.predictions import PredictionWriter, for_task, tasks_of
+from regionclip.evaluation.predictions import PredictionWriter, Results, for_task, tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class COCODetectionEvaluator(PredictionWriter):
         self.class_groups = dict(class_groups or {})
         self.backend = BACKENDS[backend]
 
-    def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+    def metrics(self, results: Results) -> dict[str, Any]:
         """Return `{task: {metric: percent}}`; NaN where the ground truth or the detections are empty."""
         if not results:
             logger.warning("No detections at all: every figure is NaN")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import faster_coco_eval
 import lvis
 import numpy as np
+from numpy.typing import NDArray
 
-from regionclip.evaluation.predictions import PredictionWriter, for_task, tasks_of
+from regionclip.evaluation.predictions import PredictionWriter, Results, for_task, tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,69 +26,111 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 MAX_DETECTIONS = 300
 """Detections of an image that LVIS looks at, over all classes."""
 
-_FASTER_NAMES = {
-    "AP": "AP_all",
-    "AP50": "AP_50",
-    "AP75": "AP_75",
-    "APs": "AP_small",
-    "APm": "AP_medium",
-    "APl": "AP_large",
-}
+CLASSES_AT_ONCE = 64
+"""Classes that faster-coco-eval sees together: it keeps a table of every image with every class."""
+
+_AREAS = {"s": 1, "m": 2, "l": 3}
+_FREQUENCIES = ("r", "c", "f")
+_IOU_50, _IOU_75 = 0, 5
 
 
-def evaluate_with_faster_coco_eval(annotations: str, results: list[dict[str, Any]], task: str) -> dict[str, float]:
+def evaluate_with_faster_coco_eval(annotations: str, results: Results, task: str) -> dict[str, float]:
     """Evaluate with faster-coco-eval, the same figures in a fraction of the time; -1 is no value."""
-    truth = faster_coco_eval.COCO(annotations)
-    detections = truth.loadRes(_checked(truth, limit_detections(results, MAX_DETECTIONS)))
-    evaluation = faster_coco_eval.COCOeval_faster(truth, detections, task, lvis_style=True)
+    content = _read_truth(annotations, task)
+    by_class = defaultdict(list)
+    for result in for_task(_checked(content, limit_detections(results, MAX_DETECTIONS)), task):
+        by_class[result["category_id"]].append(result)
+    truth = faster_coco_eval.COCO()
+    truth.dataset = content
+    truth.createIndex()
+    # Classes that lie far apart in the list are as frequent on the whole as any others.
+    classes = sorted(truth.getCatIds())
+    count = -(-len(classes) // CLASSES_AT_ONCE)
+    precisions: dict[int, NDArray[np.float64]] = {}
+    for first in range(count):
+        chunk = classes[first::count]
+        found = [result for number in chunk for result in by_class.pop(number, ())]
+        table = _precisions(truth, found, chunk, task)  # [10 IoU, 101 recall, K, 4 areas]
+        precisions |= {number: table[:, :, place] for place, number in enumerate(chunk)}
+    return _figures(np.stack([precisions[number] for number in classes], axis=2), truth, classes)
+
+
+def _read_truth(annotations: str, task: str) -> dict[str, Any]:
+    content = json.loads(Path(annotations).read_text())
+    annotations_of_all = content.setdefault("annotations", [])  # the test sets have none
+    if task == "bbox":
+        for annotation in annotations_of_all:
+            annotation.pop("segmentation", None)  # most of the memory
+    return content
+
+
+def _precisions(
+    truth: faster_coco_eval.COCO, results: list[dict[str, Any]], classes: Sequence[int], task: str
+) -> NDArray[np.float64]:
+    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), task, lvis_style=True)
+    evaluation.params.catIds = list(classes)
+    objects = (truth.anns[number] for number in truth.getAnnIds(catIds=classes))
+    # No other image changes these classes' precision.
+    evaluation.params.imgIds = sorted({item["image_id"] for item in itertools.chain(results, objects)})
     evaluation.params.maxDets = [MAX_DETECTIONS]
+    if not evaluation.params.imgIds:
+        shape = (len(evaluation.params.iouThrs), len(evaluation.params.recThrs), len(classes), 1 + len(_AREAS))
+        return np.full(shape, -1.0)
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
-    figures = evaluation.stats_as_dict
-    return {name: figures[_FASTER_NAMES.get(name, name)] for name in METRICS}
+    return np.asarray(evaluation.eval["precision"])[..., 0]
 
 
-def evaluate_with_lvis(annotations: str, results: list[dict[str, Any]], task: str) -> dict[str, float]:
+def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, classes: Sequence[int]) -> dict[str, float]:
+    """Return the nine figures from precisions [10 IoU, 101 recall, K, 4 areas]."""
+    frequencies = np.array([truth.cats[number].get("frequency") for number in classes])
+    tables = {"AP": precisions[..., 0], "AP50": precisions[_IOU_50, ..., 0], "AP75": precisions[_IOU_75, ..., 0]}
+    tables |= {f"AP{name}": precisions[..., area] for name, area in _AREAS.items()}
+    tables |= {f"AP{name}": precisions[:, :, frequencies == name, 0] for name in _FREQUENCIES}
+    known = {name: table[table > -1] for name, table in tables.items()}
+    return {name: float(values.mean()) if values.size else -1.0 for name, values in known.items()}
+
+
+def evaluate_with_lvis(annotations: str, results: Results, task: str) -> dict[str, float]:
     """Evaluate with LVIS's own implementation; -1 is no value."""
     if "annotations" not in json.loads(Path(annotations).read_text()):  # the test sets, which it cannot open
         return dict.fromkeys(METRICS, -1.0)
     truth = lvis.LVIS(annotations)
-    evaluation = lvis.LVISEval(truth, lvis.LVISResults(truth, results, max_dets=MAX_DETECTIONS), task)
+    evaluation = lvis.LVISEval(truth, lvis.LVISResults(truth, for_task(results, task), max_dets=MAX_DETECTIONS), task)
     with _numpy_float_alias():
         evaluation.run()
     figures = evaluation.get_results()
     return {name: float(figures[name]) for name in METRICS}
 
 
-BACKENDS: dict[str, Callable[[str, list[dict[str, Any]], str], dict[str, float]]] = {
+BACKENDS: dict[str, Callable[[str, Results, str], dict[str, float]]] = {
     "faster": evaluate_with_faster_coco_eval,
     "official": evaluate_with_lvis,
 }
 """Values of TEST.EVALUATION_BACKEND."""
 
 
-def limit_detections(results: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """Return the `limit` best results of each image, as LVIS does; ties keep their order."""
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
-    return [
-        result
-        for image in by_image.values()
-        for result in (image if len(image) <= limit else sorted(image, key=lambda r: -r["score"])[:limit])
-    ]
+def limit_detections(results: Results, limit: int) -> Iterator[dict[str, Any]]:
+    """Yield the `limit` best results of each image, as LVIS does, in the order of `results`; of ties, the first."""
+    images = np.fromiter((result["image_id"] for result in results), np.int64, len(results))
+    scores = np.fromiter((result["score"] for result in results), np.float64, len(results))
+    order = np.lexsort((-scores, images))
+    ranked = images[order]
+    rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+    kept = np.zeros(len(order), bool)
+    kept[order[rank < limit]] = True
+    return itertools.compress(results, kept)
 
 
-def _checked(truth: faster_coco_eval.COCO, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the results whose class was looked for in their image; LVIS ignores all others.
+def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the results whose class was looked for in their image; LVIS ignores all others.
 
     faster-coco-eval drops them too, but fails before on masks in images that have nothing else.
     """
-    classes = {image["id"]: set(image.get("neg_category_ids", ())) for image in truth.dataset["images"]}
-    for annotation in truth.dataset.get("annotations", ()):
+    classes = {image["id"]: set(image.get("neg_category_ids", ())) for image in truth["images"]}
+    for annotation in truth["annotations"]:
         classes[annotation["image_id"]].add(annotation["category_id"])
-    return [result for result in results if result["category_id"] in classes[result["image_id"]]]
+    return (result for result in results if result["category_id"] in classes[result["image_id"]])
 
 
 @contextmanager
@@ -113,13 +157,13 @@ class LVISDetectionEvaluator(PredictionWriter):
         self.annotations = annotations
         self.backend = BACKENDS[backend]
 
-    def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+    def metrics(self, results: Results) -> dict[str, Any]:
         """Return `{task: {metric: percent}}`; NaN where the ground truth or the detections are empty."""
         if not results:
             logger.warning("No detections at all: every figure is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
         metrics = {}
         for task in tasks_of(results):
-            figures = self.backend(self.annotations, for_task(results, task), task)
+            figures = self.backend(self.annotations, results, task)
             metrics[task] = {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
         return metrics

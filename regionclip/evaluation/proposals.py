@@ -14,7 +14,7 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from detectron2.structures import BoxMode
 
-from regionclip.evaluation.predictions import Prediction, PredictionWriter
+from regionclip.evaluation.predictions import Prediction, PredictionWriter, Results
 
 LIMITS = (10, 100, 1000)
 """Proposals of an image that are counted."""
@@ -59,11 +59,18 @@ class ProposalEvaluator(PredictionWriter):
         self.groups: dict[str, set[int]] = {"": set(class_ids.values()), **{f"-{g}": ids for g, ids in groups.items()}}
         self.backend = backend
 
-    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Take the proposals of a batch."""
-        self.predictions += [_prediction(*pair) for pair in zip(inputs, outputs, strict=True)]
+    def prediction_of(self, image: dict[str, Any], output: dict[str, Any]) -> Prediction:
+        """Return the proposals of one image as results of one class."""
+        proposals = output["proposals"].to("cpu")
+        boxes = BoxMode.convert(proposals.proposal_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+        scores = proposals.objectness_logits.tolist()
+        rows = [
+            {"image_id": image["image_id"], "category_id": 0, "bbox": box, "score": score}
+            for box, score in zip(boxes, scores, strict=True)
+        ]
+        return {"image_id": image["image_id"], "instances": rows}
 
-    def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+    def metrics(self, results: Results) -> dict[str, Any]:
         """Return the recalls; NaN for a group without objects, or without any proposal."""
         content = json.loads(Path(self.annotations).read_text())
         figures: dict[str, float] = {}
@@ -74,26 +81,15 @@ class ProposalEvaluator(PredictionWriter):
             figures |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
         return {"proposals": figures}
 
-    def _recalls(self, content: dict[str, Any], results: list[dict[str, Any]]) -> list[float]:
+    def _recalls(self, content: dict[str, Any], results: Results) -> list[float]:
         with contextlib.redirect_stdout(io.StringIO()):
             truth = TRUTHS[self.backend]()
             truth.dataset = content
             truth.createIndex()
-            evaluation = EVALUATIONS[self.backend](truth, truth.loadRes(results), "bbox")
+            evaluation = EVALUATIONS[self.backend](truth, truth.loadRes(list(results)), "bbox")
             evaluation.params.useCats = 0
             evaluation.params.maxDets = list(LIMITS)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         return [float(value) * 100 for value in evaluation.stats[_FIRST_RECALL : _FIRST_RECALL + len(LIMITS)]]
-
-
-def _prediction(image: dict[str, Any], output: dict[str, Any]) -> Prediction:
-    proposals = output["proposals"].to("cpu")
-    boxes = BoxMode.convert(proposals.proposal_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-    scores = proposals.objectness_logits.tolist()
-    rows = [
-        {"image_id": image["image_id"], "category_id": 0, "bbox": box, "score": score}
-        for box, score in zip(boxes, scores, strict=True)
-    ]
-    return {"image_id": image["image_id"], "instances": rows}
