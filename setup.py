@@ -113,7 +113,12 @@ setup(
         "matplotlib",
         "typer>=0.15",
     ],
-    extras_require={"spacy": ["spacy"], "parquet": ["pyarrow"], "supervision": ["supervision"]},
+    extras_require={
+        "spacy": ["spacy"],
+        "parquet": ["pyarrow"],
+        "supervision": ["supervision"],
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    },
     entry_points={"console_scripts": ["regionclip=regionclip.cli:main"]},
     **native_operators(),
 )

@@ -61,6 +61,8 @@ PACKAGES = (
     Package("huggingface_hub", "huggingface_hub"),
     Package("typer", "typer>=0.15"),
     Package("pyarrow", "pyarrow"),
+    Package("onnxscript", "onnxscript"),  # with onnx
+    Package("onnxruntime", "onnxruntime"),
     Package("pytest", "pytest"),
     Package("hypothesis", "hypothesis"),
     Package("ruff", "ruff==0.17.5"),

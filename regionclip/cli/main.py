@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from regionclip.cli import concepts, delegated, detect, download, features, pack
+from regionclip.cli import concepts, delegated, detect, download, export, features, pack
 
 app = typer.Typer(
     name="regionclip",
@@ -19,6 +19,7 @@ app.command("concepts", no_args_is_help=True)(concepts.concepts)
 app.command("eval", context_settings=delegated.FORWARDED)(delegated.evaluate)
 app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
 app.command("pack", no_args_is_help=True)(pack.pack)
+app.command("export", no_args_is_help=True)(export.export)
 app.command("download")(download.download)
 app.command("doctor")(delegated.doctor)
 

@@ -1,0 +1,182 @@
+"""The three parts of a detector as functions from tensors to tensors, for one image."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.proposal_generator import RPN
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.engine.export.operators import best_boxes, pool_regions, top_rows
+from regionclip.errors import user_error
+from regionclip.modeling import CLIPFastRCNN
+from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
+from regionclip.modeling.postprocess import HardSuppression, report_probability
+from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
+
+LARGEST = 2**31 - 1
+"""A limit that nothing reaches."""
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+class BackboneGraph(nn.Module):
+    """From an image to the map that regions are pooled from."""
+
+    def __init__(self, model: CLIPFastRCNN) -> None:
+        """Use the image tower of a detector with a C4 head."""
+        super().__init__()
+        tower = clip_tower(model.backbone)
+        assert tower is not None
+        self.tower, self.preprocessor = tower, model.preprocessor
+        heads = cast(CLIPRes5ROIHeads, model.roi_heads)
+        self.feature: str = heads.in_features[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map float RGB [3, H, W] with values in [0, 255] to [1, C, H / stride, W / stride], floored."""
+        return self.tower.feature_maps(_as_batch(self.preprocessor, image), [self.feature])[self.feature]
+
+
+class ProposerGraph(nn.Module):
+    """From an image to boxes that may hold something."""
+
+    def __init__(self, model: CLIPFastRCNN) -> None:
+        """Use the offline backbone and region proposal network of a detector."""
+        super().__init__()
+        assert model.offline_backbone is not None
+        assert isinstance(model.offline_proposal_generator, RPN)
+        assert model.offline_preprocessor is not None
+        self.backbone, self.rpn = model.offline_backbone, model.offline_proposal_generator
+        self.preprocessor = model.offline_preprocessor
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map float RGB [3, H, W] to boxes [R, 4], xyxy in its pixels, and objectness logits [R], best first."""
+        rpn = self.rpn
+        maps = self.backbone(_as_batch(self.preprocessor, image))
+        features = [maps[name] for name in rpn.in_features]
+        logits, deltas = rpn.rpn_head(features)
+        boxes, scores = [], []
+        for level, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True)):
+            anchors = _anchors(rpn.anchor_generator, level, features[level])
+            flat_logits = level_logits[0].permute(1, 2, 0).flatten()  # [A, H, W] -> [H * W * A]
+            flat_deltas = level_deltas[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)  # [H * W * A, 4]
+            rows = top_rows(flat_logits, rpn.pre_nms_topk[False])
+            boxes.append(rpn.box2box_transform.apply_deltas(flat_deltas[rows], anchors[rows]))
+            scores.append(flat_logits[rows])
+        height, width = (torch.full((), side, dtype=image.dtype) for side in image.shape[1:])
+        candidates = _clip(torch.cat(boxes), height, width)
+        # Levels are classes of their own here: [L, P], where P is over all levels.
+        table = torch.stack([self._only(scores, level) for level in range(len(scores))])
+        sides = candidates[:, 2:] - candidates[:, :2]
+        large = (sides > rpn.min_box_size).all(dim=1)
+        table = torch.where(large, table, LOWEST)
+        found = best_boxes(candidates, table, rpn.nms_thresh, LOWEST, rpn.post_nms_topk[False])
+        return candidates[found[:, 1]], torch.cat(scores)[found[:, 1]]
+
+    @staticmethod
+    def _only(scores: list[Tensor], level: int) -> Tensor:
+        return torch.cat([part if i == level else torch.full_like(part, LOWEST) for i, part in enumerate(scores)])
+
+
+class HeadGraph(nn.Module):
+    """From regions of the map and class embeddings to detections."""
+
+    def __init__(self, model: CLIPFastRCNN) -> None:
+        """Use the head of a detector.
+
+        Raises:
+            UserError: its options have no counterpart in ONNX.
+        """
+        super().__init__()
+        heads = _checked_head(model.roi_heads)
+        self.encoder = heads.encoder  # no module, so what it has is held by name
+        self.last_stage, self.attention_pool = self.encoder.last_stage, self.encoder.attention_pool
+        self.predictor: TextEmbeddingOutputLayers = heads.box_predictor
+        (self.layer,) = heads.pooler.level_poolers
+        self.iou_threshold = cast(HardSuppression, self.predictor.selector.suppression).iou_threshold
+
+    def forward(
+        self, features: Tensor, proposals: Tensor, objectness: Tensor, class_embeddings: Tensor, image_size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Detect.
+
+        Args:
+            features: [1, C, h, w] of the backbone.
+            proposals: [R, 4], xyxy in pixels of the image.
+            objectness: [R] logits.
+            class_embeddings: [K, D], of any length.
+            image_size: float [2], height and width of the image.
+
+        Returns:
+            Boxes [M, 4], scores [M], best first, and classes [M].
+        """
+        selector = self.predictor.selector
+        pooled = pool_regions(
+            features, proposals, self.layer.output_size[0], self.layer.spatial_scale, self.layer.sampling_ratio
+        )
+        embeddings = self.encoder.embed(self.last_stage(pooled))
+        unit_classes = F.normalize(class_embeddings, dim=1)
+        probabilities = self.predictor.logits(embeddings, lambda unit: unit @ unit_classes.T).softmax(dim=1)[:, :-1]
+        if not self.predictor.keep_proposal_boxes:
+            deltas = self.predictor.bbox_pred(embeddings)
+            proposals = self.predictor.box2box_transform.apply_deltas(deltas, proposals)
+        boxes = _clip(proposals, image_size[0], image_size[1])
+        usable = selector.fusion.usable(objectness)
+        scores = selector.fusion(probabilities, torch.where(usable, objectness, 0)[:, None].expand_as(probabilities))
+        scores = torch.where(usable[:, None], scores, LOWEST).T  # [K, R]
+        limit = selector.max_detections or LARGEST
+        found = best_boxes(boxes, scores, self.iou_threshold, selector.score_threshold, limit)
+        category, row = found[:, 0], found[:, 1]
+        known = probabilities[row, category]
+        if selector.reported_score is report_probability:
+            order = top_rows(known, LARGEST)  # ONNX has no sort
+            return boxes[row[order]], known[order], category[order]
+        _, reported = selector.reported_score(scores[category, row], known, False)
+        return boxes[row], reported, category
+
+
+def _anchors(generator: DefaultAnchorGenerator, level: int, feature: Tensor) -> Tensor:
+    """Return Detectron2's anchors [h * w * A, 4], whose own code cannot be traced for any size."""
+    stride, cells = generator.strides[level], list(generator.cell_anchors)[level]  # [A, 4]
+    height, width = feature.shape[2:]
+    ys, xs = ((torch.arange(side) + generator.offset) * stride for side in (height, width))
+    xs, ys = xs[None].expand(height, width), ys[:, None].expand(height, width)
+    corners = torch.stack([xs, ys, xs, ys], dim=2).to(cells.dtype)  # [h, w, 4]
+    return (corners[:, :, None] + cells).reshape(-1, 4)
+
+
+def _checked_head(heads: nn.Module) -> CLIPRes5ROIHeads:
+    if not isinstance(heads, CLIPRes5ROIHeads) or not isinstance(heads.box_predictor, TextEmbeddingOutputLayers):
+        fix = "export a RegionCLIP detector with a C4 head and MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER True"
+        raise user_error("MODEL.ROI_HEADS.NAME", "CLIPRes5ROIHeads on words", type(heads).__name__, fix)
+    predictor = heads.box_predictor
+    if not isinstance(predictor.selector.suppression, HardSuppression):
+        fix = "add MODEL.ROI_HEADS.SOFT_NMS_ENABLED False, and suppress yourself"
+        raise user_error("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "suppression that ONNX has", "soft-NMS", fix)
+    if not predictor.keep_proposal_boxes and predictor.bbox_pred.out_features != 4:
+        key = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
+        raise user_error(key, "True: words have no boxes of their own", "False", f"add {key} True")
+    return heads
+
+
+def _as_batch(preprocessor: ImagePreprocessor, image: Tensor) -> Tensor:
+    """Return the normalised image [1, 3, H', W'], padded as the network needs it."""
+    if preprocessor.flip_channels:
+        image = image.flip(0)
+    if preprocessor.unit_range:
+        image = image / 255.0
+    batch = ((image - preprocessor.mean) / preprocessor.std)[None]
+    if divisor := preprocessor.size_divisibility:
+        batch = F.pad(batch, (0, -batch.shape[3] % divisor, 0, -batch.shape[2] % divisor))
+    return batch
+
+
+def _clip(boxes: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Return boxes [R, 4], xyxy, cut at the edges of the image."""
+    x1, y1, x2, y2 = boxes.clamp(min=0).unbind(dim=1)
+    return torch.stack([x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], dim=1)
