@@ -47,6 +47,9 @@ from regionclip.modeling.postprocess import AcrossClasses
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL picture, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
 
+LEAST_SHOWN = 0.05
+"""Score below which finds are not shown unless asked for."""
+
 OWN_WORDS = "own"
 """Value of `background`: the words that came with the detector."""
 
@@ -231,6 +234,11 @@ class RegionCLIP:
     def encoded_images(self) -> list[EncodedImage]:
         """The pictures that are remembered, the present one last."""
         return list(self._images.values())
+
+    @property
+    def usual_threshold(self) -> float:
+        """Score from which finds are worth showing: that of the config, but at least 0.05."""
+        return max(text_predictor(self.model).selector.score_threshold, LEAST_SHOWN)
 
     @torch.no_grad()
     def predict(

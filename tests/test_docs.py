@@ -66,6 +66,7 @@ def workplace(tmp_path, monkeypatch, detector_folder):
         Image.open(photos[i]).save(tmp_path / name)
     write_video(tmp_path / "street.mp4", frames=6)
     (tmp_path / "words.txt").write_text("cat | kitten\ntraffic cone\n")
+    (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
     (tmp_path / "boxes.json").write_text(json.dumps({"photo.jpg": [[5, 5, 60, 60]]}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("regionclip.engine.zoo.DEFAULT_MODEL", str(detector_folder))

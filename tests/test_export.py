@@ -1,10 +1,14 @@
 """Exported detectors find what the detector finds, in other runtimes."""
 
 import json
+import re
+import runpy
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from regionclip.config import load_config
 from regionclip.engine.export import export_detector
@@ -12,7 +16,7 @@ from regionclip.engine.pretrained import Pretrained
 from regionclip.errors import UserError
 from regionclip.modeling import build_model
 from regionclip.testing import deterministic_text_embeddings, fill_deterministic
-from tests.conftest import LVIS_CUSTOM, TINY, flat
+from tests.conftest import DATA, LVIS_CUSTOM, REPOSITORY, TINY, flat
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -136,6 +140,17 @@ def test_onnx_follows_the_config(variant, embeddings, tmp_path):
     export_detector(detector(embeddings, **VARIANTS[variant]), tmp_path)
     model = detector(embeddings, **VARIANTS[variant]).model
     assert_same_on_random_images(with_onnxruntime(tmp_path), model, embeddings, 6)
+
+
+def test_the_example_of_the_documents_runs(published, embeddings, tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.S)
+    Image.open(next((DATA / "four_photos" / "pictures").iterdir())).save(tmp_path / "photo.jpg")
+    save_file({"embeddings": embeddings[1]}, tmp_path / "words.safetensors")
+    (tmp_path / "exported").symlink_to(published)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "example.py").write_text(example)
+    found = runpy.run_path(str(tmp_path / "example.py"))
+    assert len(found["scores"]) == len(found["boxes"]) > 0
 
 
 def test_words_are_chosen_at_run_time(published, embeddings):

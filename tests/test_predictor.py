@@ -318,7 +318,10 @@ def test_a_word_has_its_colour_everywhere():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name_or_path": "no_such_model"}, "detector no_such_model: expected one of regionclip_pretrained-cc_rn50"),
+        (
+            {"name_or_path": "no_such_model"},
+            "detector no_such_model: expected one of emoji, regionclip_pretrained-cc_rn50",
+        ),
         ({"name_or_path": "."}, "expected config.yaml and model.safetensors or model_final.pth"),
     ],
 )

@@ -23,6 +23,9 @@ for stage in clip pretrain; do
   evaluate "style_rpn_$stage" "$stage" DATASETS.TEST "('emoji_style',)"
   transfer "transfer_$stage" "$stage" "$@"
 done
+# The detector that is passed on shows few boxes, one for a thing; the figures above are those of all boxes, as published.
 "$python" -m regionclip pack "$out/pretrain/model_final.pth" --config "$configs/detector.yaml" --half \
-  --set "MODEL.CLIP.BB_RPN_WEIGHTS=$out/rpn/model_final.pth" --vocabulary emoji --output "$out/packed"
+  --set "MODEL.CLIP.BB_RPN_WEIGHTS=$out/rpn/model_final.pth" --vocabulary emoji --output "$out/packed" \
+  --set MODEL.CLIP.OFFLINE_RPN_NMS_THRESH=0.4 --set MODEL.ROI_HEADS.NMS_THRESH_TEST=0.3 \
+  --set MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.2
 echo "Done: figures in $out/*/inference/metrics.json, detector in $out/packed"

@@ -32,7 +32,10 @@ def detect(
     templates: shared.Templates = "regionclip",
     synonyms: shared.Synonyms = "max",
     boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name in the place of finding some.")] = "",
-    threshold: Annotated[float, typer.Option(help="Least score of a find; given boxes are all named.")] = 0.05,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Least score of a find: 0.05, or the detector's own if higher. Given boxes are all named."),
+    ] = None,
     topk: Annotated[int, typer.Option(min=1, help="Most finds in a picture; given boxes are all named.")] = 25,
     top_words: Annotated[int, typer.Option(min=0, help="Also give the k most probable words of each box.")] = 0,
     per_class: Annotated[
@@ -85,8 +88,9 @@ def run(args: Namespace) -> int:
         args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
     )
     choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
+    threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
-        args.threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report
+        threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     open_folder(args.output)

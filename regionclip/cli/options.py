@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from regionclip import RegionCLIP, VocabularyOptions
 
-MODEL_HELP = "Detector: a published name, a folder with config.yaml and weights, or a file of weights."
+MODEL_HELP = "Detector: emoji, a published name, a folder with config.yaml and weights, or a file of weights."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Config = Annotated[str, typer.Option(help="Config (YAML) of a file of weights.")]
 TextWeights = Annotated[str, typer.Option(help="Checkpoint with the text tower, if the detector's has none.")]

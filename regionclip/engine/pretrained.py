@@ -19,7 +19,7 @@ from regionclip.config.checks import clip_architecture, find_weights
 from regionclip.data.word_lists import names_of_published
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.text import load_embedder
-from regionclip.engine.zoo import FILES, MODELS, PublishedModel, fetch, text_weights_of
+from regionclip.engine.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, fetch, text_weights_of
 from regionclip.errors import UserError, user_error
 from regionclip.files import resolve_path
 from regionclip.modeling import build_model
@@ -116,7 +116,7 @@ def require_device(device: str = "") -> str:
 def _find(name_or_path: str, config: str, source: str) -> _Parts:
     if name_or_path in MODELS:
         return _published(MODELS[name_or_path], source)
-    path = find_weights(name_or_path)
+    path = resolve_path(Path(FOLDER) / SHIPPED[name_or_path]) if name_or_path in SHIPPED else find_weights(name_or_path)
     if path.is_dir():
         return _folder(path)
     if path.is_file() and config:
@@ -124,7 +124,7 @@ def _find(name_or_path: str, config: str, source: str) -> _Parts:
     if path.is_file():
         fix = "name the YAML that the weights belong to, one of configs/"
         raise user_error(f"detector {name_or_path}", "a config with the file of weights", "none", fix)
-    expected = f"one of {', '.join(MODELS)}; a folder with {CONFIG_FILE} and weights; or a file of weights"
+    expected = f"one of {', '.join((*SHIPPED, *MODELS))}; a folder with {CONFIG_FILE} and weights; or a file of weights"
     raise user_error(f"detector {name_or_path}", expected, "neither", "correct the name or the path")
 
 

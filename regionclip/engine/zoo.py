@@ -128,7 +128,10 @@ def _models() -> list[PublishedModel]:
 
 MODELS = {model.name: model for model in _models()}
 
-DEFAULT_MODEL = os.environ.get("REGIONCLIP_MODEL", "regionclip_pretrained-cc_rn50")
+SHIPPED = {"emoji": "emoji"}
+"""Detectors that come with the repository: name, and folder below `pretrained_ckpt/`."""
+
+DEFAULT_MODEL = os.environ.get("REGIONCLIP_MODEL", "emoji")
 """The detector of commands that name none."""
 
 _CLIP_HASHES = {
