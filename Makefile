@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 RUN = $(VENV)/bin/python
 
-.PHONY: setup demo demo-model test test-all sanitize fuzz
+.PHONY: setup demo demo-model test test-all bench sanitize fuzz
 
 setup:
 	@test -x $(RUN) || $(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make" \
@@ -35,6 +35,16 @@ test-all: setup
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest
+
+# Times, each against the plain path in the same run; some minutes, on a machine that does nothing else.
+bench: setup
+	$(RUN) benchmarks/ops.py
+	$(RUN) benchmarks/head.py
+	$(RUN) benchmarks/e2e.py --json
+	$(RUN) benchmarks/e2e.py --boxes gt --json
+	$(RUN) benchmarks/e2e.py --model emoji --json
+	$(RUN) benchmarks/eval.py
+	$(RUN) benchmarks/pretrain_data.py
 
 # The operators under address and undefined-behaviour sanitizers.
 sanitize: setup
