@@ -350,7 +350,7 @@ def test_the_figures_become_tables(tmp_path):
     assert table["zero-shot, annotated boxes, AP"][:2] == ["30.0", "41.5 (40.0 to 43.0)"]
     assert table["zero-shot, annotated boxes, AP50, novel"][:2] == ["25.0", "not run"]
     assert table["AR@100"] == ["61.2"]
-    assert table["whole recipe"][0] == "40.0"
+    assert table["whole recipe, 1500 steps"][0] == "40.0"
     assert table["random boxes"] == ["not run", "not run"]
     tool[-1] = str(tmp_path / "nowhere")
     assert "no such folder" in subprocess.run(tool, cwd=REPOSITORY, capture_output=True, text=True, timeout=100).stderr

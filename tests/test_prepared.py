@@ -100,10 +100,12 @@ def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):
 def test_half_precision_is_close(detector):
     plain, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16"})
     maps, boxes = [model.image_features([picture()]) for model in (plain, prepared)], boxes_in_and_around(200)
-    assert next(iter(maps[1].values())).dtype == torch.bfloat16
+    assert next(iter(maps[1].values())).dtype == torch.float32
+    assert prepared.roi_heads.encoder.last_stage[0].conv1.weight.dtype == torch.bfloat16
+    assert prepared.offline_backbone.stem.conv1.weight.dtype == torch.bfloat16
     expected, actual = (model.encode_boxes(m, boxes) for model, m in zip((plain, prepared), maps, strict=True))
     assert actual.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.995
+    assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.9998
     with torch.no_grad():
         found = prepared([picture()])[0]["instances"]
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32

@@ -16,9 +16,12 @@ from regionclip.files import read_json_file
 
 SEEDS = ("", "_seed2", "_seed3")
 ABLATIONS = {
-    "whole recipe": "pretrain",
+    "whole recipe, 1500 steps": "pretrain",
+    "whole recipe, 500 steps": "short",
     "without distillation": "without_distillation",
     "without contrast": "without_contrast",
+    "without the loss on images and captions": "without_captions",
+    "teacher looks at the map, as published": "aligned_teacher",
     "random boxes": "random_boxes",
     "a quarter of the concepts": "quarter_pool",
     "concepts parsed from captions": "parsed_pool",

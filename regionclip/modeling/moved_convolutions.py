@@ -25,6 +25,7 @@ class MovedConvolutionsEncoder(RegionEncoder):
     def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
         """Return what maps rois [R', 5] to maps; the plain way where regions are few."""
         first, *others = self._blocks
+        feature_map = feature_map.to(first.conv1.weight.dtype)
         (layer,) = self.pooler.level_poolers
         if not self._pays(feature_map, regions, layer) or first.downsample is None:
             return super().encoder_of_map(feature_map, regions)
@@ -45,7 +46,8 @@ class MovedConvolutionsEncoder(RegionEncoder):
 
     def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Pool boxes and run CLIP's `layer4`; the result is float32."""
-        return super().region_maps(features, boxes).float()
+        dtype = self._blocks[0].conv1.weight.dtype
+        return super().region_maps([feature_map.to(dtype) for feature_map in features], boxes).float()
 
     def embed(self, region_maps: Tensor) -> Tensor:
         """Map [R, C', h, w] to region embeddings [R, D] in float32, not normalised."""

@@ -10,7 +10,6 @@ from regionclip.clip import ModifiedResNet
 from regionclip.clip.folding import fold_tower, folded
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
-from regionclip.modeling.preprocessing import ImagePreprocessor
 from regionclip.modeling.region_encoder import BorrowsLastStage
 from regionclip.modeling.rpn import ExactRPN
 
@@ -27,8 +26,8 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
 
     Args:
         model: with its weights.
-        precision: of the convolutions, one of `PRECISIONS`. Less than float32 changes the results;
-            by how much, docs/performance.md says. Attention pool, classifier and boxes stay in float32.
+        precision: of the proposer's convolutions and those of the last stage, one of `PRECISIONS`. Less than
+            float32 changes the results; by how much, docs/performance.md says. All else stays in float32.
     """
     model.eval().requires_grad_(False)
     backbone = getattr(model, "backbone", None)
@@ -39,7 +38,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     heads = getattr(model, "roi_heads", None)
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
-        _convolve_in(model, PRECISIONS[precision])
+        _convolve_in(model, tower, PRECISIONS[precision])
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
@@ -56,31 +55,23 @@ def _fold(backbone: nn.Module) -> None:
                 module.norm = None
 
 
-def _convolve_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Change the type of images, backbones and the hidden layers of the proposer."""
+def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype) -> None:
+    """Change the type of the proposer's convolutions, and of the tower's last stage, which runs once a region.
+
+    The stages before stay: they run once an image, and their rounding, not the last stage's, is what moves scores.
+    """
     if dtype == torch.float32:
         return
+    tower.stages["res5"].to(dtype)
+    if getattr(model, "offline_backbone", None) is None:
+        return
+    model.offline_preprocessor.dtype = dtype
+    model.offline_backbone.to(dtype)
     for module in model.modules():
-        if isinstance(module, ImagePreprocessor):
-            module.dtype = dtype
-        elif isinstance(module, ExactRPN):
+        if isinstance(module, ExactRPN):
             hidden = module.rpn_head.conv
             hidden.to(dtype)
             hidden.register_forward_hook(_to_float32)
-    for name in ("backbone", "offline_backbone"):
-        backbone = getattr(model, name, None)
-        if backbone is not None:
-            _cast_all_but_attention_pool(backbone, dtype)
-
-
-def _cast_all_but_attention_pool(backbone: nn.Module, dtype: torch.dtype) -> None:
-    tower = clip_tower(backbone)
-    if tower is None:
-        backbone.to(dtype)
-        return
-    pool, tower.attnpool = tower.attnpool, None
-    backbone.to(dtype)
-    tower.attnpool = pool
 
 
 def _to_float32(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Say what half precision changes: classes and scores of the same regions, against float32.
+
+    python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--precision bfloat16] [--images 6] [--json]
+
+Both detectors look at the boxes that the proposer of the first finds. `emoji` is the shipped detector on
+datasets/demo_scenes, whose words mean something; the others have generated weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from e2e import make_model, read_inputs
+from torch import Tensor
+
+from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+
+MARGIN = 0.02
+"""Difference of the best two probabilities from which a class counts as decided."""
+
+
+def probabilities(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: list[object]) -> Tensor:
+    """Return [R, K] probabilities of the classes, without background, of all regions of all images."""
+    predictor = model.roi_heads.box_predictor
+    parts = [
+        predictor(embeddings)[0].softmax(dim=1)[:, :-1]
+        for image, found in zip(inputs, proposals, strict=True)
+        for embeddings in model.encode_regions([image], [found])
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def compare(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return how many regions keep their class, and how far scores move."""
+    exact, rounded = (make_model(arguments.model, "rpn", arguments.proposals).eval() for _ in range(2))
+    prepare_for_inference(exact)
+    prepare_for_inference(rounded, arguments.precision)
+    inputs = read_inputs(arguments.model, arguments.images)
+    proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]
+    expected, found = (probabilities(model, inputs, proposals) for model in (exact, rounded))
+    best = expected.topk(2, dim=1)
+    decided = best.values[:, 0] - best.values[:, 1] > MARGIN
+    same = found.argmax(dim=1) == best.indices[:, 0]
+    moved = (found - expected).abs()
+    return {
+        "regions": len(expected),
+        "decided": int(decided.sum()),
+        "same_class_of_decided": float(same[decided].float().mean()),
+        "same_class": float(same.float().mean()),
+        "largest_change_of_a_probability": float(moved.max()),
+        "99th_percentile_of_the_best_probability's_change": float(
+            moved.gather(1, best.indices[:, :1]).flatten().quantile(0.99)
+        ),
+    }
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji", choices=["emoji", "RN50", "RN50x4"])
+    parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float16"])
+    parser.add_argument("--proposals", type=int, default=300)
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    arguments = parser.parse_args()
+    figures = compare(arguments)
+    print(f"{arguments.model}, {arguments.precision} against float32")
+    for name, value in figures.items():
+        print(f"  {name.replace('_', ' ')}: {value:.5g}")
+    if arguments.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
