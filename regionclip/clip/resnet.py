@@ -38,11 +38,14 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, 4 * channels, H // stride, W // stride]."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        # In place: on a CPU, new memory costs more than the sum or the rectifier.
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(self.pool(out)))
         shortcut = x if self.downsample is None else self.downsample(self.pool(x))
-        return F.relu(out + shortcut)
+        # Automatic casting can leave one of them in half precision.
+        total = out.add_(shortcut) if out.dtype == shortcut.dtype else out + shortcut
+        return F.relu(total, inplace=True)
 
 
 class ModifiedResNet(nn.Module):
@@ -88,7 +91,7 @@ class ModifiedResNet(nn.Module):
     def stem(self, x: Tensor) -> Tensor:
         """Map normalised RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (floored twice)."""
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(bn(conv(x)))
+            x = F.relu(bn(conv(x)), inplace=True)
         return F.avg_pool2d(x, 2)
 
     def feature_maps(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
