@@ -24,7 +24,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 CLASSES = 40
 SPREAD = {"MODEL.CLIP.CLSS_TEMP": "0.2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.02"}
 VARIANTS = {
-    "published fusion": {"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True"},
+    "published fusion": {"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True", "MODEL.CLIP.VIS": "False"},
     "sigmoid, boxes moved": {
         "MODEL.CLIP.MULTIPLY_RPN_SCORE": "True",
         "MODEL.CLIP.RPN_SCORE_FUSION": "sigmoid",
@@ -192,6 +192,14 @@ def test_what_onnx_lacks_is_refused(key, value, message, embeddings, tmp_path):
     overrides = {key: value, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "False"}
     with pytest.raises(UserError, match=message):
         export_detector(detector(embeddings, **overrides), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pyramid_that_proposes_is_refused(embeddings, tmp_path):
+    model = detector(embeddings)
+    model.model.offline_preprocessor.size_divisibility = 32
+    with pytest.raises(UserError, match="OFFLINE_RPN_CONFIG: expected a proposer on one map"):
+        export_detector(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

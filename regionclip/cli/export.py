@@ -24,7 +24,7 @@ def export(
 
     The words are an input of the head, as `regionclip concepts` embeds them. Example:
 
-    regionclip export regionclip_pretrained-cc_rn50 --output exported
+    regionclip export emoji --output exported
     """
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command

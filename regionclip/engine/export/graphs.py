@@ -15,7 +15,7 @@ from regionclip.errors import user_error
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
-from regionclip.modeling.postprocess import HardSuppression, report_probability
+from regionclip.modeling.postprocess import HardSuppression, report_probability, report_score
 from regionclip.modeling.preprocessing import ImagePreprocessor
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
 
@@ -46,11 +46,18 @@ class ProposerGraph(nn.Module):
     """From an image to boxes that may hold something."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the offline backbone and region proposal network of a detector."""
+        """Use the offline backbone and region proposal network of a detector.
+
+        Raises:
+            UserError: a feature pyramid, whose maps torch cannot trace for images of any size.
+        """
         super().__init__()
         assert model.offline_backbone is not None
         assert isinstance(model.offline_proposal_generator, RPN)
         assert model.offline_preprocessor is not None
+        if model.offline_preprocessor.size_divisibility:
+            fix = "name a proposer on one map (C4), or add MODEL.CLIP.CROP_REGION_TYPE GT and bring your own boxes"
+            raise user_error("MODEL.CLIP.OFFLINE_RPN_CONFIG", "a proposer on one map", "one on a feature pyramid", fix)
         self.backbone, self.rpn = model.offline_backbone, model.offline_proposal_generator
         self.preprocessor = model.offline_preprocessor
 
@@ -136,7 +143,8 @@ class HeadGraph(nn.Module):
         if selector.reported_score is report_probability:
             order = top_rows(known, LARGEST)  # ONNX has no sort
             return boxes[row[order]], known[order], category[order]
-        _, reported = selector.reported_score(scores[category, row], known, False)
+        # Upstream's way reports the probability, too, but keeps the order.
+        reported = scores[category, row] if selector.reported_score is report_score else known
         return boxes[row], reported, category
 
 
@@ -165,15 +173,12 @@ def _checked_head(heads: nn.Module) -> CLIPRes5ROIHeads:
 
 
 def _as_batch(preprocessor: ImagePreprocessor, image: Tensor) -> Tensor:
-    """Return the normalised image [1, 3, H', W'], padded as the network needs it."""
+    """Return the normalised image [1, 3, H, W]."""
     if preprocessor.flip_channels:
         image = image.flip(0)
     if preprocessor.unit_range:
         image = image / 255.0
-    batch = ((image - preprocessor.mean) / preprocessor.std)[None]
-    if divisor := preprocessor.size_divisibility:
-        batch = F.pad(batch, (0, -batch.shape[3] % divisor, 0, -batch.shape[2] % divisor))
-    return batch
+    return ((image - preprocessor.mean) / preprocessor.std)[None]
 
 
 def _clip(boxes: Tensor, height: Tensor, width: Tensor) -> Tensor:
