@@ -164,7 +164,7 @@ def _checked_head(heads: nn.Module) -> CLIPRes5ROIHeads:
         raise user_error("MODEL.ROI_HEADS.NAME", "CLIPRes5ROIHeads on words", type(heads).__name__, fix)
     predictor = heads.box_predictor
     if not isinstance(predictor.selector.suppression, HardSuppression):
-        fix = "add MODEL.ROI_HEADS.SOFT_NMS_ENABLED False, and suppress yourself"
+        fix = "add MODEL.ROI_HEADS.SOFT_NMS_ENABLED False, which drops duplicates instead"
         raise user_error("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "suppression that ONNX has", "soft-NMS", fix)
     if not predictor.keep_proposal_boxes and predictor.bbox_pred.out_features != 4:
         key = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
