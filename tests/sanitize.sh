@@ -20,4 +20,4 @@ REGIONCLIP_SANITIZE=1 FORCE_CUDA=0 "$python" setup.py -q build_ext --inplace
 # The sanitizer has to be in the process before Python is; Python and torch leave memory to its end.
 LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
-  "$python" -m pytest -q -p no:cacheprovider tests/test_ops.py
+  "$python" -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_winograd.py

@@ -10,6 +10,7 @@ from regionclip.config import check_config, load_config
 from regionclip.errors import UserError
 from regionclip.modeling import build_model, prepare_for_inference
 from regionclip.modeling.region_encoder import REGIONS_AT_ONCE
+from regionclip.ops import WinogradConv2d, native_problem
 from regionclip.testing import fill_deterministic
 from tests.conftest import TINY, flat
 
@@ -57,12 +58,30 @@ def test_both_ways_to_pool_are_taken(detector, monkeypatch):
     _, prepared = detector()
     maps = prepared.image_features([picture()])
     inputs, convolve = [], torch.nn.functional.conv2d
-    monkeypatch.setattr("torch.nn.functional.conv2d", lambda x, *rest: inputs.append(x) or convolve(x, *rest))
+    monkeypatch.setattr(
+        "torch.nn.functional.conv2d", lambda x, *rest, **more: inputs.append(x) or convolve(x, *rest, **more)
+    )
     for count in (1, 200):
         inputs.clear()
         prepared.encode_boxes(maps, boxes_in_and_around(count))
         on_the_map = [x for x in inputs if x is maps["res4"]]
         assert len(on_the_map) == (2 if count == 200 else 0)
+
+
+@pytest.mark.skipif(bool(native_problem("cpu")), reason=f"native operators: {native_problem('cpu')}")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.4)])
+@torch.no_grad()
+def test_pyramids_call_the_convolutions_that_multiply_less(detector, precision, tolerance):
+    pyramid = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+    options = {"MODEL.CLIP.OFFLINE_RPN_CONFIG": pyramid, "MODEL.CLIP.INFERENCE_PRECISION": precision}
+    plain, prepared = detector(**options)
+    images = prepared.offline_preprocessor([picture(512, 512)["image"]]).tensor
+    expected, actual = plain.offline_backbone(images.float()), prepared.offline_backbone(images)
+    for name in ("p2", "p5"):
+        error = (expected[name] - actual[name]).abs().max() / expected[name].abs().max()
+        assert error < tolerance
+    assert all(isinstance(layer, WinogradConv2d) for layer in prepared.offline_backbone.output_convs)
+    assert isinstance(prepared.offline_proposal_generator.rpn_head.conv, WinogradConv2d)
 
 
 @pytest.mark.parametrize("fusion", ["upstream", "sigmoid"])

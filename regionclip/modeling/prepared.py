@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from detectron2.layers import Conv2d
+from detectron2.modeling import FPN
 from torch import Tensor, nn
 
 from regionclip.clip import ModifiedResNet
@@ -12,6 +15,7 @@ from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
 from regionclip.modeling.region_encoder import BorrowsLastStage
 from regionclip.modeling.rpn import ExactRPN
+from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Values of MODEL.CLIP.INFERENCE_PRECISION."""
@@ -20,12 +24,12 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Module:
     """Rewrite a detector in place, and return it in evaluation mode.
 
-    Normalisation becomes part of the convolutions, weights lie channels last, and RoI heads on CLIP's
-    last stage share work among regions: results stay the same up to rounding. State-dict keys are no
-    longer the published ones, and the model cannot be trained any more.
+    Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
+    often, and RoI heads on CLIP's last stage share work among regions: results stay the same up to rounding.
+    State-dict keys are no longer the published ones, and the model cannot be trained any more.
 
     Args:
-        model: with its weights.
+        model: with its weights, on the device where it will run.
         precision: of the proposer's convolutions and those of the last stage, one of `PRECISIONS`. Less than
             float32 changes the results; by how much, docs/performance.md says. All else stays in float32.
     """
@@ -39,6 +43,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
         _convolve_in(model, tower, PRECISIONS[precision])
+    _multiply_less(model, tile=4)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
@@ -62,16 +67,37 @@ def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype) ->
     """
     if dtype == torch.float32:
         return
-    tower.stages["res5"].to(dtype)
+    _round(tower.stages["res5"], dtype)
     if getattr(model, "offline_backbone", None) is None:
         return
     model.offline_preprocessor.dtype = dtype
-    model.offline_backbone.to(dtype)
+    _round(cast(nn.Module, model.offline_backbone), dtype)
     for module in model.modules():
         if isinstance(module, ExactRPN):
-            hidden = module.rpn_head.conv
-            hidden.to(dtype)
+            _multiply_less(module.rpn_head, tile=2)
+            hidden = module.rpn_head.conv.to(dtype)
             hidden.register_forward_hook(_to_float32)
+
+
+def _round(part: nn.Module, dtype: torch.dtype) -> None:
+    # Larger tiles would add up more of what is rounded.
+    _multiply_less(part, tile=2)
+    part.to(dtype)
+
+
+def _multiply_less(part: nn.Module, tile: int) -> None:
+    """Replace convolutions inside a module by those that multiply less often, where such run."""
+    if native_problem("cpu") or any(values.device.type != "cpu" for values in part.parameters()):
+        return
+    for module in list(part.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Conv2d) and suits_winograd(layer) and getattr(layer, "norm", None) is None:
+                activation = getattr(layer, "activation", None)
+                setattr(module, name, WinogradConv2d(layer.weight, layer.bias, tile, activation))
+        if isinstance(module, FPN):
+            # It keeps a list besides, from the coarsest level to the finest.
+            outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]
+            module.output_convs = outputs[::-1]
 
 
 def _to_float32(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:

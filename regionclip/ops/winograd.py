@@ -1,0 +1,147 @@
+"""Convolution with fewer multiplications, for inference on a CPU (Lavin and Gray, 2016)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import ceil, isqrt, prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.ops import native
+from regionclip.ops.implementation import implementation
+
+POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
+"""Where the polynomials of a tile are evaluated, besides infinity; csrc/cpu/winograd_block.h has the same."""
+
+CHANNELS_AT_LEAST = 128
+TILES_AT_LEAST = 32
+CELLS_AT_MOST = {2: 1.2, 4: 1.31}
+"""With fewer channels or tiles, or more cells in tiles for each of the map, less is saved than the transforms cost."""
+
+BYTES_AT_ONCE = 1 << 24
+"""So much of the components before and of those after the products, so that they stay in the last cache."""
+
+LANES = 16
+"""Channels that the native transforms take at once."""
+
+
+class WinogradConv2d(nn.Module):
+    """A 3x3 convolution of stride 1 that multiplies less often, up to rounding.
+
+    The map is seen in overlapping windows of 6x6 cells, of which each gives a tile of 4x4 cells of the result.
+    Products of transformed windows and transformed weights are sums over channels alone: 36 where a direct
+    convolution has 144, or 16 where it has 36 with tiles of 2x2, which round less. It does so on a CPU with
+    the native operators, without gradients; everywhere else it is the direct convolution.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        tile: int = 4,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Make a layer.
+
+        Args:
+            weight: [K, C, 3, 3].
+            bias: [K].
+            tile: cells of a tile on each axis, 2 or 4.
+            activation: of the result.
+        """
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.tile = tile
+        self.activation = activation
+        self.factors: Tensor
+        self.register_buffer("factors", transform_weights(weight.detach(), tile), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, K, H, W]."""
+        if self._pays(x):
+            result = convolve(x, self.factors, self.bias)
+        else:
+            result = F.conv2d(x, self.weight, self.bias, padding=1)
+        return result if self.activation is None else self.activation(result)
+
+    def _pays(self, x: Tensor) -> bool:
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or x.dtype != self.factors.dtype:
+            return False
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or implementation(x.device) is not native:
+            return False
+        tiles = count_tiles(x, self.tile)
+        cells = x.shape[0] * x.shape[2] * x.shape[3]
+        return tiles >= TILES_AT_LEAST and tiles * self.tile**2 <= CELLS_AT_MOST[self.tile] * cells
+
+
+def suits_winograd(layer: nn.Conv2d) -> bool:
+    """Return whether a `WinogradConv2d` can take the place of a convolution, and has enough channels to pay."""
+    channels = (layer.in_channels, layer.out_channels)
+    return (
+        tuple(layer.kernel_size) == (3, 3)
+        and all(tuple(pair) == (1, 1) for pair in (layer.stride, layer.padding, layer.dilation))
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and min(channels) >= CHANNELS_AT_LEAST
+        and not any(count % LANES for count in channels)
+    )
+
+
+def transform_weights(weight: Tensor, tile: int) -> Tensor:
+    """Return the factors [n * n, C, K], n = tile + 2, of the weights [K, C, 3, 3] of a convolution."""
+    points = POINTS[tile]
+    # Row p evaluates a polynomial of three coefficients at a point, scaled as interpolation needs it.
+    rows = [[p**i / prod(p - q for q in points if q != p) for i in range(3)] for p in points] + [[0.0, 0.0, 1.0]]
+    matrix = torch.tensor(rows, dtype=torch.float64, device=weight.device)
+    factors = matrix @ weight.double() @ matrix.T  # [K, C, n, n]
+    return factors.to(weight.dtype).flatten(2).permute(2, 1, 0).contiguous()
+
+
+def count_tiles(x: Tensor, tile: int) -> int:
+    """Return how many tiles cover the maps [N, C, H, W]."""
+    return x.shape[0] * ceil(x.shape[2] / tile) * ceil(x.shape[3] / tile)
+
+
+def convolve(x: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve maps with transformed weights, by the native operators.
+
+    Args:
+        x: float32 or bfloat16 [N, C, H, W] on a CPU; C is a multiple of 16.
+        factors: [n * n, C, K] as `transform_weights` gives them, float32 or of the type of `x`; K is a multiple of 16.
+        bias: [K].
+
+    Returns:
+        [N, K, H, W] of the type of `x`, channels-last.
+    """
+    components, channels, out_channels = factors.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    shape = (x.shape[0], out_channels, *x.shape[2:])
+    result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    bias = None if bias is None else bias.float()
+    tiles = count_tiles(x, isqrt(components) - 2)
+    at_once = max(1, BYTES_AT_ONCE // (components * max(channels, out_channels) * factors.itemsize))
+    for first in range(0, tiles, at_once):
+        count = min(at_once, tiles - first)
+        windows = _workspace("windows", (components, count, channels), factors.dtype)
+        products = _workspace("products", (components, count, out_channels), factors.dtype)
+        torch.ops.regionclip.winograd_windows(x, first, windows)
+        torch.bmm(windows, factors, out=products)
+        torch.ops.regionclip.winograd_assemble(products, bias, first, result)
+    return result
+
+
+_memory = threading.local()
+
+
+def _workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return memory of this thread that is used again and again: fresh memory costs more than the transforms."""
+    size = prod(shape) * dtype.itemsize
+    found: Tensor | None = getattr(_memory, name, None)
+    if found is None or len(found) < size:
+        found = torch.empty(size, dtype=torch.uint8)
+        setattr(_memory, name, found)
+    return found[:size].view(dtype).view(shape)
