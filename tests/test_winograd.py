@@ -114,7 +114,7 @@ def layer(channels=128, **options):
     return nn.Conv2d(channels, 128, **options)
 
 
-@pytest.mark.parametrize("shape", [(2, 128, 24, 24), (1, 128, 3, 200), (3, 128, 1, 1), (0, 128, 8, 8)])
+@pytest.mark.parametrize("shape", [(4, 128, 24, 24), (1, 128, 4, 600), (3, 128, 1, 1), (0, 128, 8, 8)])
 @torch.no_grad()
 def test_the_layer_is_the_convolution(shape):
     direct = layer()
@@ -128,13 +128,14 @@ def test_the_layer_chooses_where_it_pays(monkeypatch):
     monkeypatch.setattr(winograd, "convolve", lambda x, factors, bias: called.append(x) or x)
     direct = layer()
     ours = WinogradConv2d(direct.weight, direct.bias)
-    x = torch.zeros(1, 128, 32, 32)
+    x = torch.zeros(2, 128, 32, 32)
     with torch.no_grad():
         ours(x)
         assert len(called) == 1
         ours(x[..., :8, :8])  # few tiles
         ours(torch.zeros(64, 128, 5, 5))  # tiles of 4 reach far beyond the map
-        WinogradConv2d(direct.weight, direct.bias).double()(x.double())
+        WinogradConv2d(direct.weight, direct.bias, torch.bfloat16)(torch.zeros(64, 128, 7, 7).bfloat16())
+        WinogradConv2d(direct.weight, direct.bias, torch.float64)(x.double())
         with use_implementation("pytorch"):
             ours(x)
         assert len(called) == 1

@@ -43,7 +43,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
         _convolve_in(model, tower, PRECISIONS[precision])
-    _multiply_less(model, tile=4)
+    _multiply_less(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
@@ -67,25 +67,21 @@ def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype) ->
     """
     if dtype == torch.float32:
         return
-    _round(tower.stages["res5"], dtype)
-    if getattr(model, "offline_backbone", None) is None:
-        return
-    model.offline_preprocessor.dtype = dtype
-    _round(cast(nn.Module, model.offline_backbone), dtype)
-    for module in model.modules():
-        if isinstance(module, ExactRPN):
-            _multiply_less(module.rpn_head, tile=2)
-            hidden = module.rpn_head.conv.to(dtype)
-            hidden.register_forward_hook(_to_float32)
+    parts = [tower.stages["res5"]]
+    if getattr(model, "offline_backbone", None) is not None:
+        model.offline_preprocessor.dtype = dtype
+        parts.append(cast(nn.Module, model.offline_backbone))
+        for module in model.modules():
+            if isinstance(module, ExactRPN):
+                _multiply_less(module.rpn_head, dtype)
+                parts.append(module.rpn_head.conv)
+                module.rpn_head.conv.register_forward_hook(_to_float32)
+    for part in parts:
+        _multiply_less(part, dtype)
+        part.to(dtype)
 
 
-def _round(part: nn.Module, dtype: torch.dtype) -> None:
-    # Larger tiles would add up more of what is rounded.
-    _multiply_less(part, tile=2)
-    part.to(dtype)
-
-
-def _multiply_less(part: nn.Module, tile: int) -> None:
+def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
     """Replace convolutions inside a module by those that multiply less often, where such run."""
     if native_problem("cpu") or any(values.device.type != "cpu" for values in part.parameters()):
         return
@@ -93,7 +89,7 @@ def _multiply_less(part: nn.Module, tile: int) -> None:
         for name, layer in module.named_children():
             if isinstance(layer, nn.Conv2d) and suits_winograd(layer) and getattr(layer, "norm", None) is None:
                 activation = getattr(layer, "activation", None)
-                setattr(module, name, WinogradConv2d(layer.weight, layer.bias, tile, activation))
+                setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, activation))
         if isinstance(module, FPN):
             # It keeps a list besides, from the coarsest level to the finest.
             outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]

@@ -17,7 +17,7 @@ POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 """Where the polynomials of a tile are evaluated, besides infinity; csrc/cpu/winograd_block.h has the same."""
 
 CHANNELS_AT_LEAST = 128
-TILES_AT_LEAST = 32
+TILES_AT_LEAST = 128
 CELLS_AT_MOST = {2: 1.2, 4: 1.31}
 """With fewer channels or tiles, or more cells in tiles for each of the map, less is saved than the transforms cost."""
 
@@ -41,35 +41,39 @@ class WinogradConv2d(nn.Module):
         self,
         weight: Tensor,
         bias: Tensor | None,
-        tile: int = 4,
+        dtype: torch.dtype = torch.float32,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Make a layer.
 
         Args:
-            weight: [K, C, 3, 3].
-            bias: [K].
-            tile: cells of a tile on each axis, 2 or 4.
+            weight: float32 [K, C, 3, 3].
+            bias: float32 [K].
+            dtype: of the maps, and of what is multiplied.
             activation: of the result.
         """
         super().__init__()
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.tile = tile
+        self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+        # Larger tiles add up more of what is rounded.
+        self.tile = 4 if dtype == torch.float32 else 2
         self.activation = activation
-        self.factors: Tensor
-        self.register_buffer("factors", transform_weights(weight.detach(), tile), persistent=False)
+        self._factors: Tensor | None = None
+        if dtype != torch.float32:  # so that they are rounded once
+            self._factors = transform_weights(weight.detach(), self.tile).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, K, H, W]."""
         if self._pays(x):
-            result = convolve(x, self.factors, self.bias)
+            if self._factors is None:  # four times the memory of the weights, which few images may never need
+                self._factors = transform_weights(self.weight, self.tile)
+            result = convolve(x, self._factors, self.bias)
         else:
             result = F.conv2d(x, self.weight, self.bias, padding=1)
         return result if self.activation is None else self.activation(result)
 
     def _pays(self, x: Tensor) -> bool:
-        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or x.dtype != self.factors.dtype:
+        if x.device.type != "cpu" or x.dtype != self.weight.dtype or x.dtype not in (torch.float32, torch.bfloat16):
             return False
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or implementation(x.device) is not native:
             return False
