@@ -6,6 +6,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 
+from regionclip.clip import AttentionPool2d
+from regionclip.clip.folding import FoldedAttentionPool
 from regionclip.config import check_config, load_config
 from regionclip.errors import UserError
 from regionclip.modeling import build_model, prepare_for_inference
@@ -107,6 +109,20 @@ def test_regions_that_can_have_no_score_are_not_encoded(detector):
     (proposals,) = plain.proposal_source.propose([picture()], plain.device)
     assert encoded == [int((proposals.objectness_logits >= 0).sum())] * 2
     assert 0 < encoded[0] < len(proposals)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@torch.no_grad()
+def test_a_folded_attention_pool_equals_the_published_layer(count):
+    pool = AttentionPool2d(grid=3, width=48, heads=4, output_dim=20)
+    generator = torch.Generator().manual_seed(count)
+    for parameter in pool.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+    maps = torch.randn(count, 48, 3, 3, generator=generator)
+    folded = FoldedAttentionPool(pool)
+    torch.testing.assert_close(folded(maps), pool(maps), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="expects 3x3 cells, got 4x3"):
+        folded(torch.zeros(1, 48, 4, 3))
 
 
 def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):

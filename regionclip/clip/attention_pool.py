@@ -37,11 +37,7 @@ class AttentionPool2d(nn.Module):
         Raises:
             ValueError: the map is not `grid` x `grid`; the positional table is not interpolated.
         """
-        if tuple(x.shape[2:]) != (self.grid, self.grid):
-            raise ValueError(
-                f"attention pool expects {self.grid}x{self.grid} cells, got {x.shape[2]}x{x.shape[3]}: "
-                f"set the RoI pooler resolution to {2 * self.grid}"
-            )
+        check_grid(x, self.grid)
         cells = x.flatten(2).transpose(1, 2)  # [N, L, C]
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # [N, 1 + L, C]
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
@@ -58,3 +54,12 @@ class AttentionPool2d(nn.Module):
     def _by_head(self, parameter: Tensor) -> Tensor:
         # [C, ...] -> [heads, C / heads, ...]
         return parameter.unflatten(0, (self.heads, -1))
+
+
+def check_grid(x: Tensor, grid: int) -> None:
+    """Raise `ValueError` if a feature map [N, C, h, w] has not `grid` x `grid` cells."""
+    if tuple(x.shape[2:]) != (grid, grid):
+        raise ValueError(
+            f"attention pool expects {grid}x{grid} cells, got {x.shape[2]}x{x.shape[3]}: "
+            f"set the RoI pooler resolution to {2 * grid}"
+        )

@@ -1,15 +1,16 @@
-"""Normalisation that no longer changes becomes part of the convolution before it."""
+"""What no longer changes becomes part of a layer: normalisation of convolutions, positions of the attention pool."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from regionclip.clip.attention_pool import AttentionPool2d, check_grid
 from regionclip.clip.resnet import Bottleneck, ModifiedResNet
 
 
 def fold_tower(tower: ModifiedResNet) -> None:
-    """Fold the normalisation of a tower into its convolutions, in place.
+    """Fold the normalisation of a tower into its convolutions and positions into its attention pool, in place.
 
     In evaluation mode the tower computes the same, up to rounding. Its state-dict keys are no longer
     the published ones, and it cannot be trained: fold what was loaded, and only what is asked from
@@ -19,6 +20,8 @@ def fold_tower(tower: ModifiedResNet) -> None:
         _fold_pair(tower, f"conv{number}", f"bn{number}")
     for stage in tower.stages.values():
         fold_blocks(stage)
+    if isinstance(tower.attnpool, AttentionPool2d):
+        tower.attnpool = FoldedAttentionPool(tower.attnpool)
 
 
 def fold_blocks(stage: nn.Module) -> None:
@@ -29,6 +32,51 @@ def fold_blocks(stage: nn.Module) -> None:
                 _fold_pair(block, f"conv{number}", f"bn{number}")
             if block.downsample is not None:
                 _fold_pair(block.downsample, "0", "1")
+
+
+class FoldedAttentionPool(nn.Module):
+    """An attention pool that meets cells and their positions apart, and makes no tokens of them.
+
+    The mean token is a mean of what the cells give; positions have met keys and values before. The bias of
+    keys adds the same to all scores, which the softmax forgets.
+    """
+
+    def __init__(self, pool: AttentionPool2d) -> None:
+        """Fold a pool, whose projections are shared."""
+        super().__init__()
+        self.heads, self.grid = pool.heads, pool.grid
+        self.q_proj, self.c_proj = pool.q_proj, pool.c_proj
+        self.keys, self.values, self.mean_position, self.position_keys, self.position_values = (
+            nn.Parameter(values, requires_grad=False) for values in _folded_pool(pool)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool a feature map [N, C, grid, grid] to [N, output_dim], as `AttentionPool2d` does."""
+        check_grid(x, self.grid)
+        cells = x.flatten(2).transpose(1, 2)  # [N, L, C]
+        query = self.q_proj(cells.mean(dim=1) + self.mean_position).unflatten(1, (self.heads, -1))
+        key_rows = torch.einsum("nhd,hdc->nhc", query, self.keys)
+        of_cells = key_rows @ cells.transpose(1, 2)  # [N, heads, L]
+        scores = torch.cat([of_cells.mean(dim=2, keepdim=True), of_cells], dim=2)
+        scores = scores + torch.einsum("nhd,hdl->nhl", query, self.position_keys)  # [N, heads, 1 + L]
+        weights = (scores * query.shape[2] ** -0.5).softmax(dim=2)
+        shares = weights[:, :, 1:] + weights[:, :, :1] / cells.shape[1]  # the mean token's share goes to all cells
+        attended = torch.einsum("nhc,hdc->nhd", shares @ cells, self.values)
+        attended = attended + torch.einsum("nhl,hld->nhd", weights, self.position_values)
+        return self.c_proj(attended.flatten(1))
+
+
+@torch.no_grad()
+def _folded_pool(pool: AttentionPool2d) -> tuple[Tensor, ...]:
+    by_head = (pool.heads, -1)
+    keys, values = (layer.weight.unflatten(0, by_head) for layer in (pool.k_proj, pool.v_proj))  # [heads, d, C]
+    positions = pool.positional_embedding.double()  # [1 + L, C]
+    position_keys = torch.einsum("hdc,lc->hdl", keys.double(), positions)
+    # Weights add up to one, so that the bias can go with every position.
+    position_values = torch.einsum("hdc,lc->hld", values.double(), positions)
+    position_values += pool.v_proj.bias.double().unflatten(0, by_head)[:, None]
+    dtype = keys.dtype
+    return keys, values, positions[0].to(dtype), position_keys.to(dtype), position_values.to(dtype)
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor] | None:

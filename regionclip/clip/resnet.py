@@ -74,7 +74,7 @@ class ModifiedResNet(nn.Module):
             stage = [Bottleneck(before, channels, 1 if i == 0 else 2, norm)]
             stage += [Bottleneck(after, channels, 1, norm) for _ in range(blocks - 1)]
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
-        self.attnpool: AttentionPool2d | None = None
+        self.attnpool: nn.Module | None = None
         if with_attention_pool:
             self.attnpool = AttentionPool2d(
                 architecture.attention_grid,

@@ -12,7 +12,7 @@ from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from regionclip.clip import CLIPArchitecture, ModifiedResNet
+from regionclip.clip import AttentionPool2d, CLIPArchitecture, ModifiedResNet
 from regionclip.clip.resnet import Bottleneck, NormFactory
 from regionclip.clip.text import TextEncoder
 from regionclip.config.checks import clip_architecture
@@ -103,8 +103,7 @@ def _initialise(tower: ModifiedResNet) -> None:
     for block in tower.modules():
         if isinstance(block, Bottleneck):
             nn.init.zeros_(cast(Tensor, block.bn3.weight))
-    pool = tower.attnpool
-    assert pool is not None
+    pool = cast(AttentionPool2d, tower.attnpool)
     for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
         nn.init.normal_(projection.weight, std=pool.c_proj.in_features**-0.5)
         nn.init.zeros_(projection.bias)
