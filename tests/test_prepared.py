@@ -13,6 +13,7 @@ from regionclip.errors import UserError
 from regionclip.modeling import build_model, prepare_for_inference
 from regionclip.modeling.region_encoder import REGIONS_AT_ONCE
 from regionclip.ops import WinogradConv2d, native_problem
+from regionclip.ops.fused_convolution import add_convolved, convolve_rectified
 from regionclip.testing import fill_deterministic
 from tests.conftest import TINY, flat
 
@@ -109,6 +110,37 @@ def test_regions_that_can_have_no_score_are_not_encoded(detector):
     (proposals,) = plain.proposal_source.propose([picture()], plain.device)
     assert encoded == [int((proposals.objectness_logits >= 0).sum())] * 2
     assert 0 < encoded[0] < len(proposals)
+
+
+@torch.no_grad()
+def test_no_map_of_a_tower_is_overwritten_by_the_next_stage(detector):
+    plain, prepared = detector()
+    images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    kept = images.clone()
+    names = ["stem", "res2", "res3", "res4", "res5"]
+    expected, actual = (model.backbone.feature_maps(images, names) for model in (plain, prepared))
+    assert torch.equal(images, kept)
+    for name in names:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5 * float(expected[name].abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 16, 5, 7), (1, 16, 1, 1), (0, 16, 4, 4)])
+def test_fused_convolutions_are_those_in_steps(dtype, memory_format, shape):
+    generator = torch.Generator().manual_seed(0)
+    x, total = (torch.randn(shape[0], channels, *shape[2:], generator=generator) for channels in (16, 32))
+    x, total = (values.to(dtype).contiguous(memory_format=memory_format) for values in (x, total))
+    layer = torch.nn.Conv2d(16, 32, 1).to(dtype)
+    direct = layer(x)
+    tolerance = {"atol": 0.05 if dtype == torch.bfloat16 else 1e-5, "rtol": 0}
+    for with_gradients in (True, False):
+        with torch.set_grad_enabled(with_gradients):
+            torch.testing.assert_close(convolve_rectified(layer, x), direct.relu(), **tolerance)
+            target = total.clone(memory_format=torch.preserve_format)
+            result = add_convolved(target, x, layer.weight, layer.bias)
+        torch.testing.assert_close(result, (total + direct).relu(), **tolerance)
+        assert result.data_ptr() == target.data_ptr()
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regionclip.clip.attention_pool import AttentionPool2d, check_grid
 from regionclip.clip.resnet import Bottleneck, ModifiedResNet
+from regionclip.ops.fused_convolution import add_convolved, convolve_rectified
 
 
 def fold_tower(tower: ModifiedResNet) -> None:
@@ -19,19 +24,64 @@ def fold_tower(tower: ModifiedResNet) -> None:
     for number in (1, 2, 3):
         _fold_pair(tower, f"conv{number}", f"bn{number}")
     for stage in tower.stages.values():
-        fold_blocks(stage)
+        _fold_stage(stage)
     if isinstance(tower.attnpool, AttentionPool2d):
         tower.attnpool = FoldedAttentionPool(tower.attnpool)
 
 
-def fold_blocks(stage: nn.Module) -> None:
-    """Fold the normalisation of the blocks of a residual stage, in place."""
-    for block in stage.modules():
-        if isinstance(block, Bottleneck):
-            for number in (1, 2, 3):
-                _fold_pair(block, f"conv{number}", f"bn{number}")
-            if block.downsample is not None:
-                _fold_pair(block.downsample, "0", "1")
+class FoldedBottleneck(nn.Module):
+    """A residual block of three convolutions without normalisation, which writes no map twice."""
+
+    def __init__(
+        self,
+        convolutions: Sequence[nn.Module],
+        shortcut: nn.Module | None,
+        pool: nn.Module | None = None,
+        *,
+        keeps_input: bool = True,
+    ) -> None:
+        """Make a block.
+
+        Args:
+            convolutions: of 1x1, 3x3 and 1x1 cells.
+            shortcut: convolution of what is added; without it the input is.
+            pool: before the last convolution and the shortcut.
+            keeps_input: the input is used elsewhere, and cannot become the result.
+        """
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = cast(list[nn.Conv2d], convolutions)
+        self.shortcut = cast("nn.Conv2d | None", shortcut)
+        self.pool = nn.Identity() if pool is None else pool
+        self.keeps_input = keeps_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, K, H', W']; `x` is overwritten unless it is to be kept."""
+        inner = self.pool(self.rectified3x3(convolve_rectified(self.conv1, x)))
+        if self.shortcut is not None:
+            x = self.shortcut(self.pool(x))
+        elif self.keeps_input:
+            x = x.clone()
+        return add_convolved(x, inner, self.conv3.weight, self.conv3.bias)
+
+    def rectified3x3(self, x: Tensor) -> Tensor:
+        """Return the positive part of the second convolution."""
+        if isinstance(self.conv2, nn.Conv2d):
+            return convolve_rectified(self.conv2, x)
+        return F.relu(self.conv2(x), inplace=True)
+
+
+def _fold_stage(stage: nn.Module) -> None:
+    """Put folded blocks in the place of those of a residual stage."""
+    for number, (name, block) in enumerate(list(stage.named_children())):
+        assert isinstance(block, Bottleneck)
+        for convolution in (1, 2, 3):
+            _fold_pair(block, f"conv{convolution}", f"bn{convolution}")
+        shortcut = None
+        if block.downsample is not None:
+            _fold_pair(block.downsample, "0", "1")
+            shortcut = block.downsample[0]
+        convolutions = (block.conv1, block.conv2, block.conv3)
+        setattr(stage, name, FoldedBottleneck(convolutions, shortcut, block.pool, keeps_input=number == 0))
 
 
 class FoldedAttentionPool(nn.Module):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionclip.clip.resnet import Bottleneck
+from regionclip.clip.folding import FoldedBottleneck
 from regionclip.modeling.region_encoder import RegionEncoder
 from regionclip.ops import RoIAlign
+from regionclip.ops.fused_convolution import add_convolved
 
 
 class MovedConvolutionsEncoder(RegionEncoder):
@@ -27,17 +27,17 @@ class MovedConvolutionsEncoder(RegionEncoder):
         first, *others = self._blocks
         feature_map = feature_map.to(first.conv1.weight.dtype)
         (layer,) = self.pooler.level_poolers
-        if not self._pays(feature_map, regions, layer) or first.downsample is None:
+        if not self._pays(feature_map, regions, layer) or first.shortcut is None:
             return super().encoder_of_map(feature_map, regions)
-        shortcut_convolution = cast(nn.Conv2d, first.downsample[0])
         inner_map = F.conv2d(feature_map, first.conv1.weight)
-        shortcut_map = F.conv2d(feature_map, shortcut_convolution.weight)
+        shortcut_map = F.conv2d(feature_map, first.shortcut.weight)
+        bias = _constant(first.conv3) + _constant(first.shortcut)
 
         def pool_and_encode(rois: Tensor) -> Tensor:
-            inner = layer(inner_map, rois).add_(_as_map(first.conv1.bias)).relu_()  # [R', C, side, side]
-            inner = first.conv3(first.pool(first.conv2(inner).relu_()))
+            inner = layer(inner_map, rois).add_(_constant(first.conv1)[:, None, None]).relu_()  # [R', C, side, side]
+            inner = first.pool(first.rectified3x3(inner))
             shortcut = _pool_pairs(layer, shortcut_map, rois)  # [R', 4 C, side / 2, side / 2]
-            maps = inner.add_(shortcut).add_(_as_map(shortcut_convolution.bias)).relu_()
+            maps = add_convolved(shortcut, inner, first.conv3.weight, bias)
             for block in others:
                 maps = block(maps)
             return maps
@@ -54,7 +54,7 @@ class MovedConvolutionsEncoder(RegionEncoder):
         return super().embed(region_maps.float())
 
     @property
-    def _blocks(self) -> list[Bottleneck]:
+    def _blocks(self) -> list[FoldedBottleneck]:
         assert isinstance(self.last_stage, nn.Sequential)
         return list(self.last_stage)  # type: ignore[arg-type]
 
@@ -69,6 +69,6 @@ def _pool_pairs(layer: RoIAlign, feature_map: Tensor, rois: Tensor) -> Tensor:
     return F.avg_pool2d(layer(feature_map, rois), 2)
 
 
-def _as_map(bias: Tensor | None) -> Tensor:
-    assert bias is not None
-    return bias[:, None, None]
+def _constant(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 
 from regionclip.clip import ModifiedResNet
-from regionclip.clip.folding import fold_tower, folded
+from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
 from regionclip.modeling.region_encoder import BorrowsLastStage
@@ -58,6 +59,13 @@ def _fold(backbone: nn.Module) -> None:
             if found is not None:
                 module.weight, module.bias = (nn.Parameter(values, requires_grad=False) for values in found)
                 module.norm = None
+    for module in list(backbone.modules()):
+        for number, (name, block) in enumerate(list(module.named_children())):
+            if type(block) is BottleneckBlock:
+                layers = cast(Any, block)
+                *convolutions, shortcut = (layers.conv1, layers.conv2, layers.conv3, layers.shortcut)
+                if all(layer is None or layer.norm is None for layer in (*convolutions, shortcut)):
+                    setattr(module, name, FoldedBottleneck(convolutions, shortcut, keeps_input=number == 0))
 
 
 def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype) -> None:

@@ -1,0 +1,55 @@
+"""Convolutions that rectify and add before their result is written, for inference on a CPU.
+
+oneDNN does it, through the operators that torch's compiler uses; where it cannot, the same happens in
+steps. Maps of a backbone are larger than the caches, and fresh memory is slow: each step costs as much as
+some convolutions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def convolve_rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the positive part of a convolution of [N, C, H, W]."""
+    if not _can_fuse(x, layer.weight):
+        return F.relu(layer(x), inplace=True)
+    options = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *options, "relu", [], None)
+
+
+def add_convolved(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the positive part of `total` plus a convolution, in the memory of `total`.
+
+    Args:
+        total: [N, K, H, W].
+        x: [N, C, H, W].
+        weight: [K, C, 1, 1].
+        bias: [K].
+    """
+    if not (_can_fuse(x, weight) and total.dtype == x.dtype and _is_channels_last(total)):
+        return F.relu(total.add_(F.conv2d(x, weight, bias)), inplace=True)
+    options = ((0, 0), (1, 1), (1, 1), 1)
+    return torch.ops.mkldnn._convolution_pointwise_.binary(
+        total, x, weight, bias, *options, "add", 1.0, "relu", [], None
+    )
+
+
+def _can_fuse(x: Tensor, weight: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != weight.dtype or not _is_channels_last(x) or not _supports(x.dtype):
+        return False
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and bool(torch.backends.mkldnn.enabled)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    # oneDNN cannot tell the layout of a map of one channel or cell.
+    return x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _supports(dtype: torch.dtype) -> bool:
+    operators = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_convolution_pointwise_"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and operators._is_mkldnn_bf16_supported())
