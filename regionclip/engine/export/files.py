@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Formats, and the ending of their files."""
 
-SMALLEST_SIDE, LARGEST_SIDE = 64, 8192
-"""Pixels of an image."""
+SMALLEST_SIDE, LARGEST_SIDE = 65, 8192
+"""Pixels of an image. The coarsest map of a pyramid has two cells then; torch treats a single one in its own way."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def export_detector(detector: Pretrained, output: Path, form: str = "onnx") -> l
 
 def _parts(model: CLIPFastRCNN, embedding_dim: int) -> Iterator[Part]:
     head = HeadGraph(model)
-    height, width = (Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for name in ("height", "width"))
     rows, columns, regions, classes = (Dim(name, min=2) for name in ("rows", "columns", "regions", "classes"))
-    image, sides = torch.zeros(3, 160, 224), {1: height, 2: width}
+    image = torch.zeros(3, 160, 224)
+    sides = {axis: Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
     backbone = BackboneGraph(model)
     yield Part("backbone", backbone, {"image": image}, {"image": sides}, ("features",))
     if model.offline_backbone is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from detectron2.modeling import FPN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from torch import Tensor, nn
@@ -46,25 +47,18 @@ class ProposerGraph(nn.Module):
     """From an image to boxes that may hold something."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the offline backbone and region proposal network of a detector.
-
-        Raises:
-            UserError: a feature pyramid, whose maps torch cannot trace for images of any size.
-        """
+        """Use the offline backbone and region proposal network of a detector."""
         super().__init__()
         assert model.offline_backbone is not None
         assert isinstance(model.offline_proposal_generator, RPN)
         assert model.offline_preprocessor is not None
-        if model.offline_preprocessor.size_divisibility:
-            fix = "name a proposer on one map (C4), or add MODEL.CLIP.CROP_REGION_TYPE GT and bring your own boxes"
-            raise user_error("MODEL.CLIP.OFFLINE_RPN_CONFIG", "a proposer on one map", "one on a feature pyramid", fix)
         self.backbone, self.rpn = model.offline_backbone, model.offline_proposal_generator
         self.preprocessor = model.offline_preprocessor
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map float RGB [3, H, W] to boxes [R, 4], xyxy in its pixels, and objectness logits [R], best first."""
         rpn = self.rpn
-        maps = self.backbone(_as_batch(self.preprocessor, image))
+        maps = _maps(self.backbone, _as_batch(self.preprocessor, image))
         features = [maps[name] for name in rpn.in_features]
         logits, deltas = rpn.rpn_head(features)
         boxes, scores = [], []
@@ -146,6 +140,31 @@ class HeadGraph(nn.Module):
         # Upstream's way reports the probability, too, but keeps the order.
         reported = scores[category, row] if selector.reported_score is report_score else known
         return boxes[row], reported, category
+
+
+def _maps(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the maps of a backbone; for a feature pyramid, by Detectron2's steps with every size named.
+
+    Detectron2 doubles a map and adds the next finer one, whose size torch does not know to be equal.
+    """
+    if not isinstance(backbone, FPN):
+        return backbone(images)
+    multiple = backbone.size_divisibility
+    images = F.pad(images, (0, -images.shape[3] % multiple, 0, -images.shape[2] % multiple))
+    stages = backbone.bottom_up(images)
+    total: Tensor | None = None
+    results: list[Tensor] = []
+    for name, lateral, output in zip(
+        reversed(backbone.in_features), backbone.lateral_convs, backbone.output_convs, strict=True
+    ):
+        finer = lateral(stages[name])
+        total = finer if total is None else finer + F.interpolate(total, finer.shape[2:], mode="nearest")
+        if backbone._fuse_type == "avg" and results:
+            total = total / 2
+        results.insert(0, output(total))
+    if backbone.top_block is not None:
+        results.extend(backbone.top_block(results[backbone._out_features.index(backbone.top_block.in_feature)]))
+    return dict(zip(backbone._out_features, results, strict=True))
 
 
 def _anchors(generator: DefaultAnchorGenerator, level: int, feature: Tensor) -> Tensor:
