@@ -98,6 +98,16 @@ def literal_roi_align(features, rois, height, width, scale, sampling_ratio, alig
     return torch.tensor(result, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_negative_sampling_ratio_averages_finer_bins(kind, parts, dtype):
+    features, rois = random_problem(7, dtype=dtype)
+    finer = roi_align(features, rois, (3 * parts, 2 * parts), 1 / 16, 0, True)
+    actual = roi_align(features, rois, (3, 2), 1 / 16, -parts, True)
+    expected = torch.nn.functional.avg_pool2d(finer, parts)
+    torch.testing.assert_close(actual, expected, atol=1e-5 if dtype == torch.float32 else 1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 2, 3])
 def test_roi_align_is_the_mean_of_bilinear_samples(kind, sampling_ratio, aligned):

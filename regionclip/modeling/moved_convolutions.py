@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from regionclip.clip.folding import FoldedBottleneck
 from regionclip.modeling.region_encoder import RegionEncoder
-from regionclip.ops import RoIAlign
+from regionclip.ops import RoIAlign, roi_align
 from regionclip.ops.fused_convolution import add_convolved
 
 
@@ -65,8 +65,12 @@ class MovedConvolutionsEncoder(RegionEncoder):
 
 
 def _pool_pairs(layer: RoIAlign, feature_map: Tensor, rois: Tensor) -> Tensor:
-    """Return the average pool [R, C, side / 2, side / 2] of pooled regions."""
-    return F.avg_pool2d(layer(feature_map, rois), 2)
+    """Return the average pool [R, C, side / 2, side / 2] of pooled regions, without pooling them first."""
+    height, width = layer.output_size
+    if height % 2 or width % 2:
+        return F.avg_pool2d(layer(feature_map, rois), 2)
+    ratio = 2 * layer.sampling_ratio if layer.sampling_ratio > 0 else -2
+    return roi_align(feature_map, rois, (height // 2, width // 2), layer.spatial_scale, ratio, layer.aligned)
 
 
 def _constant(layer: nn.Conv2d) -> Tensor:

@@ -32,7 +32,8 @@ def roi_align(
             boxes [R_i, 4].
         output_size: height and width of the result, or one number for both; 1 to 4096.
         spatial_scale: cells of the map per image pixel.
-        sampling_ratio: samples of a bin along each axis; 0 or less takes one a cell.
+        sampling_ratio: samples of a bin along each axis; 0 or -1 takes one a cell, and -k one a cell in each of
+            the bin's k parts: the average of k x k bins of a finer result.
         aligned: shift by half a pixel, which centres the samples (Detectron2's RoIAlignV2).
         memory_format: layout of the result; that of `features` by default.
 
@@ -92,8 +93,8 @@ def _check(features: Tensor, rois: Tensor, height: int, width: int, sampling_rat
         raise ValueError(f"roi_align: expected rois [R, 5] (image, x1, y1, x2, y2), got {list(rois.shape)}")
     if not (1 <= height <= 4096 and 1 <= width <= 4096):
         raise ValueError(f"roi_align: expected an output size from 1 to 4096, got {height} x {width}")
-    if sampling_ratio > 4096:
-        raise ValueError(f"roi_align: expected a sampling ratio of at most 4096, got {sampling_ratio}")
+    if not -4096 <= sampling_ratio <= 4096:
+        raise ValueError(f"roi_align: expected a sampling ratio from -4096 to 4096, got {sampling_ratio}")
     if features.device.type != "cpu" or torch.compiler.is_compiling():
         return  # looking at values would wait for the device; the native operator checks on a CPU
     images = rois[:, 0]

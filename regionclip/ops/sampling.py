@@ -37,7 +37,8 @@ def axis_grids(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Tensor
     if pooling.sampling_ratio > 0:
         grids = torch.full_like(length, float(pooling.sampling_ratio))
     else:
-        grids = (length / bins).ceil().clamp(min=0)
+        parts = max(-pooling.sampling_ratio, 1)
+        grids = (length / bins / parts).ceil().clamp(min=0) * parts
     return torch.where(lies_somewhere, grids, torch.zeros_like(grids))
 
 

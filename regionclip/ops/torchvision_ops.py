@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torchvision
 from torch import Tensor
+from torch.nn import functional as F
 
 from regionclip.ops.reference import soft_nms
 from regionclip.ops.sampling import Pooling
@@ -26,14 +27,17 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
             "with x1 <= x2 and y1 <= y2, got others. "
             "Fix: drop them, or use another implementation (REGIONCLIP_OPS)"
         )
+    height, width = pooling.output_size
+    parts = max(-pooling.sampling_ratio, 1)
     pooled = torchvision.ops.roi_align(
         features,
         rois.to(features.dtype),
-        pooling.output_size,
+        (parts * height, parts * width),
         pooling.spatial_scale,
         pooling.sampling_ratio,
         pooling.aligned,
     )
+    pooled = F.avg_pool2d(pooled, parts)
     return pooled.contiguous(memory_format=memory_format)
 
 

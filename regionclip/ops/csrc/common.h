@@ -68,7 +68,8 @@ inline void check_pooling(int64_t height, int64_t width, int64_t sampling_ratio)
       height > 0 && width > 0 && height <= 4096 && width <= 4096,
       "roi_align: expected an output size from 1 to 4096, got ", height, " x ", width);
   STD_TORCH_CHECK(
-      sampling_ratio <= 4096, "roi_align: expected a sampling ratio of at most 4096, got ", sampling_ratio);
+      sampling_ratio >= -4096 && sampling_ratio <= 4096, "roi_align: expected a sampling ratio from -4096 to 4096, got ",
+      sampling_ratio);
 }
 
 inline void check_boxes(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes) {

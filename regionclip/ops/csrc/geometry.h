@@ -38,7 +38,8 @@ REGIONCLIP_HOST_DEVICE inline Real round_up(Real value) {
 }
 
 // The axis from `low` to `high` in pixels of the image. A region with a coordinate that is not
-// finite, or with bins of more cells than any map has, lies nowhere: it takes no samples.
+// finite, or with bins of more cells than any map has, lies nowhere: it takes no samples. A sampling
+// ratio of -k takes one sample a cell in each of the k parts of a bin.
 template <typename Real>
 REGIONCLIP_HOST_DEVICE inline Axis<Real> make_axis(
     Real low, Real high, Real scale, int64_t bins, int64_t sampling_ratio, bool aligned) {
@@ -51,7 +52,9 @@ REGIONCLIP_HOST_DEVICE inline Axis<Real> make_axis(
   }
   Axis<Real> axis{start, length / static_cast<Real>(bins), 0};
   if (is_finite(start) && is_finite(length) && -longest_bin < axis.bin && longest_bin > axis.bin) {
-    axis.grid = sampling_ratio > 0 ? sampling_ratio : static_cast<int64_t>(round_up(axis.bin));
+    const int64_t parts = sampling_ratio < 0 ? -sampling_ratio : 1;
+    axis.grid = sampling_ratio > 0 ? sampling_ratio
+                                   : parts * static_cast<int64_t>(round_up(axis.bin / static_cast<Real>(parts)));
     axis.grid = axis.grid > 0 ? axis.grid : 0;
   }
   return axis;
