@@ -24,7 +24,6 @@ ABLATIONS = {
     "teacher looks at the map, as published": "aligned_teacher",
     "random boxes": "random_boxes",
     "a quarter of the concepts": "quarter_pool",
-    "concepts parsed from captions": "parsed_pool",
 }
 
 

@@ -23,10 +23,6 @@ from regionclip.data.word_lists import WORD_LISTS
 Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in WORD_LISTS["emoji"]()[::4]))
 PROGRAM
 embed "$out/quarter.txt" quarter_of_concepts
-if [ ! -f "$out/parsed_concepts.safetensors" ]; then
-  "$python" tools/build_concept_pool.py --captions "$world/annotations/captions_train.json" --min-count 20 \
-    --weights "$teacher" --architecture "$configs/emoji_clip.json" --output "$out/parsed_concepts.safetensors"
-fi
 # A third of the steps tells what a part is worth; the whole recipe in as many is beside it.
 short=(SOLVER.MAX_ITER 500)
 compare short "${short[@]}" "$@"
@@ -36,7 +32,6 @@ compare without_captions MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL False "${short[@]}" "
 compare aligned_teacher MODEL.CLIP.TEACHER_REGIONS aligned "${short[@]}" "$@"
 compare random_boxes MODEL.CLIP.CROP_REGION_TYPE RANDOM "${short[@]}" "$@"
 compare quarter_pool MODEL.CLIP.CONCEPT_POOL_EMB "$out/quarter_of_concepts.safetensors" "${short[@]}" "$@"
-compare parsed_pool MODEL.CLIP.CONCEPT_POOL_EMB "$out/parsed_concepts.safetensors" "${short[@]}" "$@"
 for seed in 2 3; do
   compare "pretrain_seed$seed" SEED "$seed" "$@"
   transfer "transfer_pretrain_seed$seed" "pretrain_seed$seed" SEED "$seed" "$@"
