@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time the operators against torchvision's and a plain Python loop, side by side in one run.
+"""Time the operators against torchvision's, torch's and a plain Python loop, side by side in one run.
 
     python benchmarks/ops.py [--device cuda] [--repeats 5] [--threads 1 2]
 
@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
-from regionclip.ops import batched_nms, nms, roi_align, soft_nms, use_implementation
+from regionclip.ops import WinogradConv2d, batched_nms, nms, roi_align, soft_nms, use_implementation
 
 
 class Pair(NamedTuple):
@@ -79,6 +79,23 @@ def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
         return step
 
     yield Pair("RoIAlign 512 regions, with gradient", train(roi_align), train(torchvision.ops.roi_align))
+
+
+def convolution_pairs() -> Iterator[Pair]:
+    """Yield 3x3 convolutions without gradients: of 64 regions in layer4, of a pyramid's finest map, of a backbone."""
+    for count, channels, height, width in ((64, 512, 14, 14), (64, 512, 7, 7), (1, 256, 200, 280), (1, 128, 100, 134)):
+        for dtype in (torch.float32, torch.bfloat16):
+            layer = torch.nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
+            ours = WinogradConv2d(layer.weight, layer.bias, dtype)
+            layer.to(dtype, memory_format=torch.channels_last)
+            maps = torch.randn(count, channels, height, width, dtype=dtype).to(memory_format=torch.channels_last)
+            name = f"3x3 of {count} x {channels} x {height} x {width}, {str(dtype).removeprefix('torch.')}"
+            yield Pair(
+                name,
+                lambda ours=ours, maps=maps: ours(maps),
+                lambda layer=layer, maps=maps: layer(maps),
+                "torch",
+            )
 
 
 def suppression_pairs(device: str) -> Iterator[Pair]:
@@ -144,6 +161,8 @@ def main() -> None:
         for threads in args.threads if args.device == "cpu" else [torch.get_num_threads()]:
             torch.set_num_threads(threads)
             jobs = [*pooling_pairs(args.device), *suppression_pairs(args.device)]
+            if args.device == "cpu":
+                jobs += convolution_pairs()
             for job in tqdm(jobs, desc=f"{threads} threads", unit="pair"):
                 theirs = median_seconds(job.theirs, args.repeats, args.device)
                 ours = median_seconds(job.ours, args.repeats, args.device)

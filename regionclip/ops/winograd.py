@@ -59,7 +59,7 @@ class WinogradConv2d(nn.Module):
         self.tile = 4 if dtype == torch.float32 else 2
         self.activation = activation
         self._factors: Tensor | None = None
-        if dtype != torch.float32:  # so that they are rounded once
+        if dtype == torch.bfloat16:  # so that they are rounded once
             self._factors = transform_weights(weight.detach(), self.tile).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
