@@ -40,7 +40,9 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
     for owner in (backbone, getattr(model, "offline_backbone", None)):
         if owner is not None:
             _fold(owner)
-    heads = getattr(model, "roi_heads", None)
+    heads: Any = getattr(model, "roi_heads", None)
+    if tower is not None and hasattr(heads, "borrow"):
+        heads.borrow(tower)  # its attention pool is another one now
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
         _convolve_in(model, tower, PRECISIONS[precision])
