@@ -7,11 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regionclip.clip.attention_pool import AttentionPool2d, check_grid
 from regionclip.clip.resnet import Bottleneck, ModifiedResNet
-from regionclip.ops.fused_convolution import add_convolved, convolve_rectified
+from regionclip.ops.fused_convolution import add_convolved, rectified
 
 
 def fold_tower(tower: ModifiedResNet) -> None:
@@ -56,7 +55,7 @@ class FoldedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, K, H', W']; `x` is overwritten unless it is to be kept."""
-        inner = self.pool(self.rectified3x3(convolve_rectified(self.conv1, x)))
+        inner = self.pool(self.rectified3x3(rectified(self.conv1, x)))
         if self.shortcut is not None:
             x = self.shortcut(self.pool(x))
         elif self.keeps_input:
@@ -64,10 +63,8 @@ class FoldedBottleneck(nn.Module):
         return add_convolved(x, inner, self.conv3.weight, self.conv3.bias)
 
     def rectified3x3(self, x: Tensor) -> Tensor:
-        """Return the positive part of the second convolution."""
-        if isinstance(self.conv2, nn.Conv2d):
-            return convolve_rectified(self.conv2, x)
-        return F.relu(self.conv2(x), inplace=True)
+        """Return the positive part of the second convolution; what stands in its place rectifies by itself."""
+        return rectified(self.conv2, x) if isinstance(self.conv2, nn.Conv2d) else self.conv2(x)
 
 
 def _fold_stage(stage: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from regionclip.clip.architectures import STAGES, CLIPArchitecture
 from regionclip.clip.attention_pool import AttentionPool2d
+from regionclip.ops.fused_convolution import rectified
 
 NormFactory = Callable[[int], nn.Module]
 """Makes the normalisation layer for a number of channels."""
@@ -91,7 +92,8 @@ class ModifiedResNet(nn.Module):
     def stem(self, x: Tensor) -> Tensor:
         """Map normalised RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (floored twice)."""
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(bn(conv(x)), inplace=True)
+            folded = isinstance(bn, nn.Identity)
+            x = rectified(conv, x) if folded else F.relu(bn(conv(x)), inplace=True)
         return F.avg_pool2d(x, 2)
 
     def feature_maps(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:

@@ -99,7 +99,9 @@ def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
         for name, layer in module.named_children():
             if isinstance(layer, nn.Conv2d) and suits_winograd(layer) and getattr(layer, "norm", None) is None:
                 activation = getattr(layer, "activation", None)
-                setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, activation))
+                rectify = isinstance(activation, nn.ReLU) or (isinstance(module, FoldedBottleneck) and name == "conv2")
+                if rectify or activation is None:
+                    setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, rectify=rectify))
         if isinstance(module, FPN):
             # It keeps a list besides, from the coarsest level to the finest.
             outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]

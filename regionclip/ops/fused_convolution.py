@@ -7,17 +7,35 @@ some convolutions.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Pair = tuple[int, int]
 
-def convolve_rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the positive part of a convolution of [N, C, H, W]."""
-    if not _can_fuse(x, layer.weight):
-        return F.relu(layer(x), inplace=True)
-    options = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *options, "relu", [], None)
+
+def rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the positive part of what a layer with zeros around its maps gives."""
+    padding, stride, dilation = (cast(Pair, pair) for pair in (layer.padding, layer.stride, layer.dilation))
+    return convolve_rectified(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+
+
+def convolve_rectified(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Return the positive part of a convolution of [N, C, H, W]; arguments as of `torch.nn.functional.conv2d`."""
+    if not _can_fuse(x, weight):
+        return F.relu(F.conv2d(x, weight, bias, stride, padding, dilation, groups), inplace=True)
+    options = (padding, stride, dilation, groups)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *options, "relu", [], None)
 
 
 def add_convolved(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

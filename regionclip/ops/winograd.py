@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from math import ceil, isqrt, prod
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionclip.ops import native
+from regionclip.ops.fused_convolution import convolve_rectified
 from regionclip.ops.implementation import implementation
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
@@ -18,7 +18,7 @@ POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 
 CHANNELS_AT_LEAST = 128
 TILES_AT_LEAST = 128
-CELLS_AT_MOST = {2: 1.2, 4: 1.31}
+CELLS_AT_MOST = 1.31
 """With fewer channels or tiles, or more cells in tiles for each of the map, less is saved than the transforms cost."""
 
 BYTES_AT_ONCE = 1 << 24
@@ -42,7 +42,8 @@ class WinogradConv2d(nn.Module):
         weight: Tensor,
         bias: Tensor | None,
         dtype: torch.dtype = torch.float32,
-        activation: Callable[[Tensor], Tensor] | None = None,
+        *,
+        rectify: bool = False,
     ) -> None:
         """Make a layer.
 
@@ -50,14 +51,14 @@ class WinogradConv2d(nn.Module):
             weight: float32 [K, C, 3, 3].
             bias: float32 [K].
             dtype: of the maps, and of what is multiplied.
-            activation: of the result.
+            rectify: give the positive part.
         """
         super().__init__()
         self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         # Larger tiles add up more of what is rounded.
         self.tile = 4 if dtype == torch.float32 else 2
-        self.activation = activation
+        self.rectify = rectify
         self._factors: Tensor | None = None
         if dtype == torch.bfloat16:  # so that they are rounded once
             self._factors = transform_weights(weight.detach(), self.tile).to(dtype)
@@ -67,10 +68,9 @@ class WinogradConv2d(nn.Module):
         if self._pays(x):
             if self._factors is None:  # four times the memory of the weights, which few images may never need
                 self._factors = transform_weights(self.weight, self.tile)
-            result = convolve(x, self._factors, self.bias)
-        else:
-            result = F.conv2d(x, self.weight, self.bias, padding=1)
-        return result if self.activation is None else self.activation(result)
+            return convolve(x, self._factors, self.bias, rectify=self.rectify)
+        direct = convolve_rectified if self.rectify else F.conv2d
+        return direct(x, self.weight, self.bias, padding=(1, 1))
 
     def _pays(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or x.dtype != self.weight.dtype or x.dtype not in (torch.float32, torch.bfloat16):
@@ -79,7 +79,7 @@ class WinogradConv2d(nn.Module):
             return False
         tiles = count_tiles(x, self.tile)
         cells = x.shape[0] * x.shape[2] * x.shape[3]
-        return tiles >= TILES_AT_LEAST and tiles * self.tile**2 <= CELLS_AT_MOST[self.tile] * cells
+        return tiles >= TILES_AT_LEAST and tiles * self.tile**2 <= CELLS_AT_MOST * cells
 
 
 def suits_winograd(layer: nn.Conv2d) -> bool:
@@ -110,13 +110,14 @@ def count_tiles(x: Tensor, tile: int) -> int:
     return x.shape[0] * ceil(x.shape[2] / tile) * ceil(x.shape[3] / tile)
 
 
-def convolve(x: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(x: Tensor, factors: Tensor, bias: Tensor | None, *, rectify: bool = False) -> Tensor:
     """Convolve maps with transformed weights, by the native operators.
 
     Args:
         x: float32 or bfloat16 [N, C, H, W] on a CPU; C is a multiple of 16.
         factors: [n * n, C, K] as `transform_weights` gives them, float32 or of the type of `x`; K is a multiple of 16.
         bias: [K].
+        rectify: give the positive part.
 
     Returns:
         [N, K, H, W] of the type of `x`, channels-last.
@@ -134,7 +135,7 @@ def convolve(x: Tensor, factors: Tensor, bias: Tensor | None) -> Tensor:
         products = _workspace("products", (components, count, out_channels), factors.dtype)
         torch.ops.regionclip.winograd_windows(x, first, windows)
         torch.bmm(windows, factors, out=products)
-        torch.ops.regionclip.winograd_assemble(products, bias, first, result)
+        torch.ops.regionclip.winograd_assemble(products, bias, rectify, first, result)
     return result
 
 

@@ -61,7 +61,8 @@ void winograd_windows_cpu(const Tensor& map, int64_t first, Tensor windows) {
   });
 }
 
-void winograd_assemble_cpu(const Tensor& products, const std::optional<Tensor>& bias, int64_t first, Tensor map) {
+void winograd_assemble_cpu(
+    const Tensor& products, const std::optional<Tensor>& bias, bool rectify, int64_t first, Tensor map) {
   const WinogradMap shape = checked_shape(map, products, first);
   if (bias.has_value()) {
     STD_TORCH_CHECK(
@@ -70,13 +71,13 @@ void winograd_assemble_cpu(const Tensor& products, const std::optional<Tensor>& 
         "winograd: expected a dense float32 bias [", shape.channels, "]");
   }
   const int64_t end = first + products.size(1), stride = products.stride(0);
-  const float* offsets = bias.has_value() ? data_of<float>(*bias) : nullptr;
+  const WinogradFinish finish{bias.has_value() ? data_of<float>(*bias) : nullptr, rectify};
   for_types(map.scalar_type(), products.scalar_type(), [&](auto cell, auto component) {
     const auto* source = data_of<decltype(component)>(products);
     auto* target = mutable_data_of<decltype(cell)>(map);
     const auto loops = winograd_loops<decltype(cell), decltype(component)>(shape.tile);
     TorchFor()(first, end, tiles_at_least, [&](int64_t from, int64_t to) {
-      loops.assemble_tiles(source, {first, from, to, stride}, offsets, shape, target);
+      loops.assemble_tiles(source, {first, from, to, stride}, finish, shape, target);
     });
   });
 }

@@ -111,7 +111,8 @@ void transform_windows(const Cell* map, const WinogradMap& shape, const Winograd
 
 template <int64_t Tile, typename Cell, typename Component>
 void assemble_tiles(
-    const Component* products, const WinogradTiles& tiles, const float* bias, const WinogradMap& shape, Cell* map) {
+    const Component* products, const WinogradTiles& tiles, const WinogradFinish& finish, const WinogradMap& shape,
+    Cell* map) {
   constexpr int64_t n = Axis<Tile>::window;
   const int64_t channels = shape.channels, columns = shape.columns(), per_image = shape.rows() * columns;
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
@@ -127,11 +128,13 @@ void assemble_tiles(
       for (int64_t x = 0; x < n; ++x) {
         Axis<Tile>::assemble(components + x, n, along_y + x);
       }
-      const Floats offset = bias ? load(bias + channel) : Floats{};
+      const Floats offset = finish.bias ? load(finish.bias + channel) : Floats{};
       for (int64_t y = 0; y < Tile && top + y < shape.height; ++y) {
         Axis<Tile>::assemble(along_y + y * n, 1, cells + y * Tile);
         for (int64_t x = 0; x < Tile && left + x < shape.width; ++x) {
-          store(cells[y * Tile + x] + offset, image + ((top + y) * shape.width + left + x) * channels + channel);
+          const Floats sum = cells[y * Tile + x] + offset;
+          const Floats value = finish.rectify ? (sum < 0 ? Floats{} : sum) : sum;  // NaN stays
+          store(value, image + ((top + y) * shape.width + left + x) * channels + channel);
         }
       }
     }

@@ -23,14 +23,20 @@ struct WinogradTiles {
   int64_t first, begin, end, stride;
 };
 
+// What happens to the sums of a cell before they are written.
+struct WinogradFinish {
+  const float* bias;  // [C], added; can be null
+  bool rectify;       // keeps the positive part
+};
+
 // `Cell` is the type of the map, `Component` that of what is multiplied: float or bfloat16 (as its bits).
 template <typename Cell, typename Component>
 struct WinogradLoops {
   void (*transform_windows)(
       const Cell* map, const WinogradMap& shape, const WinogradTiles& tiles, Component* windows);
-  // Adds `bias` [C], which can be null.
   void (*assemble_tiles)(
-      const Component* products, const WinogradTiles& tiles, const float* bias, const WinogradMap& shape, Cell* map);
+      const Component* products, const WinogradTiles& tiles, const WinogradFinish& finish, const WinogradMap& shape,
+      Cell* map);
 };
 
 template <typename Cell, typename Component>
