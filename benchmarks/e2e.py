@@ -7,8 +7,8 @@ Weights are generated from names: times mean something, words do not. The pictur
 datasets/demo_images at 800 pixels; 1000 proposals, none of which is left out for its objectness, and
 1203 words. `emoji` is the shipped detector with its trained proposer, 1000 proposals, its 1174 words and
 the published fusion, for which proposals with negative objectness fall away, on datasets/demo_scenes.
-Each round runs the plain path, then ours in float32 and in bfloat16; the ratio is the median over rounds.
-Memory is the peak of a process of its own for each path.
+Each round runs the plain path, then ours in float32 and in bfloat16, each in a process of its own that waits
+meanwhile; the ratio is the median over rounds. Memory is the peak of such a process.
 """
 
 from __future__ import annotations
@@ -105,34 +105,46 @@ def read_inputs(name: str, count: int) -> list[dict[str, Any]]:
     return inputs
 
 
-def peak_memory(path: str, arguments: argparse.Namespace) -> int:
-    """Return the largest memory in bytes of a process, its weights included, that detects in one picture.
+_loaded: dict[str, Any] = {}
+"""What a process of one path works with."""
 
-    Call it in a process of its own; Linux only.
-    """
-    detect, inputs = make_path(path, arguments), read_inputs(arguments.model, 1)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of building the model
-    with torch.no_grad():
-        detect(inputs)
+
+def load_path(path: str, arguments: argparse.Namespace) -> None:
+    """Make the detector of this process and its pictures, and forget what that took."""
+    torch.set_grad_enabled(False)
+    _loaded["detect"] = make_path(path, arguments)
+    _loaded["inputs"] = read_inputs(arguments.model, arguments.images)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def time_detection(number: int) -> float:
+    """Return the seconds that one of the pictures takes in this process."""
+    start = time.perf_counter()
+    _loaded["detect"]([_loaded["inputs"][number]])
+    return time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Return the largest memory in bytes of this process since it was loaded, weights included; Linux only."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
-def time_rounds(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Return for each path the seconds of each image and round, in the same order."""
-    paths = {path: make_path(path, arguments) for path in PATHS}
-    inputs = read_inputs(arguments.model, arguments.images)
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return for each path the seconds of each image and round, in the same order, and the memory."""
+    spawn = multiprocessing.get_context("spawn")
+    pools = {path: spawn.Pool(1, load_path, (path, arguments)) for path in PATHS}
     seconds: dict[str, list[float]] = {path: [] for path in PATHS}
-    with torch.no_grad():
-        for detect in paths.values():
-            detect(inputs[:1])
-        for _ in range(arguments.repeat):
-            for image in inputs:
-                for path, detect in paths.items():
-                    start = time.perf_counter()
-                    detect([image])
-                    seconds[path].append(time.perf_counter() - start)
-    return seconds
+    for pool in pools.values():
+        pool.apply(time_detection, (0,))
+    for _ in range(arguments.repeat):
+        for number in range(arguments.images):
+            for path, pool in pools.items():
+                seconds[path].append(pool.apply(time_detection, (number,)))
+    memory = {path: pool.apply(peak_memory) for path, pool in pools.items()}
+    for pool in pools.values():
+        pool.terminate()
+    return seconds, memory
 
 
 def main() -> None:
@@ -145,9 +157,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {path: pool.apply(peak_memory, (path, arguments)) for path in PATHS}
-    seconds = time_rounds(arguments)
+    seconds, memory = measure(arguments)
     rows, figures = [], {}
     for path in PATHS:
         median = statistics.median(seconds[path])

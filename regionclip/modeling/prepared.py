@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from regionclip.clip import ModifiedResNet
 from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
 from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.memory import keep_freed_memory
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
 from regionclip.modeling.region_encoder import BorrowsLastStage
 from regionclip.modeling.rpn import ExactRPN
@@ -27,7 +28,8 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
 
     Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
     often, and RoI heads on CLIP's last stage share work among regions: results stay the same up to rounding.
-    State-dict keys are no longer the published ones, and the model cannot be trained any more.
+    State-dict keys are no longer the published ones, and the model cannot be trained any more. On a CPU the
+    process keeps freed memory from then on (`keep_freed_memory`).
 
     Args:
         model: with its weights, on the device where it will run.
@@ -48,6 +50,8 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
         _convolve_in(model, tower, PRECISIONS[precision])
     _multiply_less(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if all(values.device.type == "cpu" for values in model.parameters()):
+        keep_freed_memory()
     return model
 
 
