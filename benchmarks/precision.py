@@ -11,26 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import torch
 from e2e import make_model, read_inputs
 from torch import Tensor
 
 from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+from regionclip.modeling.prepared import ROUNDED_FROM
 
 MARGIN = 0.02
 """Difference of the best two probabilities from which a class counts as decided."""
 
 
-def probabilities(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: list[object]) -> Tensor:
-    """Return [R, K] probabilities of the classes, without background, of all regions of all images."""
+def scores_of(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: list[Any]) -> tuple[Tensor, Tensor]:
+    """Return [R, K] probabilities of the classes, without background, and scores of boxes, of all regions."""
     predictor = model.roi_heads.box_predictor
-    parts = [
-        predictor(embeddings)[0].softmax(dim=1)[:, :-1]
-        for image, found in zip(inputs, proposals, strict=True)
-        for embeddings in model.encode_regions([image], [found])
-    ]
-    return torch.cat(parts)
+    probabilities, scores = [], []
+    for image, found in zip(inputs, proposals, strict=True):
+        (embeddings,) = model.encode_regions([image], [found])
+        of_regions = predictor(embeddings)[0].softmax(dim=1)
+        objectness = found.objectness_logits[:, None].expand_as(of_regions)
+        probabilities.append(of_regions[:, :-1])
+        scores.append(predictor.selector.fusion(of_regions, objectness)[:, :-1])
+    return torch.cat(probabilities), torch.cat(scores)
 
 
 @torch.no_grad()
@@ -38,14 +42,15 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     """Return how many regions keep their class, and how far scores move."""
     exact, rounded = (make_model(arguments.model, "rpn", arguments.proposals).eval() for _ in range(2))
     prepare_for_inference(exact)
-    prepare_for_inference(rounded, arguments.precision)
+    prepare_for_inference(rounded, arguments.precision, arguments.first_stage)
     inputs = read_inputs(arguments.model, arguments.images)
     proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]
-    expected, found = (probabilities(model, inputs, proposals) for model in (exact, rounded))
+    (expected, boxes), (found, found_boxes) = (scores_of(model, inputs, proposals) for model in (exact, rounded))
     best = expected.topk(2, dim=1)
     decided = best.values[:, 0] - best.values[:, 1] > MARGIN
     same = found.argmax(dim=1) == best.indices[:, 0]
     moved = (found - expected).abs()
+    reported = boxes > exact.roi_heads.box_predictor.selector.score_threshold
     return {
         "regions": len(expected),
         "decided": int(decided.sum()),
@@ -55,6 +60,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
         "99th_percentile_of_the_best_probability's_change": float(
             moved.gather(1, best.indices[:, :1]).flatten().quantile(0.99)
         ),
+        "largest_change_of_a_reported_score": float((found_boxes - boxes).abs()[reported].max()),
+        "largest_reported_score": float(boxes[reported].max()),
     }
 
 
@@ -63,12 +70,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji", choices=["emoji", "RN50", "RN50x4"])
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float16"])
+    parser.add_argument("--first-stage", default="res5", choices=ROUNDED_FROM, help="of the backbone in that precision")
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     figures = compare(arguments)
-    print(f"{arguments.model}, {arguments.precision} against float32")
+    print(f"{arguments.model}, {arguments.precision} from {arguments.first_stage} on against float32")
     for name, value in figures.items():
         print(f"  {name.replace('_', ' ')}: {value:.5g}")
     if arguments.json:

@@ -131,7 +131,8 @@ class RegionCLIP:
         found = load_pretrained(
             str(name_or_path), config, overrides, text_weights, device, source, trust_pickle=trust_pickle
         )
-        prepare_for_inference(found.model, found.cfg.MODEL.CLIP.INFERENCE_PRECISION)
+        clip = found.cfg.MODEL.CLIP
+        prepare_for_inference(found.model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
         return cls(
             cast(CLIPFastRCNN, found.model),
             found.cfg,

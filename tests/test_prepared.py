@@ -29,7 +29,9 @@ def detector(embedding_file):
         cfg = load_config(OVD, flat(options))
         model = build_model(cfg).eval()
         fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
-        return model, prepare_for_inference(copy.deepcopy(model), cfg.MODEL.CLIP.INFERENCE_PRECISION)
+        clip = cfg.MODEL.CLIP
+        prepared = prepare_for_inference(copy.deepcopy(model), clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
+        return model, prepared
 
     return build
 
@@ -176,6 +178,20 @@ def test_half_precision_is_close(detector):
     with torch.no_grad():
         found = prepared([picture()])[0]["instances"]
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize("first_stage", ["stem", "res3", "res4"])
+def test_half_precision_can_start_at_an_earlier_stage(detector, first_stage):
+    options = {"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16", "MODEL.CLIP.INFERENCE_PRECISION_FROM": first_stage}
+    plain, prepared = detector(**options)
+    names = ["stem", "res2", "res3", "res4"]
+    maps = prepared.backbone.feature_maps(torch.zeros(1, 3, 64, 64), names)
+    rounded = [name for name in names if maps[name].dtype == torch.bfloat16]
+    assert rounded == names[names.index(first_stage) :]
+    boxes = boxes_in_and_around(200)
+    expected, actual = (model.encode_boxes(model.image_features([picture()]), boxes) for model in (plain, prepared))
+    assert actual.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.999
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ CHOICES = {
     "MODEL.CLIP.TEACHER_REGIONS": ("aligned", "cropped"),
     "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
     "MODEL.CLIP.INFERENCE_PRECISION": ("float32", "bfloat16", "float16"),
+    "MODEL.CLIP.INFERENCE_PRECISION_FROM": ("stem", "res2", "res3", "res4", "res5"),
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
     "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
     "TEST.EVALUATION_BACKEND": ("faster", "official"),

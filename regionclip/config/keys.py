@@ -49,6 +49,11 @@ KEYS: tuple[Key, ...] = (
         "float32",
         "'float32'; 'bfloat16' or 'float16': convolutions in half precision outside of training",
     ),
+    Key(
+        "MODEL.CLIP.INFERENCE_PRECISION_FROM",
+        "res5",
+        "first stage of the backbone in it, 'stem', 'res2', ...: more speed, more error",
+    ),
     # --- suppression
     Key("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", False, "soft-NMS instead of hard NMS"),
     Key("MODEL.ROI_HEADS.SOFT_NMS_METHOD", "gaussian", "'gaussian', 'linear' or 'hard'"),

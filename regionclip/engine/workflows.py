@@ -43,7 +43,8 @@ def evaluate_only(args: argparse.Namespace) -> int:
     jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name], args.allow_missing)
     model = build_model(cfg)
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
-    prepare_for_inference(model, cfg.MODEL.CLIP.INFERENCE_PRECISION)
+    clip = cfg.MODEL.CLIP
+    prepare_for_inference(model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE

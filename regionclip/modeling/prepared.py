@@ -11,6 +11,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 
 from regionclip.clip import ModifiedResNet
+from regionclip.clip.architectures import STAGES
 from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.memory import keep_freed_memory
@@ -22,8 +23,11 @@ from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Values of MODEL.CLIP.INFERENCE_PRECISION."""
 
+ROUNDED_FROM = ("stem", *STAGES)
+"""Values of MODEL.CLIP.INFERENCE_PRECISION_FROM."""
 
-def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Module:
+
+def prepare_for_inference(model: nn.Module, precision: str = "float32", first_stage: str = "res5") -> nn.Module:
     """Rewrite a detector in place, and return it in evaluation mode.
 
     Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
@@ -33,8 +37,9 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
 
     Args:
         model: with its weights, on the device where it will run.
-        precision: of the proposer's convolutions and those of the last stage, one of `PRECISIONS`. Less than
+        precision: of the proposer's convolutions and those of the last stages, one of `PRECISIONS`. Less than
             float32 changes the results; by how much, docs/performance.md says. All else stays in float32.
+        first_stage: of the image tower in that precision, one of `ROUNDED_FROM`.
     """
     model.eval().requires_grad_(False)
     backbone = getattr(model, "backbone", None)
@@ -47,7 +52,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32") -> nn.Mo
         heads.borrow(tower)  # its attention pool is another one now
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
-        _convolve_in(model, tower, PRECISIONS[precision])
+        _convolve_in(model, tower, PRECISIONS[precision], first_stage)
     _multiply_less(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if all(values.device.type == "cpu" for values in model.parameters()):
@@ -74,14 +79,18 @@ def _fold(backbone: nn.Module) -> None:
                     setattr(module, name, FoldedBottleneck(convolutions, shortcut, keeps_input=number == 0))
 
 
-def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype) -> None:
-    """Change the type of the proposer's convolutions, and of the tower's last stage, which runs once a region.
+def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
+    """Change the type of the proposer's convolutions, and of the tower from a stage on.
 
-    The stages before stay: they run once an image, and their rounding, not the last stage's, is what moves scores.
+    The last stage runs once a region. Those before run once an image, and theirs is the rounding that moves scores.
     """
     if dtype == torch.float32:
         return
-    parts = [tower.stages["res5"]]
+    parts = [stage for name, stage in tower.stages.items() if name >= first_stage or first_stage == "stem"]
+    if first_stage == "stem":
+        parts += [tower.conv1, tower.conv2, tower.conv3]
+    else:
+        parts[0].register_forward_pre_hook(lambda module, arguments: (arguments[0].to(dtype),))
     if getattr(model, "offline_backbone", None) is not None:
         model.offline_preprocessor.dtype = dtype
         parts.append(cast(nn.Module, model.offline_backbone))
