@@ -66,6 +66,24 @@ def test_selection_equals_the_slow_one(seed, regions, classes):
     assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([ProbabilityOnly(), GeometricMeanWithLogit(), GeometricMeanWithSigmoid()]),
+    st.lists(
+        st.floats(-8, 8, width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0]), min_size=1, max_size=8
+    ),
+    st.sampled_from([-1.0, 0.0, 0.01, 0.05, 0.5, 0.999, 1.0, 1.2, 2.0]),
+)
+def test_a_region_is_left_out_when_even_certainty_would_not_reach_the_threshold(fusion, logits, score):
+    objectness = torch.tensor(logits)
+    selector = DetectionSelector(score, 100, fusion, HardSuppression(0.5), report_score)
+    reaching = selector.reaches(score, objectness)
+    certain = fusion(torch.ones_like(objectness), objectness)
+    assert not (certain[~reaching & fusion.usable(objectness)] > score).any()
+    assert not reaching[~fusion.usable(objectness)].any()
+    assert (certain[reaching] >= score * (1 - 1e-3)).all()  # and few that do not are kept
+
+
 def test_upstream_fusion_drops_negative_objectness_and_exceeds_one():
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])

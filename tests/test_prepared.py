@@ -99,9 +99,11 @@ def test_detections_stay_the_same(detector, fusion):
     torch.testing.assert_close(actual.scores, expected.scores, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
 @torch.no_grad()
-def test_regions_that_can_have_no_score_are_not_encoded(detector):
-    plain, prepared = detector(**{"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True"})
+def test_regions_that_can_have_no_score_are_not_encoded(detector, threshold):
+    options = {"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True", "MODEL.ROI_HEADS.SCORE_THRESH_TEST": str(threshold)}
+    plain, prepared = detector(**options)
     encoded = []
     for model in (plain, prepared):
         model.offline_proposal_generator.rpn_head.objectness_logits.bias -= 5.0
@@ -110,7 +112,7 @@ def test_regions_that_can_have_no_score_are_not_encoded(detector):
         with torch.no_grad():
             model([picture()])
     (proposals,) = plain.proposal_source.propose([picture()], plain.device)
-    assert encoded == [int((proposals.objectness_logits >= 0).sum())] * 2
+    assert encoded == [int((proposals.objectness_logits >= threshold**2).sum())] * 2
     assert 0 < encoded[0] < len(proposals)
 
 

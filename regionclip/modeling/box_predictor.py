@@ -79,9 +79,9 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    def usable(self, proposals: Sequence[Instances]) -> list[Instances]:
-        """Return the proposals that can have a score at all: the others need not be encoded."""
-        return [p[self.selector.fusion.usable(_objectness(p))] for p in proposals]
+    def usable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
+        """Return the proposals that can have a score above `score`: the others need not be encoded."""
+        return [p[self.selector.reaches(score, _objectness(p))] for p in proposals]
 
     def inference(
         self, predictions: Predictions, proposals: Sequence[Instances]

@@ -234,6 +234,11 @@ class DetectionSelector:
         result.pred_classes = category[order]
         return result, rows[region[order]]
 
+    def reaches(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return which regions [R] can have a score above `score`, with whatever probability."""
+        least = self.fusion.least_probability(max(score, 0.0), objectness_logits)
+        return self.fusion.usable(objectness_logits) & ~(least > 1)
+
     def _candidates(self, probabilities: Tensor, objectness_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return region, class and score of all whose score exceeds the threshold, region by region.
 

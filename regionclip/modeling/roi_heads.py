@@ -123,7 +123,7 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
             if targets is None:
                 raise ValueError("training needs ground truth: the inputs have no 'instances'")
             return self._training_losses(features, self.label_and_sample_proposals(proposals, targets))
-        proposals = self.box_predictor.usable(proposals)
+        proposals = self.box_predictor.usable(proposals, self.box_predictor.selector.score_threshold)
         predictions = self.box_predictor(self.encode(features, [p.proposal_boxes for p in proposals]))
         detections, _ = self.box_predictor.inference(predictions, proposals)
         return self.forward_with_given_boxes(features, detections), {}
