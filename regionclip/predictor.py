@@ -36,7 +36,7 @@ from regionclip.data.given_boxes import check_boxes
 from regionclip.data.images import read_image, to_rgb_pixels
 from regionclip.data.loaders import TestMapper
 from regionclip.detections import Detections
-from regionclip.engine.encoded_image import EncodedImage, require_text_classifier, text_predictor
+from regionclip.engine.encoded_image import EncodedImage, picture_key, require_text_classifier, text_predictor
 from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
@@ -208,24 +208,33 @@ class RegionCLIP:
         self._vocabulary = vocabulary
         return vocabulary
 
-    def set_image(self, image: Picture) -> None:
+    def set_image(self, image: Picture | EncodedImage) -> None:
         """Take a picture; it is encoded by the first `predict`, and not again while it is remembered.
 
         Args:
             image: file (upright by its EXIF data), PIL picture, array [H, W, 3] or [H, W] in RGB or
-                grey, tensor [3, H, W] in RGB; uint8, or floats in [0, 1].
+                grey, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or what `prepare_image` gave.
 
         Raises:
             UnreadableImageError: a file that is no picture.
             UserError: an array that is no picture.
         """
-        pixels = read_image(image) if isinstance(image, str | Path) else to_rgb_pixels(image)
-        key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        if key not in self._images:
-            self._images[key] = EncodedImage(self.model, pixels, self._mapper)
-        self._images.move_to_end(key)
+        prepared = image if isinstance(image, EncodedImage) else self.prepare_image(image)
+        if prepared.model is not self.model:
+            raise user_error("picture", "one that this detector prepared", "another's", "call its prepare_image")
+        self._images.setdefault(prepared.key, prepared)
+        self._images.move_to_end(prepared.key)
         while len(self._images) > self._cached_images:
             self._images.popitem(last=False)
+
+    def prepare_image(self, image: Picture) -> EncodedImage:
+        """Read and resize a picture for `set_image`, which then has nothing to do; other threads can call this.
+
+        Arguments and errors are those of `set_image`. A picture that is remembered is returned as it is.
+        """
+        pixels = read_image(image) if isinstance(image, str | Path) else to_rgb_pixels(image)
+        key = picture_key(pixels)
+        return self._images.get(key) or EncodedImage(self.model, pixels, self._mapper, key)
 
     def forget_images(self) -> None:
         """Drop all pictures and what was computed of them."""

@@ -129,13 +129,26 @@ def test_all_kinds_of_pictures_are_the_same(detector):
     boxes = [[10, 10, 100, 100]]
     expected = detector.predict(boxes, embeddings=True).embeddings
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    for picture in (str(PHOTOS[0]), Image.fromarray(pixels), pixels, tensor, pixels / 255, tensor / 255):
+    kinds = (str(PHOTOS[0]), Image.fromarray(pixels), pixels, tensor, pixels / 255, tensor / 255)
+    for picture in (*kinds, detector.prepare_image(pixels)):
         detector.set_image(picture)
         assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, expected)
     detector.set_image(pixels[:, :, 0])
     grey = detector.predict(boxes, embeddings=True).embeddings
     detector.set_image(np.repeat(pixels[:, :, :1], 3, axis=2))
     assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, grey)
+
+
+def test_a_prepared_picture_is_remembered_and_fits_its_detector_alone(detector):
+    pixels = np.array(Image.open(PHOTOS[1]).convert("RGB"))
+    prepared = detector.prepare_image(pixels)
+    assert prepared is not detector.prepare_image(pixels)
+    detector.set_image(prepared)
+    assert detector.prepare_image(pixels) is prepared
+    prepared.model = None
+    with pytest.raises(UserError, match="expected one that this detector prepared"):
+        detector.set_image(prepared)
+    detector.forget_images()
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,14 @@ from tqdm import tqdm
 import regionclip
 from regionclip.batch.report import write_report
 from regionclip.batch.video import VideoWriter
+from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
 from regionclip.data.given_boxes import boxes_by_picture
 from regionclip.data.images import UnreadableImageError
-from regionclip.data.picture_sources import Frame, PictureFile, count_frames, read_frames
+from regionclip.data.picture_sources import Frame, PictureFile, count_frames
+from regionclip.data.read_ahead import ReadAhead
 from regionclip.detections import Detections
+from regionclip.engine.encoded_image import EncodedImage
 from regionclip.engine.journal import PredictionJournal
 from regionclip.errors import UserError
 from regionclip.files import atomic_write, write_json
@@ -92,17 +95,23 @@ def detect(
     report = DetectReport(resumed=len(finished))
     total = sum(count_frames(file, options.every) for file in files)
     interval = 1.0 if sys.stderr.isatty() else 30.0
-    with tqdm(total=total, desc="pictures", unit="picture", mininterval=interval) as progress:
+    unread = [file for file in files if file.is_video or _image_id(file) not in finished]
+    with (
+        tqdm(total=total, desc="pictures", unit="picture", mininterval=interval) as progress,
+        WriteBehind() as writer,
+        ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
+    ):
+        run = _Run(detector, output, options, finished, journal, reader, writer)
         for file in files:
             given = boxes[file.name] if boxes is not None else None
-            run = _FileRun(detector, file, output, drawn[file.name], options, given, finished, journal)
             try:
-                for result in run:
+                for result in _FileRun(run, file, drawn[file.name], given):
                     report.results.append(result)
                     progress.update()
             except (UnreadableImageError, UserError) as error:
                 report.failures.append(str(error))
                 progress.update()
+        writer.wait()
     write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
     if options.report:
         write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
@@ -110,58 +119,73 @@ def detect(
     return report
 
 
+Prepared = tuple[Frame, EncodedImage]
+"""A frame, and it as the detector takes it."""
+
+
 @dataclass(frozen=True)
-class _FileRun:
-    """The results of one picture or video, taken from an interrupted run where it has them."""
+class _Run:
+    """What all files share."""
 
     detector: RegionCLIP
-    file: PictureFile
     output: Path
-    drawn: str
     options: DetectOptions
-    boxes: list[Any] | None
     finished: dict[Any, dict[str, Any]]
+    """Results of an interrupted run, by `_image_id`."""
     journal: PredictionJournal
+    reader: ReadAhead[Prepared]
+    writer: WriteBehind
+
+
+@dataclass(frozen=True)
+class _FileRun:
+    """The results of one picture or video, taken from an interrupted run where it has them.
+
+    Pictures and thumbnails that results name are written soon after.
+    """
+
+    run: _Run
+    file: PictureFile
+    drawn: str
+    boxes: list[Any] | None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self.file.is_video and (finished := self.finished.get(f"{self.file.name}#0")):
+        options = self.run.options
+        if not self.file.is_video and (finished := self.run.finished.get(_image_id(self.file))):
             yield finished
             return
-        frames = read_frames(self.file, self.options.every)
-        if not (self.file.is_video and self.options.pictures):
-            yield from (self._result(frame, draw=self.options.pictures) for frame in frames)
+        frames = self.run.reader.frames(self.file)
+        if not (self.file.is_video and options.pictures):
+            yield from (self._result(*prepared, draw=options.pictures) for prepared in frames)
             return
         damage: UnreadableImageError | None = None
-        with VideoWriter(self.file.path, self.output / self.drawn, self.options.every) as video:
+        with VideoWriter(self.file.path, self.run.output / self.drawn, options.every) as video:
             try:
-                for frame in frames:
-                    result = self._result(frame, draw=False)
-                    video.write(np.array(_as_detections(result, self.detector, frame).draw()))
+                for frame, image in frames:
+                    result = self._result(frame, image, draw=False)
+                    video.write(np.array(_as_detections(result, self.run.detector, frame).draw()))
                     yield {**result, "drawn": self.drawn}
             except UnreadableImageError as error:
                 damage = error  # what could be decoded is kept
         if damage is not None:
             raise damage
 
-    def _result(self, frame: Frame, *, draw: bool) -> dict[str, Any]:
-        image_id = f"{self.file.name}#{frame.number}"
-        result = self.finished.get(image_id)
+    def _result(self, frame: Frame, image: EncodedImage, *, draw: bool) -> dict[str, Any]:
+        image_id = _image_id(self.file, frame.number)
+        result = self.run.finished.get(image_id)
         if result is None:
-            found = self._detect(frame)
+            found = self._detect(image)
             result = _as_result(image_id, self.file, frame, found)
-            if draw:
-                result["drawn"] = self._draw(found)
-            result["thumbnail"] = self._thumbnail(frame) if self.options.report else ""
-            self.journal.append([result])
+            self.run.writer.submit(self._finish, result, frame, found if draw else None)
         return result
 
-    def _detect(self, frame: Frame) -> Detections:
-        options = self.options
-        self.detector.set_image(frame.pixels)
+    def _detect(self, image: EncodedImage) -> Detections:
+        options, detector = self.run.options, self.run.detector
+        detector.set_image(image)
         try:
             if self.boxes is not None:
-                return self.detector.predict(self.boxes, words_per_box=options.words_per_box)
-            return self.detector.predict(
+                return detector.predict(self.boxes, words_per_box=options.words_per_box)
+            return detector.predict(
                 threshold=options.threshold,
                 topk=options.topk,
                 words_per_box=options.words_per_box,
@@ -170,8 +194,15 @@ class _FileRun:
         except UserError as error:
             raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error
 
+    def _finish(self, result: dict[str, Any], frame: Frame, drawn: Detections | None) -> None:
+        """Write what belongs to a result, and only then the result itself."""
+        if drawn is not None:
+            result["drawn"] = self._draw(drawn)
+        result["thumbnail"] = self._thumbnail(frame) if self.run.options.report else ""
+        self.run.journal.append([result])
+
     def _draw(self, found: Detections) -> str:
-        with atomic_write(self.output / self.drawn) as file:
+        with atomic_write(self.run.output / self.drawn) as file:
             found.draw().save(file, format=DRAWN_AS[Path(self.drawn).suffix.lower()])
         return self.drawn
 
@@ -179,9 +210,13 @@ class _FileRun:
         name = f"thumbnails/{_short(self.file.name, f'.{frame.number}.jpg')}"
         picture = Image.fromarray(frame.pixels)
         picture.thumbnail((480, 480))
-        with atomic_write(self.output / name) as file:
+        with atomic_write(self.run.output / name) as file:
             picture.save(file, format="JPEG", quality=80)
         return name
+
+
+def _image_id(file: PictureFile, frame: int = 0) -> str:
+    return f"{file.name}#{frame}"
 
 
 def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:

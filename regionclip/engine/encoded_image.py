@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,11 +33,11 @@ class Regions:
 class EncodedImage:
     """A picture; feature maps and regions are computed when they are first asked for."""
 
-    def __init__(self, model: CLIPFastRCNN, pixels: NDArray[np.uint8], mapper: TestMapper) -> None:
-        """Take a picture, uint8 [H, W, 3] in RGB, for a model with a text classifier."""
-        self.pixels = pixels
+    def __init__(self, model: CLIPFastRCNN, pixels: NDArray[np.uint8], mapper: TestMapper, key: str) -> None:
+        """Take a picture, uint8 [H, W, 3] in RGB, for a model with a text classifier, and its `picture_key`."""
+        self.pixels, self.key = pixels, key
         self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
-        self._model = model
+        self.model = model
         self._input = mapper.map_pixels(pixels)
         height, width = self._input["image"].shape[1:]
         self.network_size: tuple[int, int] = (height, width)
@@ -44,8 +45,8 @@ class EncodedImage:
     @cached_property
     def regions(self) -> Regions:
         """The proposals of the detector."""
-        (proposals,) = self._model.proposal_source.propose([self._input], self._model.device)
-        predictor = text_predictor(self._model)
+        (proposals,) = self.model.proposal_source.propose([self._input], self.model.device)
+        predictor = text_predictor(self.model)
         (proposals,) = predictor.usable([proposals])
         embeddings = self.encode(proposals.proposal_boxes)
         boxes = predictor.refine(embeddings, proposals)
@@ -53,7 +54,7 @@ class EncodedImage:
 
     def encode(self, boxes: Boxes) -> Tensor:
         """Return the embeddings [N, D], not normalised, of boxes in pixels of the network input."""
-        return self._model.encode_boxes(self._maps, boxes)
+        return self.model.encode_boxes(self._maps, boxes)
 
     @property
     def scale(self) -> Tensor:
@@ -63,7 +64,12 @@ class EncodedImage:
 
     @cached_property
     def _maps(self) -> dict[str, Tensor]:
-        return self._model.image_features([self._input])
+        return self.model.image_features([self._input])
+
+
+def picture_key(pixels: NDArray[np.uint8]) -> str:
+    """Return what only equal pictures share."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def text_predictor(model: CLIPFastRCNN) -> TextEmbeddingOutputLayers:

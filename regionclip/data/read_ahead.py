@@ -1,0 +1,107 @@
+"""Pictures and frames that other threads decode and prepare before they are asked for."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import Full, Queue
+from typing import Generic, Self, TypeVar
+
+from regionclip.data.picture_sources import Frame, PictureFile, read_frames
+
+FILES_AHEAD, FRAMES_AHEAD = min(4, max((os.cpu_count() or 1) // 2, 1)), 2
+"""So many files are decoded at once, and of each so many frames wait: the detector needs processors too."""
+
+
+Prepared = TypeVar("Prepared")
+
+
+class ReadAhead(Generic[Prepared]):
+    """Gives what is made of the frames of some files, in their order, without making one wait for the decoder."""
+
+    def __init__(self, files: Iterable[PictureFile], prepare: Callable[[Frame], Prepared], every: int = 1) -> None:
+        """Start with the first of the files.
+
+        Args:
+            files: what will be asked for.
+            prepare: makes of a frame what is asked for, in several threads.
+            every: as of `read_frames`.
+        """
+        self._files = iter(files)
+        self._prepare, self._every = prepare, every
+        self._started: deque[_Decoding[Prepared]] = deque()
+        self._threads = ThreadPoolExecutor(FILES_AHEAD, "decode")
+        for _ in range(FILES_AHEAD):
+            self._start_next()
+
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let go of what nobody will ask for."""
+        for decoding in self._started:
+            decoding.abandoned.set()
+        self._threads.shutdown(cancel_futures=True)
+
+    def frames(self, file: PictureFile) -> Iterator[Prepared]:
+        """Yield what the next file has, or a later one; raises what `read_frames` raises, after as many frames."""
+        while self._started and self._started[0].file != file:
+            self._leave(self._started[0])
+        if not self._started:
+            raise ValueError(f"{file.path} is none of the files that are left")
+        decoding = self._started[0]
+        try:
+            yield from decoding
+        finally:
+            self._leave(decoding)
+
+    def _leave(self, decoding: _Decoding[Prepared]) -> None:
+        """Go on with the next file, where this has not been done."""
+        decoding.abandoned.set()
+        if self._started and self._started[0] is decoding:
+            self._started.popleft()
+            self._start_next()
+
+    def _start_next(self) -> None:
+        for file in self._files:
+            self._started.append(_Decoding(file))
+            self._threads.submit(self._started[-1].run, self._prepare, self._every)
+            return
+
+
+class _Decoding(Generic[Prepared]):
+    """One file, whose decoder waits when it is some frames ahead."""
+
+    def __init__(self, file: PictureFile) -> None:
+        self.file = file
+        self.abandoned = threading.Event()
+        self._frames: Queue[Prepared | Exception | None] = Queue(FRAMES_AHEAD)
+
+    def run(self, prepare: Callable[[Frame], Prepared], every: int) -> None:
+        """Decode and prepare, in another thread, until all frames are taken or nobody wants them."""
+        try:
+            for frame in read_frames(self.file, every):
+                self._put(prepare(frame))
+                if self.abandoned.is_set():
+                    return
+            self._put(None)
+        except Exception as error:  # the thread that asks for frames is told
+            self._put(error)
+
+    def __iter__(self) -> Iterator[Prepared]:
+        while (item := self._frames.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def _put(self, item: Prepared | Exception | None) -> None:
+        while not self.abandoned.is_set():
+            try:
+                self._frames.put(item, timeout=0.1)
+                return
+            except Full:
+                continue
