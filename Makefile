@@ -4,6 +4,9 @@
 VENV ?= .venv
 PYTHON ?= python3.11
 RUN = $(VENV)/bin/python
+# Tests run in so many processes of one thread each; one needs up to 5 GB of memory.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: setup demo demo-model test test-all bench sanitize fuzz
 
@@ -28,13 +31,13 @@ test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # Times, each against the plain path in the same run; some minutes, on a machine that does nothing else.
 bench: setup

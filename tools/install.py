@@ -64,6 +64,7 @@ PACKAGES = (
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
     Package("pytest", "pytest"),
+    Package("xdist", "pytest-xdist"),
     Package("hypothesis", "hypothesis"),
     Package("ruff", "ruff==0.17.5"),
     Package("mypy", "mypy==2.4.1"),
