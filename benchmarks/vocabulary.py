@@ -27,7 +27,7 @@ from regionclip.data import list_images
 from regionclip.engine.text import TextTower
 from regionclip.engine.zoo import MODELS
 from regionclip.files import REPOSITORY
-from regionclip.modeling import CLIPFastRCNN, build_model
+from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
 from regionclip.testing import fill_deterministic
 
 SIZES = (80, 1203, 20_000)
@@ -40,6 +40,7 @@ def make_detector(name: str) -> RegionCLIP:
     cfg = load_config(published.config, [*published.overrides, "MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     fill_deterministic(model)
+    prepare_for_inference(model)
     return RegionCLIP(cast(CLIPFastRCNN, model), cfg, embedder=lambda: make_embedder(name))
 
 

@@ -66,11 +66,11 @@ def test_selection_equals_the_slow_one(seed, regions, classes):
     assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from([ProbabilityOnly(), GeometricMeanWithLogit(), GeometricMeanWithSigmoid()]),
     st.lists(
-        st.floats(-8, 8, width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0]), min_size=1, max_size=8
+        st.floats(-8, 8, width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0]), min_size=1, max_size=8
     ),
     st.sampled_from([-1.0, 0.0, 0.01, 0.05, 0.5, 0.999, 1.0, 1.2, 2.0]),
 )

@@ -64,7 +64,7 @@ class GeometricMeanWithLogit:
 
     def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return the probability whose geometric mean with the logit is the score."""
-        return score**2 / objectness_logits * (1 - SLACK)
+        return score**2 / objectness_logits.abs() * (1 - SLACK)  # usable ones have no sign but that of -0.0
 
 
 class GeometricMeanWithSigmoid:
