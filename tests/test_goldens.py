@@ -265,11 +265,7 @@ def test_features_of_detections_agree(golden_detector, embedding_file, golden_in
     (result,) = rescale(results, [item])
     probabilities = predictions[0].softmax(dim=1)[rows]
     prefix = f"with_emb/{image}/"
-    # The words that the golden has for a row belong to its detection, which is elsewhere here where scores tie.
-    apart = torch.cdist(result.pred_boxes.tensor, torch.from_numpy(golden[f"{prefix}boxes"]).float())
-    other_class = result.pred_classes[:, None] != torch.from_numpy(golden[f"{prefix}classes"])[None]
-    same_detection = (apart + 1e6 * other_class).argmin(dim=1)
-    indices = torch.from_numpy(golden[f"{prefix}probs_top20_idx"])[same_detection]
+    indices = best_words(golden, prefix, result.pred_boxes.tensor, result.pred_classes)
     computed = {
         f"{prefix}boxes": result.pred_boxes.tensor.numpy(),
         f"{prefix}classes": result.pred_classes.numpy(),
@@ -280,6 +276,13 @@ def test_features_of_detections_agree(golden_detector, embedding_file, golden_in
         f"{prefix}feats": features[rows].numpy(),
     }
     assert_agrees(golden, computed)
+
+
+def best_words(golden, prefix, boxes, classes):
+    """The words [N, 20] that a golden has for detections, which are at other ranks there where scores tie."""
+    apart = torch.cdist(boxes, torch.from_numpy(golden[f"{prefix}boxes"]).float())
+    other_class = classes[:, None] != torch.from_numpy(golden[f"{prefix}classes"])[None]
+    return torch.from_numpy(golden[f"{prefix}probs_top20_idx"])[(apart + 1e6 * other_class).argmin(dim=1)]
 
 
 CONCEPTS = np.load(GOLDENS / "f_concept_features.npz")

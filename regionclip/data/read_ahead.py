@@ -15,7 +15,6 @@ from regionclip.data.picture_sources import Frame, PictureFile, read_frames
 FILES_AHEAD, FRAMES_AHEAD = min(4, max((os.cpu_count() or 1) // 2, 1)), 2
 """So many files are decoded at once, and of each so many frames wait: the detector needs processors too."""
 
-
 Prepared = TypeVar("Prepared")
 
 
@@ -67,10 +66,10 @@ class ReadAhead(Generic[Prepared]):
             self._start_next()
 
     def _start_next(self) -> None:
-        for file in self._files:
+        file = next(self._files, None)
+        if file is not None:
             self._started.append(_Decoding(file))
             self._threads.submit(self._started[-1].run, self._prepare, self._every)
-            return
 
 
 class _Decoding(Generic[Prepared]):
