@@ -90,11 +90,11 @@ def make_path(path: str, arguments: argparse.Namespace) -> Detect:
     return lambda inputs: model.inference(inputs, do_postprocess=False)
 
 
-def read_inputs(name: str, count: int) -> list[dict[str, Any]]:
+def read_inputs(name: str, count: int, folder: Path | None = None) -> list[dict[str, Any]]:
     """Return pictures for a detector, with seven boxes each for when it is given boxes."""
-    folder, sides = ("demo_scenes", (448, 720)) if name == "emoji" else ("demo_images", (800, 1333))
+    own_folder, sides = ("demo_scenes", (448, 720)) if name == "emoji" else ("demo_images", (800, 1333))
     mapper = TestMapper(*sides, "RGB", keep_annotations=False)
-    pictures = list_images(REPOSITORY / "datasets" / folder)
+    pictures = list_images(folder or REPOSITORY / "datasets" / own_folder)
     inputs = []
     for number in range(count):
         mapped = mapper.map_pixels(read_image(pictures[number % len(pictures)]))

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Say what half precision changes: classes and scores of the same regions, against float32.
 
-    python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--precision bfloat16] [--images 6] [--json]
+    python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--images 6] [--pictures FOLDER] [--json]
 
 Both detectors look at the boxes that the proposer of the first finds. `emoji` is the shipped detector on
-datasets/demo_scenes, whose words mean something; the others have generated weights.
+datasets/demo_scenes, or on those of a folder, whose words mean something; the others have generated weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from regionclip.modeling.prepared import ROUNDED_FROM
 
 MARGIN = 0.02
 """Difference of the best two probabilities from which a class counts as decided."""
+
+CLOSE = 0.01
+"""Change that counts as none."""
 
 
 def scores_of(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: list[Any]) -> tuple[Tensor, Tensor]:
@@ -43,7 +47,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     exact, rounded = (make_model(arguments.model, "rpn", arguments.proposals).eval() for _ in range(2))
     prepare_for_inference(exact)
     prepare_for_inference(rounded, arguments.precision, arguments.first_stage)
-    inputs = read_inputs(arguments.model, arguments.images)
+    inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
     proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]
     (expected, boxes), (found, found_boxes) = (scores_of(model, inputs, proposals) for model in (exact, rounded))
     best = expected.topk(2, dim=1)
@@ -51,16 +55,20 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     same = found.argmax(dim=1) == best.indices[:, 0]
     moved = (found - expected).abs()
     reported = boxes > exact.roi_heads.box_predictor.selector.score_threshold
+    scores_moved = (found_boxes - boxes).abs()[reported]
     return {
         "regions": len(expected),
         "decided": int(decided.sum()),
         "same_class_of_decided": float(same[decided].float().mean()),
         "same_class": float(same.float().mean()),
+        f"regions_within_{CLOSE}": float((moved.amax(dim=1) <= CLOSE).float().mean()),
         "largest_change_of_a_probability": float(moved.max()),
         "99th_percentile_of_the_best_probability's_change": float(
             moved.gather(1, best.indices[:, :1]).flatten().quantile(0.99)
         ),
-        "largest_change_of_a_reported_score": float((found_boxes - boxes).abs()[reported].max()),
+        "reported_scores": len(scores_moved),
+        f"reported_scores_within_{CLOSE}": float((scores_moved <= CLOSE).double().mean()),
+        "largest_change_of_a_reported_score": float(scores_moved.max()),
         "largest_reported_score": float(boxes[reported].max()),
     }
 
@@ -73,12 +81,13 @@ def main() -> None:
     parser.add_argument("--first-stage", default="res5", choices=ROUNDED_FROM, help="of the backbone in that precision")
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--pictures", type=Path, help="a folder of pictures instead of the model's own")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     figures = compare(arguments)
     print(f"{arguments.model}, {arguments.precision} from {arguments.first_stage} on against float32")
     for name, value in figures.items():
-        print(f"  {name.replace('_', ' ')}: {value:.5g}")
+        print(f"  {name.replace('_', ' ')}: {value:.6g}")
     if arguments.json:
         print(json.dumps(figures))
 

@@ -42,8 +42,8 @@ class FoldedBottleneck(nn.Module):
         """Make a block.
 
         Args:
-            convolutions: of 1x1, 3x3 and 1x1 cells.
-            shortcut: convolution of what is added; without it the input is.
+            convolutions: of 1x1, 3x3 and 1x1 cells. The first may have another type than the others.
+            shortcut: convolution of what is added, of the type of the first; without it the input is.
             pool: before the last convolution and the shortcut.
             keeps_input: the input is used elsewhere, and cannot become the result.
         """
@@ -54,10 +54,11 @@ class FoldedBottleneck(nn.Module):
         self.keeps_input = keeps_input
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, K, H', W']; `x` is overwritten unless it is to be kept."""
-        inner = self.pool(self.rectified3x3(rectified(self.conv1, x)))
+        """Map [N, C, H, W] to [N, K, H', W'] of its last weights' type; `x` is overwritten unless it is to be kept."""
+        x, dtype = x.to(self.conv1.weight.dtype), self.conv3.weight.dtype
+        inner = self.pool(self.rectified3x3(rectified(self.conv1, x).to(dtype)))
         if self.shortcut is not None:
-            x = self.shortcut(self.pool(x))
+            x = self.shortcut(self.pool(x)).to(dtype)
         elif self.keeps_input:
             x = x.clone()
         return add_convolved(x, inner, self.conv3.weight, self.conv3.bias)

@@ -19,7 +19,7 @@ class MovedConvolutionsEncoder(RegionEncoder):
 
     The first 1x1 convolution and that of the shortcut are linear, as are RoIAlign and the average
     pool: their order does not matter but for rounding. Only the constant is added after pooling,
-    where samples outside the map are zero.
+    where samples outside the map are zero. Both may have another type than the rest of `layer4`.
     """
 
     def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
@@ -29,12 +29,15 @@ class MovedConvolutionsEncoder(RegionEncoder):
         (layer,) = self.pooler.level_poolers
         if not self._pays(feature_map, regions, layer) or first.shortcut is None:
             return super().encoder_of_map(feature_map, regions)
-        inner_map = F.conv2d(feature_map, first.conv1.weight)
-        shortcut_map = F.conv2d(feature_map, first.shortcut.weight)
-        bias = _constant(first.conv3) + _constant(first.shortcut)
+        dtype = first.conv3.weight.dtype
+        inner_map, shortcut_map = (
+            F.conv2d(feature_map, moved.weight).to(dtype) for moved in (first.conv1, first.shortcut)
+        )
+        inner_bias = _constant(first.conv1).to(dtype)[:, None, None]
+        bias = _constant(first.conv3) + _constant(first.shortcut).to(dtype)
 
         def pool_and_encode(rois: Tensor) -> Tensor:
-            inner = layer(inner_map, rois).add_(_constant(first.conv1)[:, None, None]).relu_()  # [R', C, side, side]
+            inner = layer(inner_map, rois).add_(inner_bias).relu_()  # [R', C, side, side]
             inner = first.pool(first.rectified3x3(inner))
             shortcut = _pool_pairs(layer, shortcut_map, rois)  # [R', 4 C, side / 2, side / 2]
             maps = add_convolved(shortcut, inner, first.conv3.weight, bias)

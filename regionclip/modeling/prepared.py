@@ -82,15 +82,17 @@ def _fold(backbone: nn.Module) -> None:
 def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
     """Change the type of the proposer's convolutions, and of the tower from a stage on.
 
-    The last stage runs once a region. Those before run once an image, and theirs is the rounding that moves scores.
+    The last stage runs once a region. Those before run once an image, and theirs is the rounding that moves scores;
+    the first convolution and the shortcut of the last stage too, which is why they stay in float32.
     """
     if dtype == torch.float32:
         return
-    parts = [stage for name, stage in tower.stages.items() if name >= first_stage or first_stage == "stem"]
+    *earlier, last = (stage for name, stage in tower.stages.items() if name >= first_stage or first_stage == "stem")
+    _multiply_less(last, dtype)
+    first_block, *blocks = cast(nn.Sequential, last)
+    parts = [*earlier, cast(nn.Module, first_block.conv2), cast(nn.Module, first_block.conv3), *blocks]
     if first_stage == "stem":
         parts += [tower.conv1, tower.conv2, tower.conv3]
-    else:
-        parts[0].register_forward_pre_hook(lambda module, arguments: (arguments[0].to(dtype),))
     if getattr(model, "offline_backbone", None) is not None:
         model.offline_preprocessor.dtype = dtype
         parts.append(cast(nn.Module, model.offline_backbone))

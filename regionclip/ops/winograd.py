@@ -17,7 +17,7 @@ POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 """Where the polynomials of a tile are evaluated, besides infinity; csrc/cpu/winograd_block.h has the same."""
 
 CHANNELS_AT_LEAST = 128
-TILES_AT_LEAST = 128
+TILES_AT_LEAST = 16
 CELLS_AT_MOST = 1.31
 """With fewer channels or tiles, or more cells in tiles for each of the map, less is saved than the transforms cost."""
 
