@@ -23,6 +23,7 @@ from regionclip.batch.report import write_report
 from regionclip.cli import main
 from regionclip.data.picture_sources import PictureFile, find_pictures, read_frames
 from regionclip.errors import UserError
+from regionclip.modeling import CLIPFastRCNN
 from tests.conftest import DATA, REPOSITORY
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
@@ -247,6 +248,40 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 60
     assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_pictures_are_encoded_together(command, detector_folder, tmp_path, monkeypatch):
+    """Those of one size give what each gives alone; what is broken, or given boxes, changes nothing."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    pixels = np.asarray(Image.open(PHOTOS[0]).resize((128, 96)))
+    for number in range(4):
+        Image.fromarray(np.roll(pixels, 30 * number, axis=1)).save(folder / f"{number}.png")
+    write_video(folder / "5.mp4", frames=3)
+    Image.open(PHOTOS[1]).resize((96, 128)).save(folder / "6.png")
+    (folder / "3a.png").write_bytes(b"no picture")
+    (tmp_path / "boxes.json").write_text(json.dumps({f"{i}.png": [[5, 5, 90, 60]] for i in (0, 1, 2, 3, 6)}))
+    sizes, image_features = [], CLIPFastRCNN.image_features
+    monkeypatch.setattr(
+        CLIPFastRCNN, "image_features", lambda self, images: sizes.append(len(images)) or image_features(self, images)
+    )
+    options = ("--words", "cat, dog", "--model", detector_folder, "--json", "--threshold", 0, "--output")
+    for files, more in (([folder], []), (sorted(folder.glob("*.png")), ["--boxes", "boxes.json"])):
+        found = {}
+        for count in (1, 3):
+            sizes.clear()
+            code, output, error = command("detect", *files, *options, f"out{count}", "--batch", count, *more)
+            assert code == 1
+            assert ["3a.png" in line for line in errors(error)] == [True]
+            found[count] = last_json(output)["pictures"]
+            assert sizes == ([1] * len(found[1]) if count == 1 else [3] * (len(found[1]) // 3) + [2])
+        for number, (alone, together) in enumerate(zip(found[1], found[3], strict=True)):
+            assert alone["file"] == together["file"]
+            assert together["detections"]
+            if number < 3 * (len(found[1]) // 3):  # of one size with the others of its batch
+                for one, other in zip(alone["detections"], together["detections"], strict=True):
+                    np.testing.assert_allclose(one["box"], other["box"], atol=1e-2)
+                    assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
 @pytest.mark.parametrize(

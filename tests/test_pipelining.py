@@ -1,5 +1,6 @@
 """Pictures are read ahead and results written behind, with what comes out unchanged."""
 
+import itertools
 import threading
 import time
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regionclip.batch.encode_ahead import EncodeAhead
 from regionclip.batch.write_behind import JOBS_BEHIND, WriteBehind
 from regionclip.data import read_ahead
 from regionclip.data.images import UnreadableImageError
@@ -46,6 +48,24 @@ def as_it_is(frame):
 def test_frames_and_errors_come_as_without_it(files, every):
     with ReadAhead(files, as_it_is, every) as reader:
         assert [taken(reader.frames(file)) for file in files] == [taken(read_frames(file, every)) for file in files]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_frames_are_encoded_some_at_a_time_and_come_as_without_it(files, count):
+    encoded = []
+
+    def encode(pictures):
+        encoded.append([(file.name, frame.number) for file, frame in pictures])
+
+    with ReadAhead(files, as_it_is) as reader:
+        source = EncodeAhead(reader, files, encode, count)
+        for file in files:
+            frames, expected = source.frames(file), taken(read_frames(file))
+            if file.name == "05.mp4":  # of which no more is wanted
+                expected, frames = (expected[0][:4], None), itertools.islice(frames, 4)
+            assert taken(frames) == expected
+            assert {(file.name, number) for number, *_ in expected[0]} <= set(itertools.chain(*encoded))
+    assert {len(pictures) for pictures in encoded[:-1]} <= {count}
 
 
 def test_files_are_decoded_before_they_are_asked_for(files, monkeypatch):

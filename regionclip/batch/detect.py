@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import regionclip
+from regionclip.batch.encode_ahead import EncodeAhead, Prepared
 from regionclip.batch.report import write_report
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
@@ -59,6 +60,8 @@ class DetectOptions:
     """Draw what was found."""
     report: bool = True
     """Write a page to look through."""
+    batch: int = 1
+    """Pictures that are encoded at once. Several are padded to the largest, which moves their finds a little."""
 
 
 @dataclass
@@ -101,7 +104,8 @@ def detect(
         WriteBehind() as writer,
         ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
     ):
-        run = _Run(detector, output, options, finished, journal, reader, writer)
+        source = _encode_ahead(detector, reader, unread, finished, options.batch, regions=boxes is None)
+        run = _Run(detector, output, options, finished, journal, source, writer)
         for file in files:
             given = boxes[file.name] if boxes is not None else None
             try:
@@ -119,8 +123,24 @@ def detect(
     return report
 
 
-Prepared = tuple[Frame, EncodedImage]
-"""A frame, and it as the detector takes it."""
+def _encode_ahead(
+    detector: RegionCLIP,
+    reader: ReadAhead[Prepared],
+    files: Sequence[PictureFile],
+    finished: Collection[str],
+    count: int,
+    *,
+    regions: bool,
+) -> ReadAhead[Prepared] | EncodeAhead:
+    """Return a source of frames, so many of which are encoded at once, without those of an interrupted run."""
+    if count == 1:
+        return reader
+
+    def encode(pictures: Sequence[tuple[PictureFile, Prepared]]) -> None:
+        wanted = [image for file, (frame, image) in pictures if _image_id(file, frame.number) not in finished]
+        EncodedImage.encode_together(wanted, regions=regions)
+
+    return EncodeAhead(reader, files, encode, count)
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ class _Run:
     finished: dict[Any, dict[str, Any]]
     """Results of an interrupted run, by `_image_id`."""
     journal: PredictionJournal
-    reader: ReadAhead[Prepared]
+    source: ReadAhead[Prepared] | EncodeAhead
     writer: WriteBehind
 
 
@@ -154,7 +174,7 @@ class _FileRun:
         if not self.file.is_video and (finished := self.run.finished.get(_image_id(self.file))):
             yield finished
             return
-        frames = self.run.reader.frames(self.file)
+        frames = self.run.source.frames(self.file)
         if not (self.file.is_video and options.pictures):
             yield from (self._result(*prepared, draw=options.pictures) for prepared in frames)
             return

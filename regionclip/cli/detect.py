@@ -42,6 +42,9 @@ def detect(
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
     ] = False,
     every: Annotated[int, typer.Option(min=1, help="Look at each so many-th frame of a video.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Pictures encoded at once; more than 1 is for GPUs, and moves finds a little.")
+    ] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
     pictures: Annotated[bool, typer.Option(help="Draw what was found.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
@@ -90,7 +93,7 @@ def run(args: Namespace) -> int:
     choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
-        threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report
+        threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report, args.batch
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     open_folder(args.output)

@@ -44,6 +44,7 @@ class ReadAhead(Generic[Prepared]):
         """Let go of what nobody will ask for."""
         for decoding in self._started:
             decoding.abandoned.set()
+        self._started.clear()  # so that generators that end later start nothing
         self._threads.shutdown(cancel_futures=True)
 
     def frames(self, file: PictureFile) -> Iterator[Prepared]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -45,7 +46,9 @@ class EncodedImage:
     @cached_property
     def regions(self) -> Regions:
         """The proposals of the detector."""
-        (proposals,) = self.model.proposal_source.propose([self._input], self.model.device)
+        return self._encode_proposals(*self.model.proposal_source.propose([self._input], self.model.device))
+
+    def _encode_proposals(self, proposals: Instances) -> Regions:
         predictor = text_predictor(self.model)
         (proposals,) = predictor.usable([proposals])
         embeddings = self.encode(proposals.proposal_boxes)
@@ -65,6 +68,29 @@ class EncodedImage:
     @cached_property
     def _maps(self) -> dict[str, Tensor]:
         return self.model.image_features([self._input])
+
+    @staticmethod
+    @torch.no_grad()
+    def encode_together(images: Sequence[EncodedImage], *, regions: bool = True) -> None:
+        """Compute what pictures of one model lack, at once, so that nothing is left to compute when it is asked for.
+
+        Pictures are padded to the largest, which moves a little what is found in those that are smaller.
+
+        Args:
+            images: pictures.
+            regions: their proposals too, and not the maps alone.
+        """
+        unmapped = list({id(image): image for image in images if "_maps" not in vars(image)}.values())
+        if unmapped:
+            maps = unmapped[0].model.image_features([image._input for image in unmapped])
+            for row, image in enumerate(unmapped):
+                image._maps = {name: part[row : row + 1] for name, part in maps.items()}
+        without = list({id(image): image for image in images if regions and "regions" not in vars(image)}.values())
+        if without:
+            model = without[0].model
+            found = model.proposal_source.propose([image._input for image in without], model.device)
+            for image, proposals in zip(without, found, strict=True):
+                image.regions = image._encode_proposals(proposals)
 
 
 def picture_key(pixels: NDArray[np.uint8]) -> str:

@@ -1,0 +1,74 @@
+"""Pictures that the detector encodes some at a time, before they are asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from regionclip.data.images import UnreadableImageError
+from regionclip.data.picture_sources import Frame, PictureFile
+from regionclip.data.read_ahead import ReadAhead
+from regionclip.engine.encoded_image import EncodedImage
+from regionclip.errors import UserError
+
+Prepared = tuple[Frame, EncodedImage]
+"""A frame, and it as the detector takes it."""
+
+
+class EncodeAhead:
+    """Gives the frames of files as `ReadAhead` does, after those of the next files were encoded with them."""
+
+    def __init__(
+        self,
+        reader: ReadAhead[Prepared],
+        files: Sequence[PictureFile],
+        encode: Callable[[Sequence[tuple[PictureFile, Prepared]]], None],
+        count: int,
+    ) -> None:
+        """Take pictures from a reader.
+
+        Args:
+            reader: of the files.
+            files: what will be asked for.
+            encode: takes some pictures before they are given.
+            count: of pictures at once.
+        """
+        self._items = _read(reader, files)
+        self._encode, self._count = encode, count
+        self._waiting: deque[tuple[PictureFile, Prepared | Exception]] = deque()
+
+    def frames(self, file: PictureFile) -> Iterator[Prepared]:
+        """Yield what the next file has, or a later one; raises what `ReadAhead.frames` raises, after as many frames."""
+        while self._fill() and self._waiting[0][0] != file:
+            self._waiting.popleft()
+        while self._fill() and self._waiting[0][0] == file:
+            _, item = self._waiting.popleft()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def _fill(self) -> bool:
+        """Encode the next pictures when none is left, and return whether there are any."""
+        if not self._waiting:
+            pictures: list[tuple[PictureFile, Prepared]] = []
+            for file, item in self._items:
+                self._waiting.append((file, item))
+                if not isinstance(item, Exception):
+                    pictures.append((file, item))
+                if len(pictures) == self._count:
+                    break
+            if pictures:
+                self._encode(pictures)
+        return bool(self._waiting)
+
+
+def _read(
+    reader: ReadAhead[Prepared], files: Sequence[PictureFile]
+) -> Iterator[tuple[PictureFile, Prepared | Exception]]:
+    """Yield the frames of files one after the other; what ends a file comes in its place."""
+    for file in files:
+        try:
+            for prepared in reader.frames(file):
+                yield file, prepared
+        except (UnreadableImageError, UserError) as error:
+            yield file, error
