@@ -7,8 +7,9 @@ Weights are generated from names: times mean something, words do not. The pictur
 datasets/demo_images at 800 pixels; 1000 proposals, none of which is left out for its objectness, and
 1203 words. `emoji` is the shipped detector with its trained proposer, 1000 proposals, its 1174 words and
 the published fusion, for which proposals with negative objectness fall away, on datasets/demo_scenes.
-Each round runs the plain path, then ours in float32, in bfloat16, and in that from the backbone's stem on, each in a
-process of its own that waits meanwhile; the ratio is the median over rounds. Memory is the peak of such a process.
+Each round runs the plain path, then ours in float32, in bfloat16, and in that from earlier stages of the backbone on,
+each in a process of its own that waits meanwhile; the ratio is the median over rounds. Memory is the peak of such a
+process.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ from regionclip.files import REPOSITORY
 from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
 from regionclip.testing import fill_deterministic
 
-PATHS = {"plain": (), "float32": ("float32",), "bfloat16": ("bfloat16",), "bfloat16_from_stem": ("bfloat16", "stem")}
+PATHS = {
+    "plain": (),
+    "float32": ("float32",),
+    "bfloat16": ("bfloat16",),
+    "bfloat16_from_res3": ("bfloat16", "res3"),
+    "bfloat16_from_stem": ("bfloat16", "stem"),
+}
 """What each way to compute asks of `prepare_for_inference`; the plain one goes without."""
 
 Detect = Callable[[Sequence[dict[str, Any]]], Any]
