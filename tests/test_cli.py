@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import regionclip
+from regionclip import RegionCLIP
 from regionclip.batch.detect import drawn_names
 from regionclip.batch.report import write_report
 from regionclip.cli import main
@@ -250,38 +251,79 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
     assert not list((tmp_path / "out").glob("*.jsonl"))
 
 
-def test_pictures_are_encoded_together(command, detector_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def encoded_at_once(monkeypatch):
+    """Return the numbers of pictures that detectors encode, call by call."""
+    counts, image_features = [], CLIPFastRCNN.image_features
+    monkeypatch.setattr(
+        CLIPFastRCNN, "image_features", lambda self, images: counts.append(len(images)) or image_features(self, images)
+    )
+    return counts
+
+
+def assert_same_finds(one, other):
+    assert one["file"] == other["file"]
+    for expected, actual in zip(one["detections"], other["detections"], strict=True):
+        np.testing.assert_allclose(actual["box"], expected["box"], atol=1e-2)
+        assert actual["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+def test_pictures_are_encoded_together(command, detector_folder, tmp_path, encoded_at_once):
     """Those of one size give what each gives alone; what is broken, or given boxes, changes nothing."""
     folder = tmp_path / "many"
     folder.mkdir()
     pixels = np.asarray(Image.open(PHOTOS[0]).resize((128, 96)))
     for number in range(4):
         Image.fromarray(np.roll(pixels, 30 * number, axis=1)).save(folder / f"{number}.png")
+    (folder / "0a.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "3a.png").write_bytes(b"no picture")
     write_video(folder / "5.mp4", frames=3)
     Image.open(PHOTOS[1]).resize((96, 128)).save(folder / "6.png")
-    (folder / "3a.png").write_bytes(b"no picture")
-    (tmp_path / "boxes.json").write_text(json.dumps({f"{i}.png": [[5, 5, 90, 60]] for i in (0, 1, 2, 3, 6)}))
-    sizes, image_features = [], CLIPFastRCNN.image_features
-    monkeypatch.setattr(
-        CLIPFastRCNN, "image_features", lambda self, images: sizes.append(len(images)) or image_features(self, images)
-    )
+    (tmp_path / "boxes.json").write_text(json.dumps({f"{i}.png": [[5, 5, 90, 60]] for i in (0, "0a", 1, 2, 3, 6)}))
     options = ("--words", "cat, dog", "--model", detector_folder, "--json", "--threshold", 0, "--output")
     for files, more in (([folder], []), (sorted(folder.glob("*.png")), ["--boxes", "boxes.json"])):
         found = {}
         for count in (1, 3):
-            sizes.clear()
+            encoded_at_once.clear()
             code, output, error = command("detect", *files, *options, f"out{count}", "--batch", count, *more)
             assert code == 1
             assert ["3a.png" in line for line in errors(error)] == [True]
             found[count] = last_json(output)["pictures"]
-            assert sizes == ([1] * len(found[1]) if count == 1 else [3] * (len(found[1]) // 3) + [2])
-        for number, (alone, together) in enumerate(zip(found[1], found[3], strict=True)):
-            assert alone["file"] == together["file"]
-            assert together["detections"]
-            if number < 3 * (len(found[1]) // 3):  # of one size with the others of its batch
-                for one, other in zip(alone["detections"], together["detections"], strict=True):
-                    np.testing.assert_allclose(one["box"], other["box"], atol=1e-2)
-                    assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            # Of the two that are equal one is encoded.
+            assert encoded_at_once == (
+                [1] * (len(found[1]) - 1) if count == 1 else [2, *[3] * (len(found[1]) // 3 - 1)]
+            )
+        assert all(picture["detections"] for picture in found[3])
+        for alone, together in zip(found[1][:-3], found[3][:-3], strict=True):  # the last is of another size
+            assert_same_finds(alone, together)
+
+
+def test_what_an_interrupted_run_finished_is_not_encoded_again(
+    command, detector_folder, tmp_path, encoded_at_once, monkeypatch
+):
+    write_video(tmp_path / "v.mp4")
+    options = ("detect", "v.mp4", "--words", "cat, dog", "--model", detector_folder, "--json", "--batch", 3, "--output")
+    _, output, _ = command(*options, "whole")
+    whole = last_json(output)["pictures"]
+    calls, predict = [], RegionCLIP.predict
+
+    def interrupted(self, *arguments, **more):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return predict(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegionCLIP, "predict", interrupted)
+        assert command(*options, "out")[0]
+    encoded_at_once.clear()
+    code, output, error = command(*options, "out")
+    assert code == 0, error
+    assert encoded_at_once == [2, 1]
+    resumed = last_json(output)["pictures"]
+    assert len(whole) == len(resumed) == 7
+    for one, other in zip(whole, resumed, strict=True):
+        assert_same_finds(one, other)
 
 
 @pytest.mark.parametrize(

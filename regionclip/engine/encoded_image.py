@@ -77,15 +77,16 @@ class EncodedImage:
         Pictures are padded to the largest, which moves a little what is found in those that are smaller.
 
         Args:
-            images: pictures.
+            images: pictures. Of equal ones the first alone is encoded, as it is the one that is remembered.
             regions: their proposals too, and not the maps alone.
         """
-        unmapped = list({id(image): image for image in images if "_maps" not in vars(image)}.values())
+        distinct = {image.key: image for image in reversed(images)}.values()
+        unmapped = [image for image in distinct if "_maps" not in vars(image)]
         if unmapped:
             maps = unmapped[0].model.image_features([image._input for image in unmapped])
             for row, image in enumerate(unmapped):
                 image._maps = {name: part[row : row + 1] for name, part in maps.items()}
-        without = list({id(image): image for image in images if regions and "regions" not in vars(image)}.values())
+        without = [image for image in distinct if regions and "regions" not in vars(image)]
         if without:
             model = without[0].model
             found = model.proposal_source.propose([image._input for image in without], model.device)
