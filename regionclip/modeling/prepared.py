@@ -38,7 +38,8 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32", first_st
     Args:
         model: with its weights, on the device where it will run.
         precision: of the proposer's convolutions and those of the last stages, one of `PRECISIONS`. Less than
-            float32 changes the results; by how much, docs/performance.md says. All else stays in float32.
+            float32 changes the results; by how much, docs/performance.md says. All else stays in float32, and
+            so do the first convolution and the shortcut of `res5`.
         first_stage: of the image tower in that precision, one of `ROUNDED_FROM`.
     """
     model.eval().requires_grad_(False)
