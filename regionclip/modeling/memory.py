@@ -7,7 +7,7 @@ import os
 import sys
 
 KEPT_BYTES = 1 << 30
-"""Freed memory that a process keeps at most."""
+"""Freed memory at the end of the heap above which glibc gives it back; what lies between used blocks stays."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Names of glibc's mallopt(3)."""
