@@ -7,42 +7,48 @@ import sys
 
 import pytest
 
-MEASURE = """
-import torch
-from regionclip.modeling.memory import KEPT_BYTES, keep_freed_memory
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other settings")
+
+BLOCK = 200  # MB
+
+MEASURE = f"""
+from regionclip.memory import keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 
 kept, before = keep_freed_memory(), resident()
-for megabytes in (200, 1500):
-    block = torch.ones(megabytes << 20, dtype=torch.uint8)
+for _ in range(8):
+    block = bytearray(b"x") * ({BLOCK} << 20)
     del block
     print(kept, (resident() - before) >> 20)
 """
 
 
 def measure(**variables):
+    """Return whether freed memory is kept, and the growth in MB after each of eight blocks that were freed again."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", MEASURE]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | variables)
-    return [(kept == "True", int(megabytes)) for kept, megabytes in map(str.split, result.stdout.splitlines())]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 8
+    return {kept for kept, _ in lines}, [int(megabytes) for _, megabytes in lines]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other settings")
-def test_a_little_is_kept_and_more_than_a_gigabyte_given_back():
-    for _ in range(4):
-        (kept, small), (_, large) = measure()
-        assert kept
-        assert 190 < small < 300
-        if large < 1024:
-            return
-    # In about one process of five something lies above the block, and glibc gives back the end of its heap alone.
-    pytest.fail("memory above the limit was never given back")
+def test_a_freed_block_stays_and_is_used_again():
+    kept, growth = measure()
+    assert kept == {"True"}
+    assert min(growth) > 0.95 * BLOCK
+    assert max(growth) < 2 * BLOCK
 
 
-def test_settings_of_the_user_stay():
-    (kept, megabytes), _ = measure(MALLOC_TRIM_THRESHOLD_="131072")
-    assert not kept
-    assert megabytes < 100
+@pytest.mark.parametrize("setting", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"])
+def test_settings_of_the_user_stay(setting):
+    kept, growth = measure(**{setting: "131072"})
+    assert kept == {"False"}
+    assert growth[0] < BLOCK / 2
+
+
+def test_other_settings_of_glibc_stay():
+    assert measure(GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")[0] == {"False"}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from regionclip.clip import ModifiedResNet
 from regionclip.clip.architectures import STAGES
 from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
+from regionclip.memory import keep_freed_memory
 from regionclip.modeling.backbone import clip_tower
-from regionclip.modeling.memory import keep_freed_memory
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
 from regionclip.modeling.region_encoder import BorrowsLastStage
 from regionclip.modeling.rpn import ExactRPN
