@@ -1,8 +1,9 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Bring your own environment with `make VENV=path/to/environment`, another interpreter with `PYTHON=...`.
+# Bring your own environment with `make VENV=path/to/environment`. PYTHON=... names the interpreter of a new one, which
+# is otherwise the newest of 3.11 to 3.14 that is there.
 
 VENV ?= .venv
-PYTHON ?= python3.11
+PYTHON ?=
 RUN = $(VENV)/bin/python
 # Tests run in so many processes of one thread each; one needs up to 5 GB of memory.
 JOBS ?= 2
@@ -11,10 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 .PHONY: setup demo demo-model test test-all bench sanitize fuzz
 
 setup:
-	@test -x $(RUN) || $(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "error: $(PYTHON) cannot make" \
-		"environments. Fix: install it with its venv module (Debian and Ubuntu: apt install python3.11-venv)," \
-		"or name another interpreter: make PYTHON=..." >&2; exit 2; }
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@test -x $(RUN) || { python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m venv $(VENV); }
 	@$(RUN) -m pip --version > /dev/null 2>&1 || $(RUN) -m ensurepip > /dev/null || { echo "error: $(VENV) has no" \
 		"pip. Fix: install pip into it, or remove it so that it is made anew" >&2; exit 2; }
 	@$(RUN) tools/install.py

@@ -19,7 +19,11 @@ from regionclip.config.__main__ import config_page
 from tests.conftest import DATA, REPOSITORY
 from tests.test_cli import write_video
 
-PAGES = sorted(path for path in REPOSITORY.rglob("*.md") if not {".venv", "build", "output"} & set(path.parts))
+PAGES = sorted(
+    path
+    for path in REPOSITORY.rglob("*.md")
+    if not any(part in ("build", "output") or part.startswith(".venv") for part in path.relative_to(REPOSITORY).parts)
+)
 
 
 def test_config_page_is_current():
