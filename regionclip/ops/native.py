@@ -15,6 +15,8 @@ from regionclip.ops.soft_nms_rule import METHODS, SoftNMSRule
 
 EXTENSION, CUDA_EXTENSION = "regionclip.ops._native", "regionclip.ops._native_cuda"
 NOT_BUILT = "they are not built"
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+"""Values of REGIONCLIP_ISA, worst first; `baseline` is SSE2 or NEON."""
 
 
 def load() -> str:
@@ -37,6 +39,15 @@ def _load(extension: str) -> str:
 def supports(device_type: str) -> bool:
     """Return whether the extension was built for a kind of device."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("regionclip::roi_align", device_type.upper())
+
+
+def instruction_set() -> str:
+    """Return what the loops on the CPU use, one of `INSTRUCTION_SETS`.
+
+    It is the best that the processor has, or a lesser one that the environment variable REGIONCLIP_ISA names; raises
+    `RuntimeError` where that names none of them.
+    """
+    return INSTRUCTION_SETS[torch.ops.regionclip.instruction_set()]
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:

@@ -17,8 +17,7 @@ for target in "${targets[@]}"; do
   corpus=build/fuzz/corpus_$target
   mkdir -p "$corpus"
   "$clang" -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-    "tests/fuzz/$target.cpp" regionclip/ops/csrc/cpu/roi_align_loops.cpp regionclip/ops/csrc/cpu/box_list.cpp \
-    -o "build/fuzz/$target"
+    "tests/fuzz/$target.cpp" regionclip/ops/csrc/cpu/{roi_align_loops,box_list,instruction_set}.cpp -o "build/fuzz/$target"
   echo "$target: $seconds s"
   "build/fuzz/$target" -max_total_time="$seconds" -max_len=4096 -artifact_prefix="build/fuzz/$target-" \
     -print_final_stats=1 "$corpus" 2> "build/fuzz/$target.log" \

@@ -1,7 +1,19 @@
 // The operators' names and arguments; implementations register themselves for CPU and CUDA.
 #include <torch/csrc/stable/library.h>
 
+#include <cstdint>
+
+#include "cpu/instruction_set.h"
+
+namespace {
+
+int64_t instruction_set() { return static_cast<int64_t>(regionclip::instruction_set()); }
+
+}  // namespace
+
 STABLE_TORCH_LIBRARY(regionclip, library) {
+  // What the loops on the CPU use: 0 baseline, 1 avx2, 2 avx512.
+  library.def("instruction_set() -> int");
   // rois [R, 5]: batch index, x1, y1, x2, y2; float64 with float64 features, else float32.
   library.def(
       "roi_align(Tensor features, Tensor rois, SymInt height, SymInt width, float spatial_scale, int sampling_ratio, "
@@ -25,4 +37,8 @@ STABLE_TORCH_LIBRARY(regionclip, library) {
   library.def(
       "soft_nms_padded(Tensor boxes, Tensor scores, Tensor? classes, int method, float sigma, float iou_threshold, "
       "float prune_threshold, int limit) -> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(regionclip, CompositeImplicitAutograd, library) {
+  library.impl("instruction_set", TORCH_BOX(&instruction_set));
 }

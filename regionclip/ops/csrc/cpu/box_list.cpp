@@ -1,5 +1,8 @@
-// The comparisons of one box with many for each instruction set, chosen when the library is loaded.
+// The comparisons of one box with many for each instruction set, chosen when they first run. Its own list of sets:
+// those with fused multiplication and addition would change the bits of an IoU.
 #include "box_list.h"
+
+#include "instruction_set.h"
 
 #define REGIONCLIP_ISA baseline
 #include "box_list_block.h"
@@ -29,7 +32,7 @@ template <typename Real>
 const BoxLoops<Real>& box_loops_for_processor() {
 #ifdef REGIONCLIP_HAS_X86_TARGETS
   static const BoxLoops<Real> loops =
-      __builtin_cpu_supports("avx2") ? avx2::box_loops<Real>() : baseline::box_loops<Real>();
+      instruction_set() == InstructionSet::baseline ? baseline::box_loops<Real>() : avx2::box_loops<Real>();
 #else
   static const BoxLoops<Real> loops = baseline::box_loops<Real>();
 #endif

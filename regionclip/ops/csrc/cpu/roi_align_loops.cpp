@@ -1,4 +1,6 @@
-// The inner loops of RoIAlign for each instruction set, chosen when the library is loaded.
+// The inner loops of RoIAlign for each instruction set, chosen when they first run.
+#include <utility>
+
 #include "roi_align_kernel.h"
 
 #define REGIONCLIP_BLOCK "roi_align_block.h"

@@ -1,4 +1,4 @@
-// Winograd's transforms on 16 channels at a time. Included once for each instruction set, in a
+// Winograd's transforms on a vector of channels at a time. Included once for each instruction set, in a
 // namespace of its own (REGIONCLIP_ISA).
 //
 // The polynomials are evaluated at 0, +-1 and infinity for tiles of 2, at 0, +-a, +-b and infinity for
@@ -8,10 +8,12 @@
 namespace regionclip {
 namespace REGIONCLIP_ISA {
 
-typedef float Floats __attribute__((vector_size(64), aligned(64)));
-typedef float LooseFloats __attribute__((vector_size(64), aligned(4)));
-typedef int32_t Bits __attribute__((vector_size(64), aligned(64)));
-typedef uint16_t HalfBits __attribute__((vector_size(32), aligned(2)));
+typedef float Floats __attribute__((vector_size(REGIONCLIP_VECTOR_BYTES)));
+typedef float LooseFloats __attribute__((vector_size(REGIONCLIP_VECTOR_BYTES), aligned(4)));
+typedef int32_t Bits __attribute__((vector_size(REGIONCLIP_VECTOR_BYTES)));
+typedef uint16_t HalfBits __attribute__((vector_size(REGIONCLIP_VECTOR_BYTES / 2), aligned(2)));
+constexpr int64_t lanes = REGIONCLIP_VECTOR_BYTES / sizeof(float);
+static_assert(winograd_lanes % lanes == 0, "every instruction set takes the same numbers of channels");
 
 inline Floats load(const float* from) { return *reinterpret_cast<const LooseFloats*>(from); }
 inline void store(Floats value, float* to) { *reinterpret_cast<LooseFloats*>(to) = value; }
@@ -89,7 +91,7 @@ void transform_windows(const Cell* map, const WinogradMap& shape, const Winograd
     const int64_t top = place / columns * Tile - 1, left = place % columns * Tile - 1;
     const Cell* image = map + tile / per_image * shape.height * shape.width * channels;
     Component* row = windows + (tile - tiles.first) * channels;
-    for (int64_t channel = 0; channel < channels; channel += winograd_lanes) {
+    for (int64_t channel = 0; channel < channels; channel += lanes) {
       Floats cells[n * n] = {}, along_x[n * n], components[n * n];
       for (int64_t y = 0; y < n; ++y) {
         for (int64_t x = 0; x < n; ++x) {
@@ -120,7 +122,7 @@ void assemble_tiles(
     const int64_t top = place / columns * Tile, left = place % columns * Tile;
     Cell* image = map + tile / per_image * shape.height * shape.width * channels;
     const Component* row = products + (tile - tiles.first) * channels;
-    for (int64_t channel = 0; channel < channels; channel += winograd_lanes) {
+    for (int64_t channel = 0; channel < channels; channel += lanes) {
       Floats components[n * n], along_y[Tile * n], cells[Tile * Tile];
       for (int64_t i = 0; i < n * n; ++i) {
         components[i] = load(row + i * tiles.stride + channel);

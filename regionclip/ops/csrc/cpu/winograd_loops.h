@@ -5,6 +5,7 @@
 
 namespace regionclip {
 
+// Channels have to be a multiple of it: the floats of the widest vector.
 constexpr int64_t winograd_lanes = 16;
 
 // A map [N, H, W, C] in tiles of 2x2 or 4x4 cells. A convolution of 3x3 computes one from a window of two cells more
