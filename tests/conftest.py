@@ -21,6 +21,11 @@ DATA = Path(__file__).parent / "data"
 GOLDENS = DATA / "goldens"
 BESIDE = REPOSITORY.parent / "shared" / "goldens"
 
+DEVICE = os.environ.get("REGIONCLIP_TEST_DEVICE", "cpu")
+"""Where the goldens are computed."""
+
+torch.backends.cudnn.allow_tf32 = False  # float32 has the same tolerances everywhere
+
 
 @pytest.fixture(scope="session")
 def golden_inputs():
@@ -52,7 +57,7 @@ def golden_detector(embedding_file):
         meta = json.loads(str(golden["meta"]))
         files = {f"EMB/{n}_{r}x{d}.pth": embedding_file(n, r, d) for n, (r, d) in meta["embeddings"].items()}
         published = [files.get(option, option) for option in meta["opts"] if ": [" not in option]
-        cfg = load_config(f"configs/{meta['config']}", [*published, "MODEL.DEVICE", "cpu", *overrides])
+        cfg = load_config(f"configs/{meta['config']}", [*published, "MODEL.DEVICE", DEVICE, *overrides])
         model = build_model(cfg).eval()
         fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
         return golden, model

@@ -28,7 +28,7 @@ from regionclip.modeling.postprocess import (
 from regionclip.ops import soft_nms
 from regionclip.testing import deterministic_state_dict, deterministic_text_embeddings, fill_deterministic
 from regionclip.testing.deterministic import uniform
-from tests.conftest import GOLDENS
+from tests.conftest import DEVICE, GOLDENS
 from tests.goldens.compare import compare
 
 SEPARATION = ("MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION", "upstream")
@@ -52,10 +52,11 @@ def golden_proposals(golden, prefix, size):
     proposals = Instances(size)
     proposals.proposal_boxes = Boxes(torch.from_numpy(golden[f"{prefix}prop_boxes"]))
     proposals.objectness_logits = torch.from_numpy(golden[f"{prefix}prop_obj"])
-    return proposals
+    return proposals.to(DEVICE)
 
 
 def statistics(name, value, stride):
+    value = value.cpu()
     return {
         f"{name}_shape": np.array(value.shape),
         f"{name}_mean": value.double().mean().numpy(),
@@ -65,6 +66,7 @@ def statistics(name, value, stride):
 
 
 def detections(instances):
+    instances = instances.to("cpu")
     return {
         "det_boxes": instances.pred_boxes.tensor.numpy(),
         "det_scores": instances.scores.numpy(),
@@ -104,8 +106,8 @@ def run_head(model, golden, inputs, prefix, images):
         computed |= {f"{key}{k}": v for k, v in statistics("pooled", pooled[rows], POOLED_STRIDE).items()}
         for name, value in (("feats", embeddings), ("logits", logits)):
             kept = golden[f"{key}{name}_rows"]
-            computed |= {f"{key}{name}_rows": kept, f"{key}{name}": value[rows][kept].numpy()}
-        computed[f"{key}deltas"] = deltas[rows].numpy()
+            computed |= {f"{key}{name}_rows": kept, f"{key}{name}": value[rows][kept].cpu().numpy()}
+        computed[f"{key}deltas"] = deltas[rows].cpu().numpy()
         computed |= {f"{key}{k}": v for k, v in detections(results[n]).items()}
     return computed, (proposals, logits, deltas, batch)
 
@@ -162,7 +164,7 @@ def test_proposals_agree(detectors, golden_inputs, case, images, variant):
     golden, model = detectors[case]
     proposals = model.proposal_source.propose([photo(golden_inputs, image) for image in images], model.device)
     computed = {}
-    for image, found in zip(images, proposals, strict=True):
+    for image, found in zip(images, [found.to("cpu") for found in proposals], strict=True):
         computed[f"{prefix_of(images)}{image}/prop_boxes"] = found.proposal_boxes.tensor.numpy()
         computed[f"{prefix_of(images)}{image}/prop_obj"] = found.objectness_logits.numpy()
     assert_agrees(golden, computed)
@@ -229,7 +231,7 @@ def assert_variant_agrees(golden, model, prefix, changes, passed):
     computed = {f"{prefix}{k}": v for k, v in detections(rescale(results, batch)[0]).items()}
     assert_agrees(golden, computed, prefix)
     if f"{prefix}keep" in golden:
-        same = np.mean(golden[f"{prefix}keep"] == rows[0].numpy())
+        same = np.mean(golden[f"{prefix}keep"] == rows[0].cpu().numpy())
         assert same >= 0.98, f"{prefix}: only {same:.0%} of detections come from the recorded proposal"
 
 
@@ -240,6 +242,7 @@ def test_region_features_agree(golden_detector, golden_inputs, image):
     item = photo(golden_inputs, image)
     (proposals,) = model.proposal_source.propose([item], model.device)
     (features,) = model.encode_regions([item], [proposals])
+    proposals, features = proposals.to("cpu"), features.cpu()
     scale = torch.tensor([item["width"], item["height"]] * 2) / torch.tensor(
         [proposals.image_size[1], proposals.image_size[0]] * 2
     )
@@ -262,8 +265,8 @@ def test_features_of_detections_agree(golden_detector, embedding_file, golden_in
     (features,) = model.encode_regions([item], proposals)
     predictions = model.roi_heads.box_predictor(features)
     results, (rows,) = model.roi_heads.box_predictor.inference(predictions, proposals)
-    (result,) = rescale(results, [item])
-    probabilities = predictions[0].softmax(dim=1)[rows]
+    result = rescale(results, [item])[0].to("cpu")
+    probabilities, features = predictions[0].softmax(dim=1)[rows].cpu(), features[rows].cpu()
     prefix = f"with_emb/{image}/"
     indices = best_words(golden, prefix, result.pred_boxes.tensor, result.pred_classes)
     computed = {
@@ -273,7 +276,7 @@ def test_features_of_detections_agree(golden_detector, embedding_file, golden_in
         f"{prefix}probs_shape": np.array(probabilities.shape),
         f"{prefix}probs_top20": probabilities.gather(1, indices).numpy(),
         f"{prefix}probs_top20_idx": indices.numpy(),
-        f"{prefix}feats": features[rows].numpy(),
+        f"{prefix}feats": features.numpy(),
     }
     assert_agrees(golden, computed)
 
@@ -420,27 +423,28 @@ def sampled_regions(golden, image):
     regions.proposal_boxes = Boxes(torch.from_numpy(golden[f"{key}sampled_boxes"]))
     regions.gt_boxes = Boxes(torch.from_numpy(golden[f"{key}gt_boxes"]))
     regions.gt_classes = torch.from_numpy(golden[f"{key}gt_classes"])
-    return regions
+    return regions.to(DEVICE)
 
 
 def test_training_losses_of_recorded_predictions_agree(golden_detector):
     golden, model = golden_detector("g_ovd_losses")
     predictor = model.train().roi_heads.box_predictor
     regions = [sampled_regions(golden, image) for image in (0, 1)]
-    predictions = (torch.from_numpy(golden["ovd/logits"]), torch.from_numpy(golden["ovd/deltas"]))
+    predictions = tuple(torch.from_numpy(golden[f"ovd/{name}"]).to(DEVICE) for name in ("logits", "deltas"))
     computed = {}
     for name, changes in LOSS_VARIANTS.items():
         settings = {"focal_exponent": 0.5, "background_weight": 0.2} | changes
         predictor.classification_loss = build_classification_loss(**settings)
         with EventStorage() as storage:
             losses = predictor.losses(predictions, regions)
-        computed |= {f"{name}/{k}": v.detach().numpy() for k, v in losses.items()}
+        computed |= {f"{name}/{k}": v.detach().cpu().numpy() for k, v in losses.items()}
         if name == "ovd":
             computed |= {f"ovd/storage/{k}": np.array(v[0]) for k, v in storage.latest().items()}
     for name, kind, beta in (("ovd/giou", "giou", 0.0), ("ovd/beta0.5", "smooth_l1", 0.5)):
         predictor.box_reg_loss_type, predictor.smooth_l1_beta = kind, beta
         with EventStorage():
-            computed[f"{name}/loss_box_reg"] = predictor.losses(predictions, regions)["loss_box_reg"].detach().numpy()
+            losses = predictor.losses(predictions, regions)
+        computed[f"{name}/loss_box_reg"] = losses["loss_box_reg"].detach().cpu().numpy()
     assert_agrees(golden, computed)
 
 
@@ -454,10 +458,10 @@ def test_training_step_agrees(golden_detector, golden_inputs):
         losses = model.train()(batch)
     sum(losses.values()).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    computed = {f"ovd/{name}": loss.detach().numpy() for name, loss in losses.items()}
+    computed = {f"ovd/{name}": loss.detach().cpu().numpy() for name, loss in losses.items()}
     computed |= {f"ovd/storage/{name}": np.array(value[0]) for name, value in storage.latest().items()}
     computed["ovd/trainable"] = np.array(json.dumps(list(gradients)))
-    computed["ovd/grad_norms"] = np.array([gradient.norm() for gradient in gradients.values()])
+    computed["ovd/grad_norms"] = np.array([gradient.norm().item() for gradient in gradients.values()], np.float32)
     computed["ovd/n_params_total"] = np.array(len(list(model.parameters())))
     for name in {key.split("/")[2] for key in golden.files if key.startswith("ovd/grad/")}:
         found = statistics("grad", gradients[name], FEATURE_STRIDE)

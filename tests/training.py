@@ -113,10 +113,11 @@ def train_among(rank, world_size, port, folder, output, overrides):
     """Train as one of several processes, and write down the losses of each step."""
     torch.set_num_threads(1)
     place = Place(rank, world_size, rank, world_size, f"tcp://127.0.0.1:{port}")
-    join(place, lambda: _note_losses(folder, output, overrides), on_gpu=False)
+    join(place, lambda: note_losses(folder, output, overrides), on_gpu=False)
 
 
-def _note_losses(folder, output, overrides):
+def note_losses(folder, output, overrides):
+    """Train, and write the losses of each step into `losses.json`."""
     trainer, _ = train(folder, output, **overrides)
     if comm.is_main_process():
         losses = {k: [v for v, _ in h.values()] for k, h in trainer.storage.histories().items() if "loss" in k}
