@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from baseline import PlainDetector
 from e2e import make_model, read_inputs
 from tabulate import tabulate
+from timing import median_seconds
 from torch.nn import functional as F
 
 from regionclip.data import list_images
@@ -50,19 +49,6 @@ def picture(side: int) -> list[dict[str, Any]]:
     return [TestMapper(side, 2 * side, "RGB", keep_annotations=False).map_pixels(read_image(first))]
 
 
-def seconds_of(
-    detect: Callable[[Sequence[dict[str, Any]]], Any], inputs: Sequence[dict[str, Any]], repeat: int
-) -> float:
-    """Return the median time of a detection, after one that does not count."""
-    detect(inputs)
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        detect(inputs)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,8 +63,8 @@ def main() -> None:
     rows: list[list[Any]] = []
 
     def note(what: str, amount: int, inputs: Sequence[dict[str, Any]], *, compare: bool = False) -> None:
-        own = seconds_of(lambda batch: model.inference(batch, do_postprocess=False), inputs, arguments.repeat)
-        theirs = seconds_of(plain, inputs, 1) if compare else None
+        own = median_seconds(lambda: model.inference(inputs, do_postprocess=False), arguments.repeat)
+        theirs = median_seconds(lambda: plain(inputs), 1) if compare else None
         rows.append([what, amount, own, own / amount * 1e3, theirs])
 
     with torch.no_grad():

@@ -9,13 +9,12 @@ Each line gives the medians of both and their ratio; ratios below 1 are where we
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
+from timing import median_seconds
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,12 +38,12 @@ def random_boxes(count: int, width: float, height: float, largest: float, device
     return torch.cat([corner, torch.minimum(corner + sides, size)], dim=1).to(device)
 
 
-def pooling_pairs(device: str) -> Iterator[Pair]:
+def pooling_pairs(device: str, count: int = 1000) -> Iterator[Pair]:
     """Yield pooling jobs: the head of RN50 on an 800 x 1067 image, its parts, and a pyramid level."""
-    rois = torch.cat([torch.zeros(1000, 1, device=device), random_boxes(1000, 1067, 800, 0.5, device)], dim=1)
+    rois = torch.cat([torch.zeros(count, 1, device=device), random_boxes(count, 1067, 800, 0.5, device)], dim=1)
     features = torch.randn(1, 1024, 50, 67, device=device)
     channels_last = features.contiguous(memory_format=torch.channels_last)
-    small = torch.cat([rois[:, :1], random_boxes(1000, 1067, 800, 0.05, device)], dim=1)
+    small = torch.cat([rois[:, :1], random_boxes(count, 1067, 800, 0.05, device)], dim=1)
     level = torch.randn(1, 256, 200, 272, device=device)
 
     def pair(name: str, maps: Tensor, regions: Tensor, side: int, scale: float, ratio: int, theirs: Tensor) -> Pair:
@@ -55,20 +54,20 @@ def pooling_pairs(device: str) -> Iterator[Pair]:
             lambda: torchvision.ops.roi_align(theirs, regions, *arguments),
         )
 
-    yield pair("RoIAlign 1000 regions, 1024 x 50 x 67, 14 x 14", features, rois, 14, 1 / 16, 0, features)
+    yield pair(f"RoIAlign {count} regions, 1024 x 50 x 67, 14 x 14", features, rois, 14, 1 / 16, 0, features)
     yield pair("  channels last", channels_last, rois, 14, 1 / 16, 0, features)
     yield pair("  25 regions", features, rois[:25], 14, 1 / 16, 0, features)
     yield pair("  small regions", features, small, 14, 1 / 16, 0, features)
     yield pair("  sampling ratio 2", features, rois, 14, 1 / 16, 2, features)
     half = features.bfloat16()
     yield pair("  bfloat16 (torchvision float32)", half, rois, 14, 1 / 16, 0, features)
-    yield pair("RoIAlign 1000 small regions, 256 x 200 x 272, 7 x 7", level, small, 7, 1 / 4, 0, level)
+    yield pair(f"RoIAlign {count} small regions, 256 x 200 x 272, 7 x 7", level, small, 7, 1 / 4, 0, level)
     yield pair("  one region", level, small[:1], 7, 1 / 4, 0, level)
-    yield from gradient_pairs(features, rois[:512])
+    yield from gradient_pairs(features, rois[: count // 2])
 
 
 def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
-    """Yield the training job: forward and backward of 512 regions."""
+    """Yield the training job: forward and backward of regions."""
 
     def train(pool: Callable[..., Tensor]) -> Callable[[], None]:
         leaf = features.clone().requires_grad_()
@@ -78,7 +77,7 @@ def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
 
         return step
 
-    yield Pair("RoIAlign 512 regions, with gradient", train(roi_align), train(torchvision.ops.roi_align))
+    yield Pair(f"RoIAlign {len(rois)} regions, with gradient", train(roi_align), train(torchvision.ops.roi_align))
 
 
 def convolution_pairs() -> Iterator[Pair]:
@@ -98,22 +97,22 @@ def convolution_pairs() -> Iterator[Pair]:
             )
 
 
-def suppression_pairs(device: str) -> Iterator[Pair]:
+def suppression_pairs(device: str, count: int = 1000) -> Iterator[Pair]:
     """Yield suppression jobs: one class, all LVIS classes, and soft-NMS against the loop."""
-    boxes, scores = random_boxes(10000, 1000, 1000, 0.2, device), torch.rand(10000, device=device)
+    boxes, scores = random_boxes(10 * count, 1000, 1000, 0.2, device), torch.rand(10 * count, device=device)
     for threshold in (0.3, 0.7):
         yield Pair(
-            f"NMS 10000 boxes, IoU {threshold}",
+            f"NMS {len(boxes)} boxes, IoU {threshold}",
             lambda threshold=threshold: nms(boxes, scores, threshold),
             lambda threshold=threshold: torchvision.ops.nms(boxes, scores, threshold),
         )
     few = (boxes[:100], scores[:100], 0.5)
     yield Pair("NMS 100 boxes", lambda: nms(*few), lambda: torchvision.ops.nms(*few))
-    proposals = random_boxes(1000, 1067, 800, 0.3, device)
-    probabilities = (torch.randn(1000, 1203, device=device) * 2).softmax(dim=1)
+    proposals = random_boxes(count, 1067, 800, 0.3, device)
+    probabilities = (torch.randn(count, 1203, device=device) * 2).softmax(dim=1)
     region, category = (probabilities > 1e-4).nonzero(as_tuple=True)
     many = (proposals[region], probabilities[region, category], category, 0.5)
-    name = f"batched NMS 1000 x 1203, {len(region)} above 1e-4"
+    name = f"batched NMS {count} x 1203, {len(region)} above 1e-4"
     yield Pair(name, lambda: batched_nms(*many), lambda: torchvision.ops.batched_nms(*many))
     yield Pair("  best 300", lambda: batched_nms(*many, 300), lambda: torchvision.ops.batched_nms(*many)[:300])
     yield from soft_nms_pairs(device)
@@ -133,18 +132,6 @@ def soft_nms_pairs(device: str) -> Iterator[Pair]:
             return soft_nms(*candidates, max_detections=100)
 
         yield Pair(f"soft-NMS best 100 of 3000, {count} classes", ours, loop, "Python loop")
-
-
-def median_seconds(job: Callable[[], Any], repeats: int, device: str) -> float:
-    """Return the median time of a job after one run to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        job()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def main() -> None:

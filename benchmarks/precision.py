@@ -44,7 +44,9 @@ def scores_of(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: l
 @torch.no_grad()
 def compare(arguments: argparse.Namespace) -> dict[str, float]:
     """Return how many regions keep their class, and how far scores move."""
-    exact, rounded = (make_model(arguments.model, "rpn", arguments.proposals).eval() for _ in range(2))
+    exact, rounded = (
+        make_model(arguments.model, "rpn", arguments.proposals).to(arguments.device).eval() for _ in range(2)
+    )
     prepare_for_inference(exact)
     prepare_for_inference(rounded, arguments.precision, arguments.first_stage)
     inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--pictures", type=Path, help="a folder of pictures instead of the model's own")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     figures = compare(arguments)

@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 import resource
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
+from timing import seconds_of
 from tqdm import tqdm
 
 from regionclip.config import load_config
@@ -46,13 +46,17 @@ CASES = {
 }
 
 
-def make_images(count: int, classes: int, masks: bool) -> list[dict[str, Any]]:
-    """Return noise of the largest training size, with 12 objects each."""
-    height, width, objects = 800, 1333, 12
+LARGEST = (800, 1333)
+"""Height and width of the largest training images."""
+
+
+def make_images(count: int, classes: int, masks: bool, size: tuple[int, int] = LARGEST) -> list[dict[str, Any]]:
+    """Return noise, with 12 objects in each image."""
+    (height, width), objects = size, 12
     images = []
     for _ in range(count):
         corners = torch.rand(objects, 2) * torch.tensor([width * 0.7, height * 0.7])
-        boxes = torch.cat([corners, corners + 40 + torch.rand(objects, 2) * 200], dim=1)
+        boxes = torch.cat([corners, corners + 0.05 * height + torch.rand(objects, 2) * 0.25 * height], dim=1)
         target = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.randint(0, classes, (objects,)))
         if masks:
             target.gt_masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in boxes])
@@ -79,11 +83,22 @@ class RandomProposals:
         return found
 
 
-def measure(case: str, images: int, steps: int, queue: Any) -> None:
-    """Put (seconds a step, bytes) of a case into `queue`."""
+def time_steps(
+    case: str, images: int, steps: int, *, amp: bool = False, size: tuple[int, int] = LARGEST, more: str = ""
+) -> tuple[float, int]:
+    """Return the seconds of the fastest training step of a case, and the most bytes that it took.
+
+    Args:
+        case: of `CASES`.
+        images: of a step.
+        steps: to do.
+        amp: compute in float16 where autocast does, as SOLVER.AMP.ENABLED does.
+        size: height and width of the images.
+        more: overrides on top of the case's own.
+    """
     config, overrides = CASES[case]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = [*overrides.split(), "MODEL.DEVICE", device]
+    options = [*overrides.split(), *more.split(), "MODEL.DEVICE", device]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     cfg = load_config(config, options)
     dim, classes = cfg.MODEL.CLIP.TEXT_EMB_DIM, cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -96,20 +111,27 @@ def measure(case: str, images: int, steps: int, queue: Any) -> None:
     if hasattr(model, "proposal_source"):
         model.proposal_source = RandomProposals(model.proposal_source)
     optimizer = DetectorTrainer.build_optimizer(cfg, model)
-    batch = make_images(images, classes, cfg.MODEL.MASK_ON)
-    times = []
-    with EventStorage():
-        for _ in range(steps):
-            start = time.perf_counter()
+    batch = make_images(images, classes, cfg.MODEL.MASK_ON, size)
+    scaler = torch.amp.GradScaler(device, enabled=amp and device == "cuda")
+    precision = torch.float16 if device == "cuda" else torch.bfloat16
+
+    def step() -> None:
+        with torch.autocast(device, precision, enabled=amp):
             losses = model.train()(batch)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+        optimizer.zero_grad()
+        scaler.scale(sum(losses.values())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    with EventStorage():
+        fastest = min(seconds_of(step, device) for _ in range(steps))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    queue.put((min(times), torch.cuda.max_memory_allocated() if device == "cuda" else used))
+    return fastest, torch.cuda.max_memory_allocated() if device == "cuda" else used
+
+
+def measure(case: str, images: int, steps: int, queue: Any) -> None:
+    """Put (seconds a step, bytes) of a case into `queue`."""
+    queue.put(time_steps(case, images, steps))
 
 
 def main() -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from tabulate import tabulate
+from timing import median_seconds
 
 from regionclip import RegionCLIP, Vocabulary
 from regionclip.clip import get_architecture
@@ -57,17 +56,6 @@ def random_vocabulary(count: int, dim: int) -> Vocabulary:
     return Vocabulary(tuple(f"word {i}" for i in range(count)), rows, torch.arange(count))
 
 
-def seconds(action: Callable[[], object], repeats: int) -> float:
-    """Return the median time of an action, after one call to warm up."""
-    action()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,12 +74,12 @@ def main() -> None:
         detector.set_image(args.picture)
         detector.predict()
 
-    full = seconds(whole, max(args.repeats // 2, 1))
+    full = median_seconds(whole, max(args.repeats // 2, 1))
     regions = len(next(iter(detector.encoded_images)).regions.boxes)
     rows, figures = [], {"whole_seconds": full, "regions": regions}
     for count, vocabulary in vocabularies.items():
-        setting = seconds(lambda v=vocabulary: detector.set_vocabulary(v), args.repeats)  # type: ignore[misc]
-        asking = seconds(detector.predict, args.repeats)
+        setting = median_seconds(lambda v=vocabulary: detector.set_vocabulary(v), args.repeats)  # type: ignore[misc]
+        asking = median_seconds(detector.predict, args.repeats)
         share = (setting + asking) / full
         rows.append([count, f"{setting * 1e3:.0f}", f"{asking * 1e3:.0f}", f"{share:.2%}"])
         figures[f"share_{count}"] = share
