@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import runpy
 import shutil
 import subprocess
 import sys
@@ -27,18 +26,10 @@ ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
+def run(monkeypatch, run_tool, tmp_path):
     """Run a tool in `tmp_path` and return (exit code, what it printed)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(tool, *arguments):
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
-        captured = capfd.readouterr()
-        return stop.value.code or 0, captured.out + captured.err
-
-    return call
+    return run_tool
 
 
 def picture(path, size=(90, 60), mode="RGB", **options):

@@ -1,8 +1,6 @@
 """The published tool that embeds concepts, from the command line."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from safetensors import safe_open
 from regionclip.clip import get_architecture
 from regionclip.clip.text import TextEncoder
 from regionclip.testing import fill_deterministic
-from tests.conftest import DATA, GOLDENS, REPOSITORY
+from tests.conftest import DATA, GOLDENS
 from tests.test_goldens import assert_agrees
 
 CONFIG = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_zsinf.yaml"
@@ -27,7 +25,7 @@ def weights_of(name, path):
 
 
 @pytest.fixture
-def extract(tmp_path):
+def extract(run_tool, tmp_path):
     """Run the tool on some lines and return (exit code, output)."""
 
     def run(text, weights, *overrides):
@@ -42,10 +40,7 @@ def extract(tmp_path):
             "MODEL.DEVICE",
             "cpu",
         ]
-        tool = [sys.executable, "tools/extract_concept_features.py", "--config-file", CONFIG]
-        command = [str(part) for part in (*tool, *folders, "MODEL.DEVICE", "cpu", *overrides)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
-        return done.returncode, done.stdout + done.stderr
+        return run_tool("extract_concept_features.py", "--config-file", CONFIG, *folders, *overrides)
 
     return run
 

@@ -277,7 +277,7 @@ def tar_contents(path):
         return [(member.name, archive.extractfile(member).read()) for member in archive]
 
 
-def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(drawings, tmp_path):
+def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(run_tool, drawings, tmp_path):
     write_pairs(tmp_path, drawings, 60)
     overrides = {
         "MODEL.CLIP.ARCHITECTURE": DATA / "tiny_clip.json",
@@ -291,10 +291,9 @@ def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(drawings, 
         "OUTPUT_DIR": tmp_path / "out",
         "SEED": 1,
     }
-    tool = [sys.executable, "tools/train_net.py", "--config-file", "configs/EmojiOVD/clip.yaml"]
-    command = [*tool, *(str(part) for pair in overrides.items() for part in pair)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    command = ["train_net.py", "--config-file", "configs/EmojiOVD/clip.yaml"]
+    code, output = run_tool(*command, *(part for pair in overrides.items() for part in pair))
+    assert code == 0, output
     weights = tmp_path / "out" / "model_final.pth"
     state = torch.load(weights, weights_only=True)["model"]
     assert {"visual.conv1.weight", "visual.attnpool.c_proj.weight", "transformer.resblocks.0.ln_1.weight"} <= set(state)
@@ -320,19 +319,14 @@ def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(drawings, 
     holder.backbone = backbone
     load_weights(holder, str(weights))
     assert torch.equal(backbone.conv1.weight, state["visual.conv1.weight"])
-    code, output = bad_size(tool, overrides)
+    code, output = run_tool(
+        *command, *(part for pair in overrides.items() for part in pair), "AUG.TRAIN.IMAGE_SIZE", "[96,96]"
+    )
     assert code == 2
     assert "AUG.TRAIN.IMAGE_SIZE: expected [64, 64], the pictures of this CLIP, got [96, 96]" in output
 
 
-def bad_size(tool, overrides):
-    changed = overrides | {"AUG.TRAIN.IMAGE_SIZE": "[96,96]"}
-    command = [*tool, *(str(part) for pair in changed.items() for part in pair)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
-    return done.returncode, done.stderr
-
-
-def test_the_figures_become_tables(tmp_path):
+def test_the_figures_become_tables(run_tool, tmp_path):
     def write(stage, task="bbox", **figures):
         path = tmp_path / stage / "inference" / "metrics.json"
         path.parent.mkdir(parents=True)
@@ -342,18 +336,16 @@ def test_the_figures_become_tables(tmp_path):
     write("zero_shot_gt_pretrain", AP=40.0, AP50_novel=None)
     write("zero_shot_gt_pretrain_seed2", AP=43.0)
     write("rpn", task="proposals", **{"AR@100": 61.25})
-    tool = [sys.executable, "tools/emoji_table.py", "--folder", str(tmp_path)]
-    done = subprocess.run(tool, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    code, output = run_tool("emoji_table.py", "--folder", tmp_path)
+    assert code == 0, output
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()]
     table = {row[0]: row[1:] for row in rows}
     assert table["zero-shot, annotated boxes, AP"][:2] == ["30.0", "41.5 (40.0 to 43.0)"]
     assert table["zero-shot, annotated boxes, AP50, novel"][:2] == ["25.0", "not run"]
     assert table["AR@100"] == ["61.2"]
     assert table["whole recipe, 1500 steps"][0] == "40.0"
     assert table["random boxes"] == ["not run", "not run"]
-    tool[-1] = str(tmp_path / "nowhere")
-    assert "no such folder" in subprocess.run(tool, cwd=REPOSITORY, capture_output=True, text=True, timeout=100).stderr
+    assert "no such folder" in run_tool("emoji_table.py", "--folder", tmp_path / "nowhere")[1]
 
 
 @pytest.mark.slow

@@ -5,8 +5,6 @@ import io
 import json
 import logging
 import random
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -36,7 +34,7 @@ from regionclip.engine.concept_pool import count_concepts, read_concept_names
 from regionclip.engine.text import load_embedder
 from regionclip.errors import UserError
 from regionclip.testing import deterministic_state_dict
-from tests.conftest import DATA, REPOSITORY
+from tests.conftest import DATA
 from tests.pretraining import CAPTIONS, PHOTOS, pairs, pretrain, write_world
 
 CONFIG = load_config(
@@ -100,15 +98,14 @@ def test_what_is_written_is_read(write, factory, tmp_path):
     assert contents(open_pairs(both, factory)) == contents([source])[:8]
 
 
-def test_the_converter_goes_both_ways(tmp_path):
+def test_the_converter_goes_both_ways(run_tool, tmp_path):
     write_shards(pairs(5), tmp_path / "a", size=3)
 
     def convert(source, factory, target, output):
-        tool = [sys.executable, "tools/convert_image_text.py", "--input", tmp_path / source, "--format", factory]
-        command = [*tool, "--to", target, "--output", tmp_path / output]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        assert f"files in {tmp_path / output}, 0 pairs left out" in done.stdout
+        places = ["--input", tmp_path / source, "--format", factory, "--to", target, "--output", tmp_path / output]
+        code, printed = run_tool("convert_image_text.py", *places)
+        assert code == 0, printed
+        assert f"files in {tmp_path / output}, 0 pairs left out" in printed
 
     convert("a", "ImageTextShards", "tsv", "b")
     convert("b", "CLIPImgTxtPairTSVDataset", "shards", "c")
@@ -498,8 +495,8 @@ def text_weights(tmp_path_factory):
     return path
 
 
-def test_the_tool_makes_a_pool_from_captions(text_weights, tmp_path):
-    tool = [sys.executable, "tools/build_concept_pool.py", "--captions", write_coco(tmp_path), "--min-count", "2"]
+def test_the_tool_makes_a_pool_from_captions(text_weights, run_tool, tmp_path):
+    captions = ["--captions", write_coco(tmp_path), "--min-count", "2"]
     size = [
         "--architecture",
         DATA / "tiny_clip.json",
@@ -508,10 +505,10 @@ def test_the_tool_makes_a_pool_from_captions(text_weights, tmp_path):
         "--output",
         tmp_path / "pool.safetensors",
     ]
-    done = subprocess.run([*tool, *size], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "8 captions, " in done.stdout
-    assert "they cover 100.0% of the captions" in done.stdout
+    code, output = run_tool("build_concept_pool.py", *captions, *size)
+    assert code == 0, output
+    assert "8 captions, " in output
+    assert "they cover 100.0% of the captions" in output
     names = read_concept_names(tmp_path / "pool.txt")
     assert {"oven", "microwave", "person", "car"} <= set(names)
     with safe_open(tmp_path / "pool.safetensors", framework="pt") as file:
@@ -523,9 +520,9 @@ def test_the_tool_makes_a_pool_from_captions(text_weights, tmp_path):
     embedder = load_embedder(get_architecture(str(DATA / "tiny_clip.json")), str(text_weights))
     expected = Vocabulary.from_concepts(names[:3], embedder).embeddings
     torch.testing.assert_close(rows[:3], expected, atol=1e-5, rtol=1e-4)
-    again = [*tool[:2], "--names", tmp_path / "pool.txt", *size[:-1], tmp_path / "again.safetensors"]
-    done = subprocess.run(again, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    again = ["--names", tmp_path / "pool.txt", *size[:-1], tmp_path / "again.safetensors"]
+    code, output = run_tool("build_concept_pool.py", *again)
+    assert code == 0, output
     assert torch.equal(load_class_embeddings(tmp_path / "again.safetensors"), rows)
 
 

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +25,7 @@ from regionclip.modeling import build_model
 from regionclip.modeling.pretrain_losses import mil_cross_entropy
 from regionclip.modeling.region_boxes import GridBoxes, RandomBoxes
 from regionclip.testing import deterministic_text_embeddings, fill_deterministic
-from tests.conftest import DATA, REPOSITORY, TINY, flat
+from tests.conftest import DATA, TINY, flat
 from tests.pretraining import pretrain, pretraining_config, start_pretraining, write_world
 from tests.test_goldens import UNITS, assert_agrees
 from tests.training import differing, final_state
@@ -327,7 +325,7 @@ def test_a_teacher_of_another_size_comes_from_its_own_file(world, tmp_path):
     assert torch.equal(state["teacher_backbone.conv1.weight"], visual["visual.conv1.weight"])
 
 
-def test_the_result_is_a_detector(world, tmp_path):
+def test_the_result_is_a_detector(run_tool, world, tmp_path):
     """Losses fall; the checkpoint is the MODEL.WEIGHTS of zero-shot and transfer."""
     trainer, report = pretrain(world, tmp_path / "out", SOLVER__MAX_ITER=60, SOLVER__STEPS="()", SOLVER__BASE_LR=0.01)
     for name in ("loss_img_txt_level", "loss_region_distill", "total_loss"):
@@ -351,9 +349,8 @@ def test_the_result_is_a_detector(world, tmp_path):
         "INPUT_DIR": str(tmp_path / "in"),
         "OUTPUT_DIR": str(tmp_path / "found"),
     }
-    command = [sys.executable, "tools/train_net.py", "--eval-only", "--config-file", config, *flat(overrides)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    code, output = run_tool("train_net.py", "--eval-only", "--config-file", config, *flat(overrides))
+    assert code == 0, output
     assert (tmp_path / "found" / "inference" / "lvis_instances_results.json").is_file()
 
 

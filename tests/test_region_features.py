@@ -2,11 +2,11 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,20 +54,13 @@ def run(command):
 
 
 @pytest.fixture
-def here(monkeypatch, capfd):
-    """Run a command line in this process, which is faster."""
+def here(monkeypatch, run_tool):
+    """Run a command line in this process."""
 
     def call(command):
         monkeypatch.chdir(command["cwd"])
         tool, *arguments = command["args"][1:]
-        monkeypatch.setattr(sys, "argv", [tool, *arguments])
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(tool, run_name="__main__")
-        torch.set_num_threads(threads)
-        captured = capfd.readouterr()
-        return stop.value.code or 0, captured.out + captured.err
+        return run_tool(Path(tool).name, *arguments)
 
     return call
 
