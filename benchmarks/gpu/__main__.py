@@ -89,7 +89,8 @@ def run_steps(steps: Sequence[Step], args: argparse.Namespace) -> list[str]:
     """Run steps one after the other, write `results.json` after each, and return the names of those that failed."""
     args.output.mkdir(parents=True, exist_ok=True)
     # Before a step is started: datasets are registered with their folder.
-    os.environ["DETECTRON2_DATASETS"] = str(find_datasets(args.prepared, args.output).resolve())
+    prepared = None if args.dry_run else args.prepared
+    os.environ["DETECTRON2_DATASETS"] = str(find_datasets(prepared, args.output).resolve())
     results: dict[str, Any] = {"dry_run": args.dry_run, **describe_machine(args.prepared), "steps": {}}
     end = time.monotonic() + args.seconds
     for number, step in enumerate(steps, 1):

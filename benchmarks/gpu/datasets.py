@@ -10,9 +10,9 @@ from regionclip.data.emoji_scenes import read_concepts
 from regionclip.files import REPOSITORY, write_json
 
 
-def find_datasets(prepared: Path, output: Path) -> Path:
+def find_datasets(prepared: Path | None, output: Path) -> Path:
     """Return a folder of datasets with `emoji/val`: the prepared scenes, or a copy of the shipped six in `output`."""
-    if (prepared / "datasets" / "emoji" / "val").is_dir():
+    if prepared is not None and (prepared / "datasets" / "emoji" / "val").is_dir():
         return prepared / "datasets"
     folder = output / "datasets"
     (folder / "emoji" / "annotations").mkdir(parents=True, exist_ok=True)
