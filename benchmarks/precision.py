@@ -48,7 +48,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
         make_model(arguments.model, "rpn", arguments.proposals).to(arguments.device).eval() for _ in range(2)
     )
     prepare_for_inference(exact)
-    prepare_for_inference(rounded, arguments.precision, arguments.first_stage)
+    prepare_for_inference(rounded, arguments.precision, arguments.first_stage, "keep")
     inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
     proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]
     (expected, boxes), (found, found_boxes) = (scores_of(model, inputs, proposals) for model in (exact, rounded))

@@ -113,6 +113,21 @@ def check_extension() -> Finding:
     return Finding("native operators", "for CPU" if native_problem("cuda") else "for CPU and CUDA", required=False)
 
 
+def check_processor() -> Finding:
+    """Say which instruction set the loops use, and in which precisions the processor computes."""
+    try:
+        from regionclip.modeling.precision import PRECISIONS, is_native
+        from regionclip.ops import native, native_problem
+    except ImportError:
+        return Finding("processor", "unknown without torch and Detectron2", SETUP, required=False)
+    try:
+        loops = "PyTorch's loops" if native_problem("cpu") else f"loops for {native.instruction_set()}"
+    except RuntimeError as error:
+        return Finding("processor", _first_line(error), "unset REGIONCLIP_ISA", required=False)
+    precisions = ", ".join(name for name in PRECISIONS if is_native(name, "cpu"))
+    return Finding("processor", f"{loops}; computes in {precisions}", required=False)
+
+
 def check_weights() -> Finding:
     """List the weights under `pretrained_ckpt/`."""
     endings = {".pth", ".pt", ".pkl", ".safetensors"}
@@ -132,6 +147,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_detectron2,
     check_libraries,
     check_extension,
+    check_processor,
     check_weights,
 )
 

@@ -40,7 +40,7 @@ from regionclip.engine.encoded_image import EncodedImage, picture_key, require_t
 from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+from regionclip.modeling import CLIPFastRCNN, prepare_as_configured
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.postprocess import AcrossClasses
 
@@ -131,8 +131,7 @@ class RegionCLIP:
         found = load_pretrained(
             str(name_or_path), config, overrides, text_weights, device, source, trust_pickle=trust_pickle
         )
-        clip = found.cfg.MODEL.CLIP
-        prepare_for_inference(found.model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
+        prepare_as_configured(found.model, found.cfg)
         return cls(
             cast(CLIPFastRCNN, found.model),
             found.cfg,

@@ -1,6 +1,9 @@
 """A detector that was rewritten for inference gives what it gave before."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,12 +13,15 @@ from regionclip.clip import AttentionPool2d
 from regionclip.clip.folding import FoldedAttentionPool
 from regionclip.config import check_config, load_config
 from regionclip.errors import UserError
-from regionclip.modeling import build_model, prepare_for_inference
+from regionclip.modeling import build_model, precision, prepare_as_configured
 from regionclip.modeling.region_encoder import REGIONS_AT_ONCE
 from regionclip.ops import WinogradConv2d, native_problem
 from regionclip.ops.fused_convolution import add_convolved, rectified
 from regionclip.testing import fill_deterministic
-from tests.conftest import TINY, flat
+from tests.conftest import REPOSITORY, TINY, flat
+
+EMULATED = {"MODEL.CLIP.EMULATED_PRECISION": "keep"}
+"""Lets half precision be tested on every processor."""
 
 OVD = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd.yaml"
 
@@ -29,9 +35,7 @@ def detector(embedding_file):
         cfg = load_config(OVD, flat(options))
         model = build_model(cfg).eval()
         fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
-        clip = cfg.MODEL.CLIP
-        prepared = prepare_for_inference(copy.deepcopy(model), clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
-        return model, prepared
+        return model, prepare_as_configured(copy.deepcopy(model), cfg)
 
     return build
 
@@ -78,7 +82,7 @@ def test_both_ways_to_pool_are_taken(detector, monkeypatch):
 @torch.no_grad()
 def test_pyramids_call_the_convolutions_that_multiply_less(detector, precision, tolerance):
     pyramid = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
-    options = {"MODEL.CLIP.OFFLINE_RPN_CONFIG": pyramid, "MODEL.CLIP.INFERENCE_PRECISION": precision}
+    options = {"MODEL.CLIP.OFFLINE_RPN_CONFIG": pyramid, "MODEL.CLIP.INFERENCE_PRECISION": precision, **EMULATED}
     plain, prepared = detector(**options)
     images = prepared.offline_preprocessor([picture(512, 512)["image"]]).tensor
     expected, actual = plain.offline_backbone(images.float()), prepared.offline_backbone(images)
@@ -169,7 +173,7 @@ def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):
 
 
 def test_half_precision_is_close(detector):
-    plain, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16"})
+    plain, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16", **EMULATED})
     maps, boxes = [model.image_features([picture()]) for model in (plain, prepared)], boxes_in_and_around(200)
     assert next(iter(maps[1].values())).dtype == torch.float32
     first, *others = prepared.roi_heads.encoder.last_stage
@@ -188,7 +192,7 @@ def test_half_precision_is_close(detector):
 @pytest.mark.parametrize("first_stage", ["stem", "res3", "res4"])
 def test_half_precision_can_start_at_an_earlier_stage(detector, first_stage):
     options = {"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16", "MODEL.CLIP.INFERENCE_PRECISION_FROM": first_stage}
-    plain, prepared = detector(**options)
+    plain, prepared = detector(**options, **EMULATED)
     names = ["stem", "res2", "res3", "res4"]
     maps = prepared.backbone.feature_maps(torch.zeros(1, 3, 64, 64), names)
     rounded = [name for name in names if maps[name].dtype == torch.bfloat16]
@@ -207,3 +211,26 @@ def test_half_precision_is_refused_where_it_would_do_nothing(key, value):
     options = [key, value, "MODEL.CLIP.INFERENCE_PRECISION", "bfloat16"]
     with pytest.raises(UserError, match=f"INFERENCE_PRECISION: expected float32 with .*{value}"):
         check_config(load_config(OVD, [*flat(TINY), *options]))
+
+
+@pytest.fixture
+def emulating(monkeypatch):
+    """Let the processor have no half precision."""
+    monkeypatch.setattr(precision, "is_native", lambda name, device: name == "float32")
+
+
+def test_emulated_half_precision_is_replaced_with_a_line_or_refused(detector, emulating, caplog):
+    _, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16"})
+    assert {values.dtype for values in prepared.parameters()} == {torch.float32}
+    assert "this processor emulates bfloat16, which is slower; float32 is used" in caplog.text
+    with pytest.raises(UserError, match="INFERENCE_PRECISION: expected a precision that this processor computes in"):
+        detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "float16", "MODEL.CLIP.EMULATED_PRECISION": "error"})
+
+
+def test_a_lesser_instruction_set_has_no_half_precision():
+    code = "from regionclip.modeling import precision; print(precision.is_native('bfloat16', 'cpu'))"
+    environment = os.environ | {"REGIONCLIP_ISA": "baseline"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+    assert precision.is_native("float32", "cpu")
+    assert precision.is_native("bfloat16", "cuda")

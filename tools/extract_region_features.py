@@ -30,7 +30,7 @@ from regionclip.engine.distributed import launch
 from regionclip.engine.features import ExtractionJob, check_extraction, extract_region_features
 from regionclip.engine.features.extraction import PROPOSALS
 from regionclip.engine.features.formats import SHARD_KINDS
-from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
+from regionclip.modeling import CLIPFastRCNN, build_model, prepare_as_configured
 
 logger = logging.getLogger("regionclip.features")
 
@@ -76,7 +76,7 @@ def extract(args: argparse.Namespace) -> int:
     unused += [] if clip.TEXT_EMB_PATH else ["roi_heads.box_predictor"]
     allowed = [*args.allow_missing, *unused]
     load_weights(model, cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, trust_pickle=args.trust_pickle, allow_missing=allowed)
-    prepare_for_inference(model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
+    prepare_as_configured(model, cfg)
     report = extract_region_features(cfg, model, job)
     if comm.is_main_process():
         for failure in report.failures:

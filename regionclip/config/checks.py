@@ -53,6 +53,7 @@ CHOICES = {
     "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
     "MODEL.CLIP.INFERENCE_PRECISION": ("float32", "bfloat16", "float16"),
     "MODEL.CLIP.INFERENCE_PRECISION_FROM": ("stem", "res2", "res3", "res4", "res5"),
+    "MODEL.CLIP.EMULATED_PRECISION": ("replace", "error", "keep"),
     "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
     "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
     "TEST.EVALUATION_BACKEND": ("faster", "official"),

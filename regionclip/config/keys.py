@@ -54,6 +54,11 @@ KEYS: tuple[Key, ...] = (
         "res5",
         "first stage of the backbone in it, 'stem', 'res2', ...: more speed, more error",
     ),
+    Key(
+        "MODEL.CLIP.EMULATED_PRECISION",
+        "replace",
+        "on processors that emulate it: 'replace' by float32, with a line; 'error'; 'keep' it, slower than float32",
+    ),
     # --- suppression
     Key("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", False, "soft-NMS instead of hard NMS"),
     Key("MODEL.ROI_HEADS.SOFT_NMS_METHOD", "gaussian", "'gaussian', 'linear' or 'hard'"),

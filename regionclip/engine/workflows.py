@@ -19,7 +19,7 @@ from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_check
 from regionclip.engine.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.training import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
-from regionclip.modeling import build_model, prepare_for_inference
+from regionclip.modeling import build_model, prepare_as_configured
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def evaluate_only(args: argparse.Namespace) -> int:
     jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name], args.allow_missing)
     model = build_model(cfg)
     load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
-    clip = cfg.MODEL.CLIP
-    prepare_for_inference(model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM)
+    prepare_as_configured(model, cfg)
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE

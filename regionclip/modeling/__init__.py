@@ -6,7 +6,7 @@ from regionclip.modeling.build import build_model
 from regionclip.modeling.clip_rcnn import CLIPFastRCNN
 from regionclip.modeling.generalized_rcnn import CLIPGeneralizedRCNN, CLIPProposalNetwork
 from regionclip.modeling.image_text import ImageTextCLIP
-from regionclip.modeling.prepared import prepare_for_inference
+from regionclip.modeling.prepared import prepare_as_configured, prepare_for_inference
 from regionclip.modeling.pretrain_rcnn import PretrainFastRCNN, PretrainRes5ROIHeads
 from regionclip.modeling.roi_heads import CLIPRes5ROIHeads, CLIPStandardROIHeads
 from regionclip.modeling.transformer_roi_heads import CLIPTransformerROIHeads
@@ -24,5 +24,6 @@ __all__ = [
     "PretrainFastRCNN",
     "PretrainRes5ROIHeads",
     "build_model",
+    "prepare_as_configured",
     "prepare_for_inference",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 from detectron2.modeling.backbone.resnet import BottleneckBlock
@@ -16,18 +17,30 @@ from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
 from regionclip.memory import keep_freed_memory
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.moved_convolutions import MovedConvolutionsEncoder
+from regionclip.modeling.precision import PRECISIONS, usable_precision
 from regionclip.modeling.region_encoder import BorrowsLastStage
 from regionclip.modeling.rpn import ExactRPN
 from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Values of MODEL.CLIP.INFERENCE_PRECISION."""
 
 ROUNDED_FROM = ("stem", *STAGES)
 """Values of MODEL.CLIP.INFERENCE_PRECISION_FROM."""
 
 
-def prepare_for_inference(model: nn.Module, precision: str = "float32", first_stage: str = "res5") -> nn.Module:
+def prepare_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Rewrite a detector as MODEL.CLIP.INFERENCE_PRECISION, its _FROM and EMULATED_PRECISION say.
+
+    Raises:
+        UserError: a precision that the processor emulates, where that is to be an error.
+    """
+    clip = cfg.MODEL.CLIP
+    return prepare_for_inference(
+        model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM, clip.EMULATED_PRECISION
+    )
+
+
+def prepare_for_inference(
+    model: nn.Module, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
+) -> nn.Module:
     """Rewrite a detector in place, and return it in evaluation mode.
 
     Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
@@ -40,9 +53,16 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32", first_st
         precision: of the proposer's convolutions and those of the last stages, one of `PRECISIONS`. Less than
             float32 changes the results; by how much, docs/performance.md says. All else stays in float32, and
             so do the first convolution and the shortcut of `res5`.
-        first_stage: of the image tower in that precision, one of `ROUNDED_FROM`.
+        first_stage: of the image encoder in that precision, one of `ROUNDED_FROM`.
+        when_emulated: what to do on a processor without that precision, one of `precision.WHEN_EMULATED`.
+
+    Raises:
+        UserError: a precision that the processor emulates, where that is to be an error.
     """
     model.eval().requires_grad_(False)
+    devices = {values.device for values in model.parameters()}
+    for device in devices:
+        precision = usable_precision(precision, device, when_emulated)
     backbone = getattr(model, "backbone", None)
     tower = clip_tower(backbone) if backbone is not None else None
     for owner in (backbone, getattr(model, "offline_backbone", None)):
@@ -56,7 +76,7 @@ def prepare_for_inference(model: nn.Module, precision: str = "float32", first_st
         _convolve_in(model, tower, PRECISIONS[precision], first_stage)
     _multiply_less(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if all(values.device.type == "cpu" for values in model.parameters()):
+    if all(device.type == "cpu" for device in devices):
         keep_freed_memory()
     return model
 
