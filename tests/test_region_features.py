@@ -289,7 +289,7 @@ def test_parquet_is_read_by_other_programs(command, here, tmp_path):
     "arguments", [["--format", "safetensors", "--images-per-shard", "2"], ["--images-at-once", "2"]]
 )
 def test_two_processes_write_the_same_shards_and_batches(arguments, command, tmp_path, here):
-    code, output = run(command(*arguments))
+    code, output = here(command(*arguments))
     assert code == 0, output
     code, output = run(command(*arguments, "--num-gpus", "2", "--dist-url", "auto", OUTPUT_DIR=tmp_path / "two"))
     assert code == 0, output
