@@ -293,6 +293,7 @@ def test_annotation_keeps_box_mask_and_frequency(lvis_file):
         "category_id": 0,
         "segmentation": [[10.5, 20, 40.5, 20, 40.5, 60, 10.5, 60]],
         "frequency": "c",
+        "area": 1200,
     }
 
 
@@ -586,6 +587,8 @@ def lvis_pictures(tmp_path, lvis_content, lvis_file):
         path = tmp_path.joinpath(*image["coco_url"].split("/")[-2:])
         path.parent.mkdir(exist_ok=True)
         save_picture(path, height=100, width=200)
+        image |= {"height": 100, "width": 200}
+    Path(lvis_file).write_text(json.dumps(lvis_content))
     name = "lvis_tests_tiny"
     DatasetCatalog.register(name, lambda: load_lvis(lvis_file, str(tmp_path)))
     yield name

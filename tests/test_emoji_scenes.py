@@ -246,7 +246,7 @@ def test_the_tool_makes_registered_datasets(packages, tmp_path):
         assert sheet.width / sheet.height == 2  # six scenes, four in a row
     assert len(open_pairs(str(tmp_path / "emoji" / "shards" / "val"), "ImageTextShards")[0]) == 6
     code = """
-from regionclip.data.loaders import read_records
+from regionclip.data.registered import read_records
 from detectron2.data import MetadataCatalog
 for name in ("emoji_val", "emoji_val_base"):
     records = read_records(name)

@@ -16,8 +16,8 @@ from regionclip.config import load_config
 from regionclip.config.training_checks import training_problems
 from regionclip.data import build_test_loader
 from regionclip.data.cleaning import clean_records
-from regionclip.data.loaders import read_records
 from regionclip.data.lvis import load_lvis
+from regionclip.data.registered import read_records
 from regionclip.data.sampling import TrainingBatches, endless_order
 from regionclip.data.training import TrainingMapper, read_training_data, read_training_records, training_batches
 from regionclip.engine import DetectorTrainer

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import Counter
-from collections.abc import Iterable
+import math
+import numbers
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 
+from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations
 from regionclip.errors import user_error
-
-logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-
-def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "categories") -> dict[str, Any]:
-    """Return the content of a JSON file with `images` and a second list.
-
-    Args:
-        path: file to read.
-        what: the format, for error messages.
-        fix: what the user can do about a bad file.
-        key: name of the second list.
-
-    Raises:
-        UserError: missing file, or another format.
-    """
-    if not Path(path).is_file():
-        raise user_error(str(path), what, "no such file", fix)
-    try:
-        content = json.loads(Path(path).read_text())
-        _ = content["images"][0]["id"], content[key][0].keys()
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise user_error(str(path), what, f"{type(error).__name__}: {error}", fix) from error
-    return content
+KEPT = ("iscrowd", "ignore", "segmentation", "area")
+"""What a record keeps of an annotation as it is, beside box and class."""
 
 
 def load_coco(annotation_file: str, image_root: str, class_names: Iterable[str], *, fix: str) -> list[Record]:
@@ -53,54 +32,83 @@ def load_coco(annotation_file: str, image_root: str, class_names: Iterable[str],
         fix: what the user can do about a bad file.
 
     Raises:
-        UserError: missing file, another format, or other categories.
+        UserError: missing file, another format, ids that are not unique, or other categories.
     """
-    content = read_annotation_file(annotation_file, what="COCO's JSON format", fix=fix)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    names, wanted = [category["name"] for category in categories], list(class_names)
+    content = read_annotations(annotation_file, what="COCO's JSON format", fix=fix)
+    require_names(content, list(class_names), fix)
+    return coco_records(content, content.numbers(), image_root)
+
+
+def require_names(content: AnnotationFile, wanted: list[str], fix: str) -> None:
+    """Raise `UserError` unless the categories of a file, by ascending id, have these names."""
+    names = [category["name"] for category in content.categories]
     if names != wanted:
         unknown = ", ".join(sorted(set(names) - set(wanted))[:3]) or f"{len(names)} of them"
-        raise user_error(annotation_file, f"{len(wanted)} categories: {', '.join(wanted[:3])}, ...", unknown, fix)
-    contiguous = {category["id"]: i for i, category in enumerate(categories)}
-    annotations = annotations_by_image(content, annotation_file)
+        raise user_error(content.path, f"{len(wanted)} categories: {', '.join(wanted[:3])}, ...", unknown, fix)
+
+
+def coco_records(content: AnnotationFile, classes: Mapping[str, int], image_root: str | None) -> list[Record]:
+    """Return the records of a file.
+
+    Args:
+        content: of `read_annotations`.
+        classes: class number by `id_key` of a category; annotations of others are left out.
+        image_root: folder of the images; None leaves the names of the files out.
+
+    Raises:
+        UserError: an image without the name of its file.
+    """
     return [
         {
-            "file_name": str(Path(image_root, image["file_name"])),
-            "height": image.get("height"),
-            "width": image.get("width"),
+            **({} if image_root is None else {"file_name": image_file(image, image_root, content.path)}),
+            "height": side(image.get("height")),
+            "width": side(image.get("width")),
             "image_id": image["id"],
-            "annotations": [_annotation(a, contiguous[a["category_id"]]) for a in annotations[image["id"]]],
+            "annotations": [
+                _annotation(annotation, classes[key])
+                for annotation in content.annotations[str(id_key(image["id"]))]
+                if (key := str(id_key(annotation["category_id"]))) in classes
+            ],
         }
-        for image in sorted(content["images"], key=lambda image: image["id"])
+        for image in content.images
     ]
 
 
-def annotations_by_image(content: dict[str, Any], source: str) -> dict[int, list[dict[str, Any]]]:
-    """Return the annotations of each image, those of unknown categories or images left out and logged."""
-    by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    left_out: Counter[str] = Counter()
-    for annotation in content.get("annotations") or ():
-        if not isinstance(annotation, dict):
-            left_out["that are none"] += 1
-        elif annotation.get("category_id") not in categories:
-            left_out["of unknown categories"] += 1
-        elif annotation.get("image_id") not in by_image:
-            left_out["of unknown images"] += 1
-        else:
-            by_image[annotation["image_id"]].append(annotation)
-    for reason, count in left_out.items():
-        logger.warning("%s: left out %d annotations %s", source, count, reason)
-    return by_image
+def image_file(image: Entry, image_root: str, source: str) -> str:
+    """Return the path of an image; the separators of Windows are understood where no file has them in its name.
+
+    Raises:
+        UserError: the entry does not name a file.
+    """
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        raise user_error(f"{source}: image {image['id']}", "a file_name", repr(name), "write the name of its file")
+    place = Path(image_root, name)
+    if "\\" in name and not place.exists():
+        place = Path(image_root, name.replace("\\", "/"))
+    return str(place)
 
 
-def _annotation(annotation: dict[str, Any], category: int) -> dict[str, Any]:
-    entry = {
-        "bbox": annotation.get("bbox", ()),
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": category,
-        "iscrowd": annotation.get("iscrowd", 0),
-    }
-    if "segmentation" in annotation:
-        entry["segmentation"] = annotation["segmentation"]
+def side(value: Any) -> int | None:
+    """Return a width or height in pixels, also from text; None for what is none."""
+    try:
+        number = float(value) if isinstance(value, str | numbers.Real) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number > 0 and number.is_integer() else None
+
+
+def _annotation(annotation: Entry, category: int) -> Record:
+    entry: Record = {"bbox": annotation.get("bbox", ()), "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
+    entry |= {key: annotation[key] for key in KEPT if key in annotation}
+    if keypoints := _keypoints(annotation.get("keypoints")):
+        entry["keypoints"] = keypoints
     return entry
+
+
+def _keypoints(values: Any) -> list[float] | None:
+    """Return keypoints as Detectron2 has them, half a pixel on: their pixels are numbered, those of boxes measured."""
+    is_whole = isinstance(values, list) and len(values) % 3 == 0
+    if not is_whole or not all(isinstance(value, int | float) for value in values):
+        return None
+    return [value if i % 3 == 2 else value + 0.5 for i, value in enumerate(values)]

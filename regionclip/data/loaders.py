@@ -8,18 +8,25 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from regionclip.data.annotation_file import report_left_out
+from regionclip.data.cleaning import clean_test_records
+from regionclip.data.declared_size import size_problem
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.lvis import drop_empty_images_as_upstream
-from regionclip.errors import UserError, user_error
+from regionclip.data.registered import annotations_of, read_clean_records
+from regionclip.errors import user_error
 
 TestLoader = DataLoader | list[list[dict[str, Any]]]
 """Batches of mapped images; a plain list when nothing is left to do."""
+
+
+_BOX_AND_CLASS = ("bbox", "bbox_mode", "category_id")
 
 
 class TestMapper:
@@ -45,6 +52,8 @@ class TestMapper:
             pixels = read_image(record["file_name"], self.channels)
         except UnreadableImageError as error:
             return {**result, "error": str(error)}
+        if problem := _declared_otherwise(record, pixels):
+            return {**result, "error": f"{record['file_name']}: {problem}"}
         result |= self._map(pixels)
         if self.keep_annotations and "annotations" in record:
             transform = self._resize_transform(*pixels.shape[:2])
@@ -70,24 +79,34 @@ class TestMapper:
 
     def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
         annotations = [
-            # Copied without the masks, which nothing looks at: the transform works in place.
-            utils.transform_instance_annotations(
-                {key: value for key, value in annotation.items() if key != "segmentation"}, transform, size
-            )
+            # Nothing looks at masks and keypoints. A copy, since the transform works in place.
+            utils.transform_instance_annotations({key: annotation[key] for key in _BOX_AND_CLASS}, transform, size)
             for annotation in record["annotations"]
             if not annotation.get("iscrowd", 0)
         ]
         return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
 
 
+def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> str | None:
+    """Return how the size of an image contradicts its annotations, where it has any."""
+    height, width = record.get("height"), record.get("width")
+    if not record.get("annotations") or not height or not width:
+        return None
+    return size_problem((height, width), (pixels.shape[0], pixels.shape[1]))
+
+
 def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
     """Return Detectron2's records of the images of a registered dataset to test on.
+
+    Annotations that cannot be tested against are left out, counted and logged once.
 
     Raises:
         UserError: the dataset cannot be read, or has no boxes where they are the proposals.
     """
-    records = read_records(dataset_name)
-    annotated = any("annotations" in record for record in records)
+    records = read_clean_records(dataset_name)
+    if cfg.MODEL.MASK_ON:
+        report_left_out(annotations_of(dataset_name), clean_test_records(records, masks=True)[1])
+    annotated = any(record.get("annotations") for record in records)
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
         raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)
@@ -108,20 +127,3 @@ def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader
     )
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
     return build_detection_test_loader(records, mapper=mapper, num_workers=workers)
-
-
-def read_records(dataset_name: str) -> list[dict[str, Any]]:
-    """Return Detectron2's records of all images of a registered dataset.
-
-    Raises:
-        UserError: the dataset cannot be read.
-    """
-    try:
-        return get_detection_dataset_dicts(dataset_name, filter_empty=False, check_consistency=False)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, OSError, AssertionError) as error:
-        annotations = MetadataCatalog.get(dataset_name).get("json_file", dataset_name)
-        actual = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        fix = "download or write the annotations again (datasets/README.md)"
-        raise user_error(f"{dataset_name} {annotations}", "a readable dataset", actual, fix) from error

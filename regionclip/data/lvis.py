@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
-from regionclip.data.coco_json import annotations_by_image, read_annotation_file
+from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations
+from regionclip.data.coco_json import image_file, side
 from regionclip.data.coco_ovd import datasets_root
+from regionclip.errors import user_error
 
 Record = dict[str, Any]
 
@@ -32,6 +36,12 @@ FIX = "download LVIS v1 (datasets/README.md)"
 
 RARE = "r"
 
+FREQUENCIES = {RARE: 10, "c": 100, "f": math.inf}
+"""Frequency groups, with the most training images that a class of each is in."""
+
+CLASS_LISTS = ("not_exhaustive_category_ids", "neg_category_ids")
+"""Of an image: classes whose objects are not all annotated, and classes that it has no object of."""
+
 
 def register() -> None:
     """Register `lvis_v1_{train,val,test_dev,test_challenge}`, also with the ending `_fullysup`.
@@ -41,7 +51,8 @@ def register() -> None:
     """
     root = datasets_root()
     classes = get_lvis_instances_meta("lvis_v1")["thing_classes"]
-    base_classes = [name for name, category in zip(classes, _categories(), strict=True) if not _is_rare(category)]
+    base = {i: c["id"] for i, c in enumerate(_categories()) if not _is_rare(c)}
+    base_classes = [classes[i] for i in base]
     for split, file in ANNOTATION_FILES.items():
         for ending in ("", "_fullysup"):
             name, annotations, images = f"lvis_v1_{split}{ending}", f"{root}/lvis/{file}", f"{root}/coco"
@@ -62,6 +73,9 @@ def register() -> None:
                 thing_classes=base_classes if base_only else classes,
                 fix_when_missing=FIX,
             )
+            if base_only:
+                numbers = {category: i for i, category in enumerate(base.values())}
+                MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id=numbers)
 
 
 def load_lvis(annotation_file: str, image_root: str, *, base_only: bool = False) -> list[Record]:
@@ -74,29 +88,56 @@ def load_lvis(annotation_file: str, image_root: str, *, base_only: bool = False)
             ascending id, and leave out images without any: the base set of open-vocabulary LVIS.
 
     Raises:
-        UserError: missing file, or not in LVIS's format.
+        UserError: missing file, not in LVIS's format, ids that are not unique, or categories not numbered from 1.
     """
-    content = read_annotation_file(annotation_file, what="LVIS's JSON format", fix=FIX)
-    kept = [c["id"] for c in sorted(content["categories"], key=lambda c: c["id"]) if not (base_only and _is_rare(c))]
-    contiguous = {category: i for i, category in enumerate(kept)} if base_only else {c: c - 1 for c in kept}
-    frequency = {category["id"]: category.get("frequency") for category in content["categories"]}
-    annotations = annotations_by_image(content, annotation_file)
+    content = read_annotations(annotation_file, what="LVIS's JSON format", fix=FIX)
+    if base_only:
+        kept = [category for category in content.categories if not _is_rare(category)]
+        classes = {str(id_key(category["id"])): i for i, category in enumerate(kept)}
+    else:
+        classes = {
+            str(id_key(category["id"])): _class_number(category, content.path) for category in content.categories
+        }
+    records = lvis_records(content, classes, image_root, with_class_lists=not base_only)
+    return [record for record in records if record["annotations"]] if base_only else records
+
+
+def lvis_records(
+    content: AnnotationFile, classes: Mapping[str, int], image_root: str | None, *, with_class_lists: bool = True
+) -> list[Record]:
+    """Return the records of a file.
+
+    Args:
+        content: of `read_annotations`.
+        classes: class number by `id_key` of a category; annotations of others are left out.
+        image_root: folder that holds `train2017`, `val2017`, ...; None leaves the names of the files out.
+        with_class_lists: add `neg_category_ids` and `not_exhaustive_category_ids`, whose ids are those of the file.
+
+    Raises:
+        UserError: an image without the name of its file.
+    """
+    frequency = {id_key(category["id"]): _frequency(category) for category in content.categories}
     records = []
-    for image in sorted(content["images"], key=lambda image: image["id"]):
-        record = _record(image, image_root, base_only)
+    for image in content.images:
+        record: Record = {} if image_root is None else {"file_name": _image_file(image, image_root, content.path)}
+        record |= {"height": side(image.get("height")), "width": side(image.get("width")), "image_id": image["id"]}
+        for key in CLASS_LISTS if with_class_lists else ():
+            ids = image.get(key)
+            record[key] = [i for i in ids if id_key(i) in frequency] if isinstance(ids, list) else []
         record["annotations"] = [
             {
                 "bbox": annotation.get("bbox", ()),
                 "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": contiguous[annotation["category_id"]],
+                "category_id": classes[key],
                 "segmentation": annotation.get("segmentation", []),
-                "frequency": frequency[annotation["category_id"]],
+                "frequency": frequency[key],
+                **({"area": annotation["area"]} if "area" in annotation else {}),
             }
-            for annotation in annotations[image["id"]]
-            if annotation["category_id"] in contiguous
+            for annotation in content.annotations[str(id_key(image["id"]))]
+            if (key := str(id_key(annotation["category_id"]))) in classes
         ]
         records.append(record)
-    return [record for record in records if record["annotations"]] if base_only else records
+    return records
 
 
 def drop_empty_images_as_upstream(records: Iterable[Record]) -> list[Record]:
@@ -108,19 +149,30 @@ def drop_empty_images_as_upstream(records: Iterable[Record]) -> list[Record]:
     return [{**record, "annotations": record["annotations"][:MAX_ANNOTATIONS_UPSTREAM]} for record in annotated]
 
 
-def _record(image: dict[str, Any], image_root: str, base_only: bool) -> Record:
-    # The address names the split folder: .../train2017/000000155379.jpg
-    place = image["coco_url"].split("/")[-2:] if "coco_url" in image else [image["file_name"]]
-    record: Record = {
-        "file_name": str(Path(image_root, *place)),
-        "height": image["height"],
-        "width": image["width"],
-        "image_id": image["id"],
-    }
-    if not base_only:  # these lists count in the numbering of all classes
-        for key in ("not_exhaustive_category_ids", "neg_category_ids"):
-            record[key] = image.get(key, [])
-    return record
+def _image_file(image: Entry, image_root: str, source: str) -> str:
+    address = image.get("coco_url")
+    if isinstance(address, str) and address:
+        # The address names the split folder: .../train2017/000000155379.jpg
+        return str(Path(image_root, *address.split("/")[-2:]))
+    return image_file(image, image_root, source)
+
+
+def _class_number(category: Entry, source: str) -> int:
+    key = str(id_key(category["id"]))
+    if not re.fullmatch("[1-9][0-9]*", key):
+        fix = "number them 1, 2, ... in the order of the class embeddings"
+        raise user_error(f"{source}: category {category['name']}", "an id of 1 or more", repr(category["id"]), fix)
+    return int(key) - 1
+
+
+def _frequency(category: Entry) -> str | None:
+    """Return r, c or f, from the number of training images with the class where only that is known."""
+    frequency, images = category.get("frequency"), category.get("image_count")
+    if isinstance(frequency, str) and frequency in FREQUENCIES:
+        return frequency
+    if isinstance(images, int) and images > 0:
+        return next(name for name, most in FREQUENCIES.items() if images <= most)
+    return None
 
 
 def _categories() -> list[dict[str, Any]]:
@@ -128,4 +180,4 @@ def _categories() -> list[dict[str, Any]]:
 
 
 def _is_rare(category: dict[str, Any]) -> bool:
-    return category.get("frequency") == RARE
+    return _frequency(category) == RARE

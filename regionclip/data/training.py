@@ -18,15 +18,17 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.build import load_proposals_into_dataset
 from detectron2.utils import comm
-from pycocotools import mask as mask_tools
 from torch.utils.data import DataLoader, Dataset
 
 from regionclip.config.checks import LEARN_FROM_PAIRS
 from regionclip.config.training_checks import class_problems
+from regionclip.data.annotation_file import report_left_out
 from regionclip.data.captions import CaptionMapper, read_pairs, shuffled_groups
-from regionclip.data.cleaning import CLIPPED, clean_records
+from regionclip.data.cleaning import clean_records
+from regionclip.data.declared_size import size_problem
 from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.data.loaders import read_records
+from regionclip.data.masks import as_run_lengths
+from regionclip.data.registered import annotations_of, read_records
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
 from regionclip.data.stacking import StackedBatch
 from regionclip.errors import UserError, user_error
@@ -67,9 +69,8 @@ class TrainingMapper(DatasetMapper):
         """
         pixels = read_image(record["file_name"], self.image_format)
         height, width = pixels.shape[:2]
-        if (height, width) != (record["height"], record["width"]):
-            reason = f"{width} x {height} pixels, its annotations say {record['width']} x {record['height']}"
-            raise UnreadableImageError(f"{record['file_name']}: {reason}")
+        if problem := size_problem((record["height"], record["width"]), (height, width)):
+            raise UnreadableImageError(f"{record['file_name']}: {problem}")
         picture = T.AugInput(pixels)
         transforms = self.augmentations(picture)
         result = {key: value for key, value in record.items() if key != "annotations"}
@@ -78,18 +79,10 @@ class TrainingMapper(DatasetMapper):
             utils.transform_proposals(result, picture.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
         for annotation in record["annotations"]:
             if self.recompute_boxes or isinstance(annotation.get("segmentation"), dict):
-                annotation["segmentation"] = _run_lengths(annotation["segmentation"], height, width)
+                annotation["segmentation"] = as_run_lengths(annotation["segmentation"], height, width)
         result["annotations"] = record["annotations"]
         self._transform_annotations(result, transforms, picture.image.shape[:2])
         return result
-
-
-def _run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    if isinstance(segmentation, list):
-        return mask_tools.merge(mask_tools.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_tools.frPyObjects(segmentation, height, width)
-    return segmentation
 
 
 class Records(Protocol):
@@ -182,8 +175,7 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
         keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         num_classes = None if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" else cfg.MODEL.ROI_HEADS.NUM_CLASSES
         usable, counts = clean_records(dataset, num_classes, mask_format=mask_format, keep_empty=keep_empty)
-        for reason, count in counts.items():
-            logger.warning("%s: %d %s%s", name, count, reason, "" if reason == CLIPPED else ", left out")
+        report_left_out(annotations_of(name), counts)
         if not usable:
             fix = "check its annotation file (datasets/README.md)"
             raise user_error(f"DATASETS.TRAIN {name}", "images with boxes", f"none of {len(dataset)}", fix)

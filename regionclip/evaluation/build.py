@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from regionclip.data.registered import read_clean_records
 from regionclip.errors import user_error
 from regionclip.evaluation.coco import COCODetectionEvaluator
+from regionclip.evaluation.ground_truth import read_coco_truth, read_lvis_truth
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
 from regionclip.evaluation.predictions import PredictionWriter
 from regionclip.evaluation.proposals import ProposalEvaluator
@@ -28,27 +33,45 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind, backend = metadata.get("evaluator_type"), cfg.TEST.EVALUATION_BACKEND
+    file, root = metadata.get("json_file"), metadata.get("image_root")
+    of_function = partial(read_clean_records, dataset_name)
     if kind == "coco":
-        if not hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
-            DatasetCatalog.get(dataset_name)  # Detectron2 learns the classes of a COCO set on loading it
+        if not hasattr(metadata, "thing_dataset_id_to_contiguous_id") and dataset_name in DatasetCatalog:
+            of_function()  # the classes of a COCO set of the user's are learned on loading it
+        class_ids = _class_ids(dataset_name)
+        ids, groups = list(class_ids.values()), metadata.get("class_groups")
+        read = partial(read_coco_truth, file, ids, root) if file else of_function
         if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
-            class_ids = dict(zip(metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id, strict=True))
-            groups = metadata.get("class_groups")
-            return ProposalEvaluator(
-                metadata.json_file, output_dir, class_ids=class_ids, class_groups=groups, backend=backend
-            )
+            return ProposalEvaluator(read, output_dir, class_ids=class_ids, class_groups=groups, backend=backend)
         return COCODetectionEvaluator(
-            metadata.json_file,
-            output_dir,
-            class_names=metadata.thing_classes,
-            category_ids=list(metadata.thing_dataset_id_to_contiguous_id),
-            class_groups=metadata.get("class_groups"),
-            backend=backend,
+            read, output_dir, class_names=list(class_ids), category_ids=ids, class_groups=groups, backend=backend
         )
     if kind == "lvis":
-        lvis_ids = [i + 1 for i in range(len(metadata.thing_classes))]
-        return LVISDetectionEvaluator(metadata.json_file, output_dir, category_ids=lvis_ids, backend=backend)
+        numbers = metadata.get("thing_dataset_id_to_contiguous_id")
+        ids = sorted(numbers, key=numbers.get) if numbers else list(range(1, len(metadata.thing_classes) + 1))
+        read = partial(read_lvis_truth, file, ids, root) if file else of_function
+        return LVISDetectionEvaluator(read, output_dir, category_ids=ids, backend=backend)
     if kind == "custom_img":
         return PredictionWriter(output_dir, "lvis_instances_results.json", range(1, class_count + 1))
     fix = "evaluate on a COCO or LVIS dataset, or on *_custom_img for predictions alone"
     raise user_error(f"DATASETS.TEST {dataset_name}", "a COCO or LVIS dataset", f"evaluator type {kind!r}", fix)
+
+
+def _class_ids(dataset_name: str) -> dict[str, Any]:
+    """Return the category id of each class by name, in the order of the class numbers; names given twice get the id.
+
+    Raises:
+        UserError: a dataset of a function of the user's that does not say what its classes are.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    names = metadata.get("thing_classes")
+    if names is None:
+        fix = "set thing_classes in MetadataCatalog"
+        raise user_error(f"DATASETS.TEST {dataset_name}", "the names of its classes", "none", fix)
+    # As Detectron2: without ids of their own, classes are numbered from 0.
+    numbers = metadata.get("thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))})
+    ids = sorted(numbers, key=numbers.get)
+    counts = Counter(names)
+    return {
+        name if counts[name] == 1 else f"{name} ({number})": number for name, number in zip(names, ids, strict=True)
+    }

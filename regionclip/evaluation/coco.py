@@ -15,6 +15,7 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from numpy.typing import NDArray
 
+from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_truth
 from regionclip.evaluation.predictions import PredictionWriter, Results, for_task, tasks_of
 
 logger = logging.getLogger(__name__)
@@ -31,21 +32,28 @@ COCOEvaluation = tuple[NDArray[np.float64], NDArray[np.float64]]
 """The twelve figures, and the precisions [10 IoU, 101 recall, K classes, 4 areas, 3 limits]; -1 is no value."""
 
 
-def evaluate_with_faster_coco_eval(annotations: str, results: list[dict[str, Any]], task: str) -> COCOEvaluation:
+def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, task: str) -> COCOEvaluation:
     """Evaluate with faster-coco-eval, the same figures in a fraction of the time."""
-    truth = faster_coco_eval.COCO(annotations)
-    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), task)
+    truth = indexed(faster_coco_eval.COCO(), content)
+    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(for_task(results, task)), task)
     return _run(evaluation)
 
 
-def evaluate_with_pycocotools(annotations: str, results: list[dict[str, Any]], task: str) -> COCOEvaluation:
+def evaluate_with_pycocotools(content: dict[str, Any], results: Results, task: str) -> COCOEvaluation:
     """Evaluate with COCO's own implementation."""
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = pycocotools.coco.COCO(annotations)
-        return _run(pycocotools.cocoeval.COCOeval(truth, truth.loadRes(results), task))
+        truth = indexed(pycocotools.coco.COCO(), content)
+        return _run(pycocotools.cocoeval.COCOeval(truth, truth.loadRes(for_task(results, task)), task))
 
 
-BACKENDS: dict[str, Callable[[str, list[dict[str, Any]], str], COCOEvaluation]] = {
+def indexed(truth: Any, content: dict[str, Any]) -> Any:
+    """Return an empty COCO object of either library, filled with a ground truth."""
+    truth.dataset = content
+    truth.createIndex()
+    return truth
+
+
+BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], COCOEvaluation]] = {
     "faster": evaluate_with_faster_coco_eval,
     "official": evaluate_with_pycocotools,
 }
@@ -71,7 +79,7 @@ class COCODetectionEvaluator(PredictionWriter):
 
     def __init__(
         self,
-        annotations: str,
+        annotations: Annotations,
         output_dir: str | Path,
         *,
         class_names: Sequence[str],
@@ -82,7 +90,7 @@ class COCODetectionEvaluator(PredictionWriter):
         """Make an evaluator.
 
         Args:
-            annotations: COCO JSON of the ground truth.
+            annotations: COCO JSON of the ground truth, or what reads its records.
             output_dir: for the files.
             class_names: by contiguous class number, in ascending order of category id.
             category_ids: by contiguous class number.
@@ -90,7 +98,7 @@ class COCODetectionEvaluator(PredictionWriter):
             backend: a key of `BACKENDS`.
         """
         super().__init__(output_dir, "coco_instances_results.json", category_ids)
-        self.annotations = annotations
+        self.read_records = coco_reader(annotations, category_ids)
         self.class_names = list(class_names)
         self.class_groups = dict(class_groups or {})
         self.backend = BACKENDS[backend]
@@ -100,10 +108,11 @@ class COCODetectionEvaluator(PredictionWriter):
         if not results:
             logger.warning("No detections at all: every figure is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
-        return {
-            task: self._metrics_of(*self.backend(self.annotations, for_task(results, task), task), task)
-            for task in tasks_of(results)
-        }
+        records, metrics = self.read_records(), {}
+        for task in tasks_of(results):
+            truth = coco_truth(records, self.category_ids, masks=task == "segm")
+            metrics[task] = self._metrics_of(*self.backend(truth.content, truth.numbered(results), task), task)
+        return metrics
 
     def _metrics_of(self, figures: NDArray[np.float64], precisions: NDArray[np.float64], task: str) -> dict[str, float]:
         metrics = {

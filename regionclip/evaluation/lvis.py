@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,8 @@ import lvis
 import numpy as np
 from numpy.typing import NDArray
 
+from regionclip.evaluation.coco import indexed
+from regionclip.evaluation.ground_truth import Annotations, lvis_reader, lvis_truth
 from regionclip.evaluation.predictions import PredictionWriter, Results, for_task, tasks_of
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,12 @@ _FREQUENCIES = ("r", "c", "f")
 _IOU_50, _IOU_75 = 0, 5
 
 
-def evaluate_with_faster_coco_eval(annotations: str, results: Results, task: str) -> dict[str, float]:
+def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, task: str) -> dict[str, float]:
     """Evaluate with faster-coco-eval, the same figures in a fraction of the time; -1 is no value."""
-    content = _read_truth(annotations, task)
     by_class = defaultdict(list)
     for result in for_task(_checked(content, limit_detections(results, MAX_DETECTIONS)), task):
         by_class[result["category_id"]].append(result)
-    truth = faster_coco_eval.COCO()
-    truth.dataset = content
-    truth.createIndex()
+    truth = indexed(faster_coco_eval.COCO(), content)
     # Classes that lie far apart in the list are as frequent on the whole as any others.
     classes = sorted(truth.getCatIds())
     count = -(-len(classes) // CLASSES_AT_ONCE)
@@ -55,19 +53,10 @@ def evaluate_with_faster_coco_eval(annotations: str, results: Results, task: str
     return _figures(np.stack([precisions[number] for number in classes], axis=2), truth, classes)
 
 
-def _read_truth(annotations: str, task: str) -> dict[str, Any]:
-    content = json.loads(Path(annotations).read_text())
-    annotations_of_all = content.setdefault("annotations", [])  # the test sets have none
-    if task == "bbox":
-        for annotation in annotations_of_all:
-            annotation.pop("segmentation", None)  # most of the memory
-    return content
-
-
 def _precisions(
     truth: faster_coco_eval.COCO, results: list[dict[str, Any]], classes: Sequence[int], task: str
 ) -> NDArray[np.float64]:
-    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), task, lvis_style=True)
+    evaluation = _FasterEvaluation(truth, truth.loadRes(results), task, lvis_style=True)
     evaluation.params.catIds = list(classes)
     objects = (truth.anns[number] for number in truth.getAnnIds(catIds=classes))
     # No other image changes these classes' precision.
@@ -91,19 +80,41 @@ def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, clas
     return {name: float(values.mean()) if values.size else -1.0 for name, values in known.items()}
 
 
-def evaluate_with_lvis(annotations: str, results: Results, task: str) -> dict[str, float]:
+class _FasterEvaluation(faster_coco_eval.COCOeval_faster):
+    """The fast evaluation of LVIS, without its frequency groups, which `_figures` makes."""
+
+    def _prepare_freq_group(self) -> list[list[int]]:
+        return []
+
+
+class _OwnEvaluation(lvis.LVISEval):
+    """LVIS's own evaluation, for classes of unknown frequency too: they are in no frequency group."""
+
+    def _prepare_freq_group(self) -> list[list[int]]:
+        known = [category["frequency"] for category in self.lvis_gt.load_cats(self.params.cat_ids)]
+        return [[i for i, name in enumerate(known) if name == label] for label in _FREQUENCIES]
+
+
+class _Truth(lvis.LVIS):
+    """LVIS's own index of a ground truth that is no file."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.logger = logging.getLogger(lvis.__name__)
+        self.dataset = content
+        self._create_index()
+
+
+def evaluate_with_lvis(content: dict[str, Any], results: Results, task: str) -> dict[str, float]:
     """Evaluate with LVIS's own implementation; -1 is no value."""
-    if "annotations" not in json.loads(Path(annotations).read_text()):  # the test sets, which it cannot open
-        return dict.fromkeys(METRICS, -1.0)
-    truth = lvis.LVIS(annotations)
-    evaluation = lvis.LVISEval(truth, lvis.LVISResults(truth, for_task(results, task), max_dets=MAX_DETECTIONS), task)
+    truth = _Truth(content)
+    evaluation = _OwnEvaluation(truth, lvis.LVISResults(truth, for_task(results, task), max_dets=MAX_DETECTIONS), task)
     with _numpy_float_alias():
         evaluation.run()
     figures = evaluation.get_results()
     return {name: float(figures[name]) for name in METRICS}
 
 
-BACKENDS: dict[str, Callable[[str, Results, str], dict[str, float]]] = {
+BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], dict[str, float]]] = {
     "faster": evaluate_with_faster_coco_eval,
     "official": evaluate_with_lvis,
 }
@@ -127,7 +138,7 @@ def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterat
 
     faster-coco-eval drops them too, but fails before on masks in images that have nothing else.
     """
-    classes = {image["id"]: set(image.get("neg_category_ids", ())) for image in truth["images"]}
+    classes = {image["id"]: set(image["neg_category_ids"]) for image in truth["images"]}
     for annotation in truth["annotations"]:
         classes[annotation["image_id"]].add(annotation["category_id"])
     return (result for result in results if result["category_id"] in classes[result["image_id"]])
@@ -150,11 +161,18 @@ class LVISDetectionEvaluator(PredictionWriter):
     """Writes `lvis_instances_results.json` and returns LVIS's figures in percent."""
 
     def __init__(
-        self, annotations: str, output_dir: str | Path, *, category_ids: Sequence[int], backend: str = "faster"
+        self, annotations: Annotations, output_dir: str | Path, *, category_ids: Sequence[int], backend: str = "faster"
     ) -> None:
-        """Make an evaluator; `category_ids` are the dataset's ids by contiguous class number."""
+        """Make an evaluator.
+
+        Args:
+            annotations: LVIS JSON of the ground truth, or what reads its records.
+            output_dir: for the files.
+            category_ids: the dataset's ids by contiguous class number.
+            backend: a key of `BACKENDS`.
+        """
         super().__init__(output_dir, "lvis_instances_results.json", category_ids)
-        self.annotations = annotations
+        self.read_records = lvis_reader(annotations, category_ids)
         self.backend = BACKENDS[backend]
 
     def metrics(self, results: Results) -> dict[str, Any]:
@@ -162,8 +180,9 @@ class LVISDetectionEvaluator(PredictionWriter):
         if not results:
             logger.warning("No detections at all: every figure is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
-        metrics = {}
+        records, metrics = self.read_records(), {}
         for task in tasks_of(results):
-            figures = self.backend(self.annotations, results, task)
+            truth = lvis_truth(records, self.category_ids, masks=task == "segm")
+            figures = self.backend(truth.content, truth.numbered(results), task)
             metrics[task] = {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
         return metrics

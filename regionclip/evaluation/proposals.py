@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from detectron2.structures import BoxMode
 
+from regionclip.data.annotation_file import id_key, id_order
+from regionclip.evaluation.coco import indexed
+from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_truth
 from regionclip.evaluation.predictions import Prediction, PredictionWriter, Results
 
 LIMITS = (10, 100, 1000)
@@ -36,7 +38,7 @@ class ProposalEvaluator(PredictionWriter):
 
     def __init__(
         self,
-        annotations: str,
+        annotations: Annotations,
         output_dir: str | Path,
         *,
         class_ids: Mapping[str, int],
@@ -46,17 +48,19 @@ class ProposalEvaluator(PredictionWriter):
         """Make an evaluator.
 
         Args:
-            annotations: COCO JSON of the ground truth.
+            annotations: COCO JSON of the ground truth, or what reads its records.
             output_dir: for the files.
             class_ids: category id by class name.
             class_groups: class names by group (`novel`, `base`).
             backend: `faster` or `official`.
         """
         # Proposals have no class: all results are written as the first.
-        super().__init__(output_dir, "coco_instances_results.json", [min(class_ids.values())])
-        self.annotations = annotations
-        groups = {group: {class_ids[name] for name in names} for group, names in (class_groups or {}).items()}
-        self.groups: dict[str, set[int]] = {"": set(class_ids.values()), **{f"-{g}": ids for g, ids in groups.items()}}
+        super().__init__(output_dir, "coco_instances_results.json", [min(class_ids.values(), key=_order)])
+        self.class_ids = list(class_ids.values())
+        self.read_records = coco_reader(annotations, self.class_ids)
+        numbers = {name: i for i, name in enumerate(class_ids, start=1)}
+        groups = {group: {numbers[name] for name in names} for group, names in (class_groups or {}).items()}
+        self.groups: dict[str, set[int]] = {"": set(numbers.values()), **{f"-{g}": ids for g, ids in groups.items()}}
         self.backend = backend
 
     def prediction_of(self, image: dict[str, Any], output: dict[str, Any]) -> Prediction:
@@ -72,20 +76,19 @@ class ProposalEvaluator(PredictionWriter):
 
     def metrics(self, results: Results) -> dict[str, Any]:
         """Return the recalls; NaN for a group without objects, or without any proposal."""
-        content = json.loads(Path(self.annotations).read_text())
+        truth = coco_truth(self.read_records(), self.class_ids)
         figures: dict[str, float] = {}
-        for group, ids in self.groups.items():
-            kept = [annotation for annotation in content["annotations"] if annotation["category_id"] in ids]
-            recalls = self._recalls({**content, "annotations": kept}, results) if kept and results else ()
+        for group, numbers in self.groups.items():
+            kept = [annotation for annotation in truth.content["annotations"] if annotation["category_id"] in numbers]
+            content = {**truth.content, "annotations": kept}
+            recalls = self._recalls(content, truth.numbered(results)) if kept and results else ()
             values = recalls or [float("nan")] * len(LIMITS)
             figures |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
         return {"proposals": figures}
 
     def _recalls(self, content: dict[str, Any], results: Results) -> list[float]:
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = TRUTHS[self.backend]()
-            truth.dataset = content
-            truth.createIndex()
+            truth = indexed(TRUTHS[self.backend](), content)
             evaluation = EVALUATIONS[self.backend](truth, truth.loadRes(list(results)), "bbox")
             evaluation.params.useCats = 0
             evaluation.params.maxDets = list(LIMITS)
@@ -93,3 +96,7 @@ class ProposalEvaluator(PredictionWriter):
             evaluation.accumulate()
             evaluation.summarize()
         return [float(value) * 100 for value in evaluation.stats[_FIRST_RECALL : _FIRST_RECALL + len(LIMITS)]]
+
+
+def _order(category_id: Any) -> tuple[int, int, str]:
+    return id_order(id_key(category_id) or "")

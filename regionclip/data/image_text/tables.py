@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regionclip.data.coco_json import read_annotation_file
+from regionclip.data.annotation_file import read_annotation_file
 from regionclip.data.image_text.pairs import CAPTION_KEYS, Pair, PathPairs
 from regionclip.errors import user_error
 

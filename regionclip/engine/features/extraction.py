@@ -24,7 +24,8 @@ from regionclip.config import check_config, load_config
 from regionclip.config.checks import dataset_problems, find_weights
 from regionclip.data import list_images
 from regionclip.data.given_boxes import boxes_by_picture, read_boxes
-from regionclip.data.loaders import TestMapper, read_records
+from regionclip.data.loaders import TestMapper
+from regionclip.data.registered import read_clean_records
 from regionclip.engine.command import open_folder
 from regionclip.engine.features.formats import Portion, Shards, make_format
 from regionclip.engine.features.index import write_index
@@ -158,8 +159,8 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
     """Return the images as Detectron2's records, by a name that no other has."""
     if not job.dataset:
         return {path.name: {"file_name": str(path)} for path in list_images(cfg.INPUT_DIR)}
-    records = read_records(job.dataset)
-    if not any("annotations" in record for record in records):
+    records = read_clean_records(job.dataset)
+    if not any(record.get("annotations") for record in records):
         annotations = MetadataCatalog.get(job.dataset).get("json_file", "")
         raise user_error(f"--dataset {job.dataset}", "annotated boxes", f"none in {annotations}", "name another")
     root = os.path.commonpath([Path(record["file_name"]).parent for record in records])

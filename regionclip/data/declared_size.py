@@ -1,0 +1,19 @@
+"""The size that annotations say an image has, against the one that its file has."""
+
+from __future__ import annotations
+
+
+def size_problem(declared: tuple[int, int], actual: tuple[int, int]) -> str | None:
+    """Return how boxes in an image of `declared` size contradict an image of `actual` size, or None.
+
+    Args:
+        declared: (height, width) of the image that the boxes were drawn on.
+        actual: (height, width) of the upright image.
+    """
+    if declared == actual:
+        return None
+    (height, width), (actual_height, actual_width) = declared, actual
+    problem = f"{actual_width} x {actual_height} pixels, its annotations say {width} x {height}"
+    if declared == actual[::-1]:
+        problem += ", perhaps of the photo before its EXIF orientation is applied: turn these boxes, or remove the tag"
+    return problem
