@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from regionclip.data.registrations import Registrations
 from regionclip.errors import user_error
 
 TIMEOUT = timedelta(minutes=30)
@@ -117,7 +118,9 @@ def free_port() -> int:
 
 def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
     """Start a process for each place, pass SIGTERM on to them, and exit with the code of the first that fails."""
-    context = mp.start_processes(_process, args=(places, work, args, on_gpu), nprocs=len(places), join=False)
+    # Each process imports the tool, not the script of the user's that registered datasets and called it.
+    arguments = (places, work, args, on_gpu, Registrations.of_this_process())
+    context = mp.start_processes(_process, args=arguments, nprocs=len(places), join=False)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in context.processes:
@@ -132,7 +135,15 @@ def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bo
         sys.exit(error.exit_code)
 
 
-def _process(number: int, places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
+def _process(
+    number: int,
+    places: list[Place],
+    work: Work,
+    args: argparse.Namespace,
+    on_gpu: bool,
+    registrations: Registrations,
+) -> None:
+    registrations.install()
     join(places[number], lambda: work(args), on_gpu=on_gpu)
 
 
