@@ -28,7 +28,7 @@ from regionclip.engine.command import (
 )
 from regionclip.engine.distributed import launch
 from regionclip.engine.features import ExtractionJob, check_extraction, extract_region_features
-from regionclip.engine.features.extraction import PROPOSALS
+from regionclip.engine.features.extraction import PROPOSALS, read_extraction_input
 from regionclip.engine.features.formats import SHARD_KINDS
 from regionclip.modeling import CLIPFastRCNN, build_model, prepare_as_configured
 
@@ -69,6 +69,7 @@ def extract(args: argparse.Namespace) -> int:
         cfg.MODEL.CLIP.BB_RPN_WEIGHTS = None
     check_extraction(cfg, job)
     cfg.freeze()
+    images = read_extraction_input(cfg, job)
     model = cast(CLIPFastRCNN, build_model(cfg))
     clip = cfg.MODEL.CLIP
     # Without class embeddings nothing is classified; regions that are kept need no box deltas.
@@ -77,7 +78,7 @@ def extract(args: argparse.Namespace) -> int:
     allowed = [*args.allow_missing, *unused]
     load_weights(model, cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, trust_pickle=args.trust_pickle, allow_missing=allowed)
     prepare_as_configured(model, cfg)
-    report = extract_region_features(cfg, model, job)
+    report = extract_region_features(cfg, model, job, images)
     if comm.is_main_process():
         for failure in report.failures:
             logger.error("Skipped image %s", failure)

@@ -22,7 +22,7 @@ from regionclip.batch.report import write_report
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
-from regionclip.data.given_boxes import boxes_by_picture
+from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.picture_sources import Frame, PictureFile, count_frames
 from regionclip.data.read_ahead import ReadAhead
@@ -80,7 +80,7 @@ def detect(
     files: Sequence[PictureFile],
     output: Path,
     options: DetectOptions,
-    given_boxes: dict[str, list[Any]] | None = None,
+    given_boxes: dict[str, ImageBoxes] | None = None,
 ) -> DetectReport:
     """Detect on pictures and videos, and write `detections.json` (COCO), drawn pictures and a report.
 
@@ -91,7 +91,7 @@ def detect(
         options: thresholds, and what is written.
         given_boxes: boxes to name in the place of finding some, by file name.
     """
-    boxes = boxes_by_picture(given_boxes, [file.name for file in files]) if given_boxes is not None else None
+    boxes = boxes_by_picture(given_boxes, {file.name: file.path for file in files}) if given_boxes is not None else None
     journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
     finished = {result["image_id"]: result for result in journal.finished()}
     drawn = drawn_names(files)
@@ -326,7 +326,7 @@ def _fingerprint(
     detector: RegionCLIP,
     files: Sequence[PictureFile],
     options: DetectOptions,
-    boxes: dict[str, list[Any]] | None,
+    boxes: dict[str, ImageBoxes] | None,
 ) -> str:
     parts: list[Any] = [regionclip.__version__, detector.identity, asdict(options), boxes]
     parts += [

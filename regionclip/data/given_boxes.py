@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,25 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from regionclip.data.annotation_file import id_key, read_json, unique_images
+from regionclip.data.coco_json import side
+from regionclip.data.declared_size import size_problem
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
+EXPECTED, FIX = "a list of boxes for each picture", "see docs/features.md for the formats"
+
 FRACTIONS_BELOW = 1.5
 """Boxes that are all smaller than so many pixels are fractions of the picture, not pixels."""
+
+
+class ImageBoxes(list[list[float]]):
+    """Boxes xyxy of an image, in the order of their file."""
+
+    def __init__(self, rows: Iterable[list[float]] = (), sizes: Iterable[tuple[int, int]] = ()) -> None:
+        """Take boxes, and the sizes (height, width) that their file says the image has."""
+        super().__init__(rows)
+        self.sizes = set(sizes)
 
 
 def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "boxes") -> Tensor:
@@ -30,10 +44,13 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
         what: where they come from, for messages.
 
     Raises:
-        UserError: another shape, not finite, no area, beside the picture; other orders of the
-            numbers and fractions are named where they are certain.
+        UserError: boxes of an image of another size, another shape, not finite, no area, beside the
+            picture; other orders of the numbers and fractions are named where they are certain.
     """
     height, width = size
+    for declared in boxes.sizes if isinstance(boxes, ImageBoxes) else ():
+        if problem := size_problem(declared, size):
+            raise user_error(what, "boxes of the image as it is", problem, "scale the boxes, or take their image")
     table = _table(boxes, what)
     if not torch.isfinite(table).all():
         row = int((~torch.isfinite(table)).any(dim=1).nonzero()[0])
@@ -60,29 +77,38 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
     return clipped
 
 
-def read_boxes(path: str | Path) -> dict[str, list[Any]]:
+def read_boxes(path: str | Path) -> dict[str, ImageBoxes]:
     """Return the boxes xyxy of pictures, by their file names, from a file.
 
     Understood are JSON `{"picture.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
     `annotations`, whose boxes are x, y, width, height; and npz with an array [N, 4] for each picture.
 
     Raises:
-        UserError: missing or unreadable file, or another format.
+        UserError: missing or unreadable file, another format, or an entry that is no box, by its name.
     """
-    place, fix = resolve_path(path), "see docs/features.md for the formats"
+    place = resolve_path(path)
     if not place.is_file():
         raise user_error(f"boxes {path}", "a JSON or npz file", "no such file", "correct the path")
+    content = _read_arrays(place, path) if place.suffix == ".npz" else read_json(place, what=EXPECTED, fix=FIX)
+    if not isinstance(content, dict):
+        raise user_error(f"boxes {path}", EXPECTED, f"a JSON {type(content).__name__}", FIX)
+    if "images" in content and "annotations" in content:
+        return _from_coco(content, f"boxes {path}")
+    boxes = {}
+    for name, rows in content.items():
+        if not isinstance(rows, list):
+            raise user_error(f"boxes {path}: {name}", "a list of boxes", repr(rows)[:80], FIX)
+        boxes[name] = ImageBoxes(_numbers(row, f"boxes {path}: {name}, row {i}") for i, row in enumerate(rows))
+    return boxes
+
+
+def _read_arrays(place: Path, path: str | Path) -> dict[str, Any]:
     try:
-        if place.suffix == ".npz":
-            with np.load(place, allow_pickle=False) as arrays:
-                return {name: [_numbers(row) for row in arrays[name].tolist()] for name in arrays.files}
-        content = json.loads(place.read_text(encoding="utf-8"))
-        if "images" in content and "annotations" in content:
-            return _from_coco(content)
-        return {str(name): [_numbers(row) for row in rows] for name, rows in content.items()}
+        with np.load(place, allow_pickle=False) as arrays:
+            return {name: arrays[name].tolist() for name in arrays.files}
     except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
         actual = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise user_error(f"boxes {path}", "a list of boxes for each picture", actual, fix) from error
+        raise user_error(f"boxes {path}", EXPECTED, actual, FIX) from error
 
 
 def _table(boxes: ArrayLike | Tensor, what: str) -> Tensor:
@@ -98,47 +124,96 @@ def _table(boxes: ArrayLike | Tensor, what: str) -> Tensor:
     return table
 
 
-def _from_coco(content: dict[str, Any]) -> dict[str, list[Any]]:
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    boxes: dict[str, list[Any]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        x, y, width, height = _numbers(annotation["bbox"])
-        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
-    return dict(boxes)
+def _from_coco(content: dict[str, Any], source: str) -> dict[str, ImageBoxes]:
+    boxes: dict[str, ImageBoxes] = {}
+    of_image: dict[str | None, ImageBoxes] = {}
+    for image in unique_images(content["images"], source):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name.strip():
+            raise user_error(f"{source}: image {image['id']}", "a file_name", repr(name), "write the name of its file")
+        own = of_image[id_key(image["id"])] = boxes.setdefault(name, ImageBoxes())
+        height, width = side(image.get("height")), side(image.get("width"))
+        if height and width:
+            own.sizes.add((height, width))
+    annotations = [] if content["annotations"] is None else content["annotations"]
+    if not isinstance(annotations, list):
+        raise user_error(f"{source}: annotations", "a list", type(annotations).__name__, FIX)
+    for number, annotation in enumerate(annotations):
+        what = f"{source}: annotations[{number}]"
+        if not isinstance(annotation, dict):
+            raise user_error(what, "an annotation", repr(annotation)[:80], "remove it")
+        what += f" (id {annotation['id']})" if "id" in annotation else ""
+        image_id = annotation.get("image_id")
+        if id_key(image_id) not in of_image:
+            raise user_error(what, "the image_id of an image in the file", repr(image_id), "correct or remove it")
+        x, y, *sides = _numbers(annotation.get("bbox"), what)
+        of_image[id_key(image_id)].append([x, y, x + sides[0], y + sides[1]])
+    return {name: own for name, own in boxes.items() if own}
 
 
-def _numbers(row: Any) -> list[float]:
-    if isinstance(row, str | dict) or len(row) != 4:
-        raise ValueError(f"no box: {row}")
-    return [float(number) for number in row]
+def _numbers(row: Any, what: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in row] if isinstance(row, list | tuple) else []
+    except (ValueError, TypeError, OverflowError):
+        numbers = []
+    if len(numbers) != 4:
+        raise user_error(
+            what, "a box of four numbers", "none" if row is None else repr(row)[:80], "correct or remove it"
+        )
+    return numbers
 
 
-def boxes_by_picture(boxes: dict[str, list[Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> dict[str, ImageBoxes]:
     """Return the boxes of each picture by the picture's name; pictures that are not listed have none.
 
     Args:
-        boxes: of `read_boxes`, by whole name, by its last parts, or without ending.
-        names: of the pictures, with sub-folders.
+        boxes: of `read_boxes`, by path, by whole name, by its last parts, or without ending.
+        files: of the pictures, by name with sub-folders.
 
     Raises:
         UserError: boxes of a picture that is not there, or that could belong to several.
     """
     by_end: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        parts = Path(name).parts
-        for start in range(len(parts)):
-            end = "/".join(parts[start:])
+    for name in files:
+        for end in _ends(name):
             by_end[end].add(name)
             by_end[str(Path(end).with_suffix(""))].add(name)
-    result: dict[str, list[Any]] = {name: [] for name in names}
+    by_place = {_place(file): name for name, file in files.items()}
+    result = {name: ImageBoxes() for name in files}
     for key, rows in boxes.items():
-        # A file may name more folders than the run knows of.
-        parts = Path(key).parts
-        ends = ["/".join(parts[start:]) for start in range(len(parts))]
-        found = {key} if key in result else next((by_end[end] for end in ends if end in by_end), set())
+        found = _pictures_of(key, result.keys(), by_place, by_end)
         if len(found) != 1:
             actual = "none" if not found else f"several: {', '.join(sorted(found)[:3])}"
             fix = "correct the name, or write more of its folders" if found else "correct the name, or leave it out"
             raise user_error(f"boxes of {key}", "one picture of this name", actual, fix)
-        result[found.pop()] += rows
+        own = result[found.pop()]
+        own += rows
+        own.sizes |= rows.sizes
     return result
+
+
+def _pictures_of(
+    key: str, names: Collection[str], by_place: Mapping[str, str], by_end: Mapping[str, set[str]]
+) -> set[str]:
+    """Return the names of the pictures that a key of a file of boxes can mean."""
+    if key in names:
+        return {key}
+    path = os.path.normpath(key if "/" in key else key.replace("\\", "/"))  # the second was written on Windows
+    if path in names:
+        return {path}
+    if _place(Path(path)) in by_place:
+        return {by_place[_place(Path(path))]}
+    if Path(path).is_absolute() and Path(path).exists():
+        return set()  # another picture of this machine
+    # A file may name more folders than the run knows of.
+    return next((by_end[end] for end in _ends(path) if end in by_end), set())
+
+
+def _ends(name: str) -> list[str]:
+    """Return the last parts of a path, the longest first."""
+    parts = Path(name).parts
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _place(path: Path) -> str:
+    return os.path.realpath(path)

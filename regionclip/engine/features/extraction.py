@@ -23,7 +23,7 @@ import regionclip
 from regionclip.config import check_config, load_config
 from regionclip.config.checks import dataset_problems, find_weights
 from regionclip.data import list_images
-from regionclip.data.given_boxes import boxes_by_picture, read_boxes
+from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture, read_boxes
 from regionclip.data.loaders import TestMapper
 from regionclip.data.registered import read_clean_records
 from regionclip.engine.command import open_folder
@@ -74,6 +74,16 @@ class ExtractionJob:
         return bool(self.dataset) or self.regions != PROPOSALS
 
 
+@dataclass(frozen=True)
+class ExtractionInput:
+    """The images of a run, and the boxes of a user's."""
+
+    records: dict[str, dict[str, Any]]
+    """Detectron2's records by a name that no other has."""
+    boxes: dict[str, ImageBoxes] | None = None
+    """By the same names, where the regions are those of a file."""
+
+
 @dataclass
 class ExtractionReport:
     """What became of the images."""
@@ -112,17 +122,39 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
         raise UserError(problems)
 
 
-def extract_region_features(cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob) -> ExtractionReport:
+def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
+    """Return the images and boxes of a run, which needs no detector.
+
+    Raises:
+        UserError: no images, or annotations or boxes that cannot be used.
+    """
+    records = _records(cfg, job)
+    if job.regions in (PROPOSALS, GRID):
+        return ExtractionInput(records)
+    files = {name: Path(record["file_name"]) for name, record in records.items()}
+    return ExtractionInput(records, boxes_by_picture(read_boxes(job.regions), files))
+
+
+def extract_region_features(
+    cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob, given: ExtractionInput | None = None
+) -> ExtractionReport:
     """Write the features of all images to OUTPUT_DIR; what is there already stays.
 
     Each process takes its share of the portions, which do not depend on how many there are. See
     `Features` for what is written of an image.
 
+    Args:
+        cfg: config of the detector, OUTPUT_DIR and INPUT_DIR.
+        model: in evaluation mode afterwards.
+        job: which regions, and how they are written.
+        given: of `read_extraction_input`, which is called without.
+
     Raises:
         UserError: no images, or a folder with features of another config or other weights.
     """
-    records = _records(cfg, job)
-    source, select = _source(model, job, list(records)), _selection(cfg, job)
+    given = given or read_extraction_input(cfg, job)
+    records = given.records
+    source, select = _source(model, job, given.boxes), _selection(cfg, job)
     output = Path(cfg.OUTPUT_DIR)
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
@@ -164,7 +196,11 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
         annotations = MetadataCatalog.get(job.dataset).get("json_file", "")
         raise user_error(f"--dataset {job.dataset}", "annotated boxes", f"none in {annotations}", "name another")
     root = os.path.commonpath([Path(record["file_name"]).parent for record in records])
-    return {Path(record["file_name"]).relative_to(root).as_posix(): record for record in records}
+    by_name = {Path(record["file_name"]).relative_to(root).as_posix(): record for record in records}
+    if len(by_name) < len(records):
+        actual = f"{len(records)} images in {len(by_name)} files"
+        raise user_error(f"--dataset {job.dataset}", "a file for each image", actual, "list each file once")
+    return by_name
 
 
 def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
@@ -173,12 +209,12 @@ def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
-def _source(model: CLIPFastRCNN, job: ExtractionJob, names: list[str]) -> ProposalSource:
+def _source(model: CLIPFastRCNN, job: ExtractionJob, boxes: dict[str, ImageBoxes] | None) -> ProposalSource:
+    if boxes is not None:
+        return GivenBoxes(boxes)
     if job.dataset:
         return GroundTruthProposals()
-    if job.regions == PROPOSALS:
-        return model.proposal_source
-    return GridBoxes() if job.regions == GRID else GivenBoxes(boxes_by_picture(read_boxes(job.regions), names))
+    return model.proposal_source if job.regions == PROPOSALS else GridBoxes()
 
 
 def _selection(cfg: CfgNode, job: ExtractionJob) -> Selection:

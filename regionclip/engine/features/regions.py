@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from regionclip.data.given_boxes import check_boxes
+from regionclip.data.given_boxes import ImageBoxes, check_boxes
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.proposals import ImageInput, ProposalSource
 
@@ -26,7 +25,7 @@ the proposal that each belongs to, and further entries."""
 class GivenBoxes:
     """Boxes that a user gives for each picture."""
 
-    def __init__(self, boxes: dict[str, list[Any]]) -> None:
+    def __init__(self, boxes: dict[str, ImageBoxes]) -> None:
         """Make a source of boxes by the `name` of images, in pixels of the original pictures."""
         self.boxes = boxes
 
