@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
+from pycocotools import mask as mask_tools
 from tqdm import tqdm
 
 from regionclip.config.checks import dataset_problems
 from regionclip.data import UnreadableImageError, read_image
+from regionclip.data.annotation_file import id_key, id_order
+from regionclip.data.masks import as_run_lengths, usable_mask
+from regionclip.data.registered import read_records
+from regionclip.engine.results_file import Result, read_results
 from regionclip.errors import UserError, user_error
-from regionclip.files import atomic_write
+from regionclip.files import atomic_write, read_json_file
 
 logger = logging.getLogger(__name__)
-
-Result = dict[str, Any]
-"""One detection in COCO's results format."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,40 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     problems = list(dataset_problems(dataset_name, "--dataset"))
     if problems:
         raise UserError(problems)
-    by_image = _read_results(input_file)
-    records = DatasetCatalog.get(dataset_name)
+    by_image = read_results(input_file, "--input")
+    records = read_records(dataset_name)
     categories = _category_positions(dataset_name)
     _require_known_categories(by_image, categories, input_file, dataset_name)
+    _require_known_images(by_image, records, input_file, dataset_name)
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
     metadata = MetadataCatalog.get(dataset_name)
     failures = []
-    for record in tqdm(records, desc="pictures", unit="picture"):
+    targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
+    for record, target in tqdm(list(zip(records, targets, strict=True)), desc="pictures", unit="picture"):
         try:
             picture = read_image(record["file_name"])
         except UnreadableImageError as error:
             failures.append(str(error))
             continue
-        shown = select_results(by_image.get(record["image_id"], ()), options)
+        shown = select_results(by_image.get(str(id_key(record["image_id"])), ()), options)
         instances = _to_instances(shown, picture.shape[:2], categories)
         drawn = Visualizer(picture, metadata).draw_instance_predictions(instances).get_image()
-        name = Path(record["file_name"])
-        target = f"{name.stem}_ours.jpg" if "ourclip" in input_file else name.name
         _save(Path(output_dir) / target, drawn)
     logger.info("Done: %d pictures, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
     return failures
+
+
+def _targets(records: Sequence[dict[str, Any]], ending: str) -> list[str]:
+    """Return the file that each picture is drawn to: its name, with its folders where two would be the same."""
+    paths = [Path(record["file_name"]) for record in records]
+    names = [f"{path.stem}{ending}" if ending else path.name for path in paths]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    root = os.path.commonpath([path.parent for path in paths])
+    return [
+        (path.relative_to(root).parent / name).as_posix() if name in shared else name
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def select_results(results: Sequence[Result], options: VisualizationOptions) -> list[Result]:
@@ -98,58 +112,54 @@ def _unique(results: Sequence[Result], min_area: float) -> list[Result]:
     return list({tuple(result["bbox"]): result for result in reversed(large)}.values())[::-1]
 
 
-def _read_results(input_file: str) -> dict[int, list[Result]]:
-    path = Path(input_file)
-    if not path.is_file():
-        raise user_error(
-            f"--input {input_file}", "a results file", "no such file", "run tools/train_net.py --eval-only"
-        )
-    by_image: dict[int, list[Result]] = defaultdict(list)
-    try:
-        for result in json.loads(path.read_text()):
-            box, score = [float(value) for value in result["bbox"]], float(result["score"])
-            x, y, width, height = box
-            by_image[result["image_id"]].append({**result, "bbox": [x, y, width, height], "score": score})
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        actual = f"{type(error).__name__}: {error}"
-        raise user_error(
-            f"--input {input_file}", "a list in COCO's results format", actual, "use *_instances_results.json"
-        ) from error
-    return by_image
-
-
 def _require_known_categories(
-    by_image: dict[int, list[Result]], categories: dict[int, int], input_file: str, dataset_name: str
+    by_image: Mapping[str, Sequence[Result]], categories: Mapping[str, int], input_file: str, dataset_name: str
 ) -> None:
     # Own words over own pictures are numbered like LVIS's: the summary beside the results tells.
-    summary = Path(input_file).with_name("metrics.json")
-    counted = json.loads(summary.read_text()).get("classes") if summary.is_file() else None
+    counted = (read_json_file(Path(input_file).with_name("metrics.json")) or {}).get("classes")
     unknown = {r["category_id"] for results in by_image.values() for r in results} - categories.keys()
     if unknown or counted not in (None, len(categories)):
-        actual = f"category {min(unknown)}" if unknown else f"results of a detector with {counted} classes"
+        actual = (
+            f"category {min(unknown, key=id_order)}" if unknown else f"results of a detector with {counted} classes"
+        )
         fix = "name the dataset that the results were made on"
         raise user_error(f"--dataset {dataset_name}", f"results with its {len(categories)} categories", actual, fix)
 
 
-def _category_positions(dataset_name: str) -> dict[int, int]:
-    """Return the contiguous class number by category id."""
+def _require_known_images(
+    by_image: Mapping[str, Sequence[Result]], records: Sequence[dict[str, Any]], input_file: str, dataset_name: str
+) -> None:
+    unknown = by_image.keys() - {id_key(record["image_id"]) for record in records}
+    if unknown and len(unknown) == len(by_image):
+        actual = f"none of the {len(unknown)} images, such as {min(unknown, key=id_order)}"
+        fix = "name the dataset that the results were made on"
+        raise user_error(f"--dataset {dataset_name}", f"images that {input_file} has results of", actual, fix)
+    if unknown:
+        left_out = sum(len(by_image[key]) for key in unknown)
+        logger.warning("%s: %d results of %d unknown images, left out", input_file, left_out, len(unknown))
+
+
+def _category_positions(dataset_name: str) -> dict[str, int]:
+    """Return the contiguous class number by `id_key` of the category id."""
     metadata = MetadataCatalog.get(dataset_name)
     if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
-        return dict(metadata.thing_dataset_id_to_contiguous_id)
+        return {str(id_key(i)): number for i, number in metadata.thing_dataset_id_to_contiguous_id.items()}
     if "lvis" in dataset_name:
-        return {i + 1: i for i in range(len(metadata.thing_classes))}
+        return {str(i + 1): i for i in range(len(metadata.thing_classes))}
     fix = "choose a COCO or LVIS dataset"
     raise user_error(f"--dataset {dataset_name}", "a dataset with category names", "none", fix)
 
 
-def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: dict[int, int]) -> Instances:
+def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: Mapping[str, int]) -> Instances:
     boxes = np.array([result["bbox"] for result in results], dtype=np.float32).reshape(-1, 4)
     instances = Instances(size)
     instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
     instances.scores = np.array([result["score"] for result in results])
     instances.pred_classes = np.array([categories[result["category_id"]] for result in results], dtype=int)
-    if results and all("segmentation" in result for result in results):
-        instances.pred_masks = [result["segmentation"] for result in results]
+    masks = [usable_mask(result.get("segmentation"), size) for result in results]
+    if any(masks):
+        empty = mask_tools.encode(np.zeros(size, np.uint8, order="F"))
+        instances.pred_masks = [as_run_lengths(mask, *size) if mask else empty for mask in masks]
     return instances
 
 
