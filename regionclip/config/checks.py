@@ -306,12 +306,12 @@ def _check_datasets(cfg: CfgNode) -> Iterator[Problem]:
         return
     for name in cfg.DATASETS.TEST:
         yield from dataset_problems(name, "DATASETS.TEST")
-    if not reads_class_names(cfg):
-        for name in set(DatasetCatalog.list()).intersection(cfg.DATASETS.TEST):
-            yield from _check_class_count(cfg, name)
+    for name in set(DatasetCatalog.list()).intersection(cfg.DATASETS.TEST):
+        yield from class_count_problems(cfg, name)
 
 
-def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
+def class_count_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
+    """Yield how the classes of a test set contradict the detector's, as far as they are known."""
     metadata = MetadataCatalog.get(dataset)
     classes = metadata.get("thing_classes")
     if classes is None or metadata.get("evaluator_type") == "custom_img":  # own pictures go with any words
@@ -322,9 +322,9 @@ def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
         return  # reported by the check of the embeddings
     open_set = cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH
     key = "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH" if open_set else "MODEL.ROI_HEADS.NUM_CLASSES"
-    if count == len(classes):
+    if count == len(classes) or reads_class_names(cfg):
         return
-    if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER:
+    if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and (count < len(classes) or _only_proposes(cfg)):
         # A published proposer config tests so; what it is for is not measured.
         logger.warning(
             "%s has %d classes, the detector %d: its figures will mean nothing", dataset, len(classes), count
@@ -332,6 +332,10 @@ def _check_class_count(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     else:
         fix = f"use class embeddings and NUM_CLASSES of {dataset}, or test on the dataset that they belong to"
         yield Problem(key, f"{len(classes)} classes, as in {dataset}", str(count), fix)
+
+
+def _only_proposes(cfg: CfgNode) -> bool:
+    return cfg.MODEL.META_ARCHITECTURE in ("ProposalNetwork", "CLIPProposalNetwork")
 
 
 _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from regionclip.data.annotation_file import read_json
 from regionclip.data.coco_json import load_coco
 from regionclip.data.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
 from regionclip.errors import user_error
@@ -102,11 +102,9 @@ def _restrict(content: dict[str, Any], categories: Categories) -> dict[str, Any]
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        fix = "put the stock COCO 2017 annotations there (datasets/README.md)"
-        raise user_error(str(path), "the stock COCO annotation file", "no such file", fix)
+    fix = "put the stock COCO 2017 annotations there (datasets/README.md)"
+    content = read_json(path, what="the stock COCO annotation file", fix=fix)
     try:
-        content = json.loads(path.read_text())
         names = {category["id"]: category["name"] for category in content["categories"]}
         _ = [(a["image_id"], a["category_id"]) for a in content["annotations"]], content["images"][0]["id"]
     except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -17,11 +17,18 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from regionclip.config.checks import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
+from regionclip.config.checks import (
+    class_count_problems,
+    clip_architecture,
+    dataset_problems,
+    reads_class_names,
+    test_class_count,
+    uses_clip_backbone,
+)
 from regionclip.data import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.inference import InferenceReport, run_inference
 from regionclip.engine.journal import PredictionJournal, fingerprint
-from regionclip.errors import user_error
+from regionclip.errors import UserError, user_error
 from regionclip.evaluation import Prediction, PredictionWriter, build_evaluator
 from regionclip.files import write_json
 from regionclip.modeling import CLIPFastRCNN
@@ -61,7 +68,7 @@ def prepare_evaluation(
     jobs = []
     for name in names:
         output_dir = inference_dir / name if len(names) > 1 else inference_dir
-        records = read_test_records(cfg, name)
+        records = _records(cfg, name)
         journal = None
         if weights:
             journal = PredictionJournal(output_dir, fingerprint(cfg, name, records, weights, allow_missing))
@@ -70,6 +77,28 @@ def prepare_evaluation(
         evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg, name))
         jobs.append(EvaluationJob(name, loader, evaluator, output_dir, journal, finished))
     return jobs
+
+
+def check_test_sets(cfg: CfgNode) -> None:
+    """Read the datasets of DATASETS.TEST, so that a training finds out before it starts.
+
+    Raises:
+        UserError: a dataset cannot be read, or has other classes than the detector.
+    """
+    for name in cfg.DATASETS.TEST:
+        problems = list(dataset_problems(name, "DATASETS.TEST"))
+        if problems:
+            raise UserError(problems)
+        _records(cfg, name)
+
+
+def _records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
+    records = read_test_records(cfg, name)
+    # Only now are the classes known that a dataset of the user's has.
+    problems = list(class_count_problems(cfg, name))
+    if problems:
+        raise UserError(problems)
+    return records
 
 
 def _finished_before(name: str, journal: PredictionJournal | None) -> tuple[list[Prediction], set[int]]:

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from regionclip.config.training_checks import training_problems
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
-from regionclip.engine.evaluate import evaluate, prepare_evaluation
+from regionclip.engine.evaluate import check_test_sets, evaluate, prepare_evaluation
 from regionclip.engine.training import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
 from regionclip.modeling import build_model, prepare_as_configured
@@ -63,6 +63,7 @@ def train(args: argparse.Namespace) -> int:
     problems = list(training_problems(cfg, comm.get_world_size()))
     if problems:
         raise UserError(problems)
+    check_test_sets(cfg)
     trainer = DetectorTrainer(cfg, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     trainer.resume_or_load(resume=args.resume)
     open_output(cfg, args)
