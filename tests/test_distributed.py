@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from regionclip.data.coco_split import BASE_CATEGORIES
 from regionclip.data.loaders import TestMapper
+from regionclip.data.registrations import Registrations
 from regionclip.engine.distributed import Place, first_machine, free_port, join, place_from_environment
 from regionclip.errors import UserError
 from tests.conftest import REPOSITORY, flat
@@ -232,6 +235,69 @@ def test_torchrun_and_num_gpus_start_the_same_run(command, tmp_path):
     assert f"MODEL.WEIGHTS {tmp_path}/launched/model_final.pth" in output
     states = [final_state(tmp_path / name)["model"] for name in ("torchrun", "launched")]
     assert differing(*states) == []
+
+
+OWN_SCRIPT = """
+import runpy
+from detectron2.data import DatasetCatalog
+
+pictures = [{"file_name": "a.png", "image_id": 1}]
+DatasetCatalog.register("own_data", lambda: pictures)
+if __name__ == "__main__":
+    runpy.run_path("tool.py", run_name="__main__")
+"""
+TOOL = """
+import argparse
+import torch.distributed as dist
+from detectron2.data import DatasetCatalog
+from regionclip.engine.distributed import launch
+
+def work(args):
+    print(dist.get_rank(), DatasetCatalog.get("own_data"), flush=True)
+
+if __name__ == "__main__":
+    launch(work, argparse.Namespace(num_machines=1, machine_rank=0, dist_url="auto"), processes=2, on_gpu=False)
+"""
+
+
+def test_datasets_that_a_script_registers_reach_every_process(tmp_path):
+    # As in docs/training.md: a script registers, and runs the tool that starts processes.
+    (tmp_path / "own.py").write_text(OWN_SCRIPT)
+    (tmp_path / "tool.py").write_text(TOOL)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    code, output = run({"args": [sys.executable, "own.py"], "env": environment, "cwd": tmp_path})
+    assert code == 0, output
+    told = [line for line in output.splitlines() if "a.png" in line]
+    assert sorted(told) == [f"{rank} [{{'file_name': 'a.png', 'image_id': 1}}]" for rank in (0, 1)]
+
+
+def test_registrations_arrive_as_they_were():
+    name, pictures = "tests_sent", [{"file_name": "a.png", "image_id": 1}]
+    DatasetCatalog.register(name, lambda: pictures)
+    MetadataCatalog.get(name).set(thing_classes=["thing"])
+    try:
+        sent = pickle.dumps(Registrations.of_this_process())
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        before = DatasetCatalog.list()
+        pickle.loads(sent).install()
+        assert DatasetCatalog.get(name) == pictures
+        assert MetadataCatalog.get(name).thing_classes == ["thing"]
+        assert sorted(DatasetCatalog.list()) == sorted([*before, name])
+    finally:
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+
+
+def test_a_function_that_cannot_be_sent_is_named(caplog):
+    lock = threading.Lock()
+    DatasetCatalog.register("tests_unsendable", lambda: lock)
+    try:
+        with caplog.at_level("WARNING", "regionclip"):
+            assert "tests_unsendable" not in Registrations.of_this_process().functions
+        assert "dataset tests_unsendable stays unknown to the other processes" in caplog.text
+    finally:
+        DatasetCatalog.remove("tests_unsendable")
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_once(command, tmp_path):
