@@ -222,6 +222,25 @@ def test_tables_as_spreadsheets_write_them(tmp_path):
     assert texts == ["one, two", '"open', "closed"]
 
 
+def test_ids_of_captions_may_be_text_and_nothing_is_left_out_without_a_word(tmp_path, caplog):
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    expected = contents(open_pairs(str(path), "COCOCaptions"))
+    for image in content["images"]:
+        image["id"] = str(image["id"])
+    content["annotations"] += [None, {"image_id": 99, "caption": "a stranger"}]
+    content["images"].append(dict(content["images"][0]))
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    with caplog.at_level(logging.WARNING, "regionclip"):
+        assert contents(open_pairs(str(path), "COCOCaptions")) == expected
+    for line in ("annotations without a caption", "captions of unknown images", "images listed twice"):
+        assert f"captions_train2017.json: 1 {line}, left out" in caplog.text
+    content["images"][1]["id"] = "0"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="images: expected an id for each, got 0 for"):
+        open_pairs(str(path), "COCOCaptions")
+
+
 def test_coco_files_with_gaps(tmp_path):
     path = write_coco(tmp_path)
     content = json.loads(path.read_text())

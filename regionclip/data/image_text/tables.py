@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regionclip.data.annotation_file import read_annotation_file
+from regionclip.data.annotation_file import by_id, id_key, read_annotation_file, report_left_out, unique_images
+from regionclip.data.coco_json import image_file
 from regionclip.data.image_text.pairs import CAPTION_KEYS, Pair, PathPairs
 from regionclip.errors import user_error
 
@@ -25,18 +27,26 @@ def read_coco_captions(path: Path) -> PathPairs:
     content = read_annotation_file(path, what="COCO's captions format", fix=fix, key="annotations")
     folder = path.parent.parent / path.stem.removeprefix("captions_")
     folder = folder if folder.is_dir() else path.parent
-    captions: dict[int, list[str]] = {}
+    captions: dict[str | None, list[str]] = {}
+    left_out: Counter[str] = Counter()
     for annotation in content["annotations"]:
-        if isinstance(annotation.get("caption"), str):
-            captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+        if isinstance(annotation, dict) and isinstance(annotation.get("caption"), str):
+            captions.setdefault(id_key(annotation.get("image_id")), []).append(annotation["caption"])
+        else:
+            left_out["annotations without a caption"] += 1
     if not captions:
         raise user_error(str(path), "annotations with captions", "none", fix)
-    images = sorted((i for i in content["images"] if "file_name" in i), key=lambda image: image["id"])
-    return PathPairs(
-        Pair(str(image["id"]), folder / image["file_name"], json.dumps({"captions": captions[image["id"]]}))
-        for image in images
-        if image["id"] in captions
-    )
+    pairs = []
+    for image in by_id(unique_images(content["images"], str(path))):
+        own = captions.pop(id_key(image["id"]), None)
+        if own and "file_name" not in image:
+            left_out["images without a file_name"] += 1
+        elif own:
+            place = Path(image_file(image, str(folder), str(path)))
+            pairs.append(Pair(str(image["id"]), place, json.dumps({"captions": own})))
+    left_out["captions of unknown images"] += sum(map(len, captions.values()))
+    report_left_out(str(path), +left_out)
+    return PathPairs(pairs)
 
 
 def read_table(path: Path) -> PathPairs:
