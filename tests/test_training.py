@@ -475,6 +475,21 @@ def test_classes_of_data_and_detector_have_to_agree(world, tmp_path, caplog):
     assert list(training_problems(training_config(folder, tmp_path, **few)))
 
 
+def test_training_sets_have_to_have_the_same_classes(world, tmp_path):
+    folder, _ = world
+    content = json.loads((folder / "annotations.json").read_text())
+    content["categories"][0]["name"], content["categories"][1]["name"] = "car", "person"
+    (folder / "swapped.json").write_text(json.dumps(content))
+    register_coco_instances("tests_swapped", {}, str(folder / "swapped.json"), str(folder / "pictures"))
+    try:
+        cfg = training_config(folder, tmp_path, DATASETS__TRAIN=f"('{register(folder)}', 'tests_swapped')")
+        with pytest.raises(UserError, match=r"DATASETS\.TRAIN tests_swapped: expected person as class 0, as in"):
+            read_training_records(cfg)
+    finally:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            catalog.remove("tests_swapped")
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_scale_jitter_keeps_boxes_on_their_objects(world, masks):
     folder, _ = world

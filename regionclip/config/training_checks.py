@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -139,3 +140,18 @@ def class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     else:
         # Upstream's LVIS configs do this, for the sake of the region proposal network.
         logger.warning("%s is %d, %s has %d classes: the others will never be seen", key, wanted, dataset, len(classes))
+
+
+def mixed_class_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield how the classes of several training sets contradict each other, as far as they are known."""
+    known = {name: MetadataCatalog.get(name).get("thing_classes") for name in cfg.DATASETS.TRAIN}
+    named = {name: list(classes) for name, classes in known.items() if classes is not None}
+    if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" or not named:
+        return
+    first, wanted = next(iter(named.items()))
+    for name, classes in named.items():
+        if classes != wanted:
+            pairs = itertools.zip_longest(wanted, classes, fillvalue="none")
+            place, (expected, actual) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+            fix = "train on datasets of the same classes in the same order"
+            yield Problem(f"DATASETS.TRAIN {name}", f"{expected} as class {place}, as in {first}", actual, fix)

@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from regionclip.config.checks import LEARN_FROM_PAIRS
-from regionclip.config.training_checks import class_problems
+from regionclip.config.training_checks import class_problems, mixed_class_problems
 from regionclip.data.annotation_file import report_left_out
 from regionclip.data.captions import CaptionMapper, read_pairs, shuffled_groups
 from regionclip.data.cleaning import clean_records
@@ -169,7 +169,7 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
         if cfg.MODEL.LOAD_PROPOSALS:
             dataset = load_proposals_into_dataset(dataset, cfg.DATASETS.PROPOSAL_FILES_TRAIN[number])
         # Detectron2 knows the classes of a dataset of the user's own only now.
-        problems = list(class_problems(cfg, name))
+        problems = [*class_problems(cfg, name), *mixed_class_problems(cfg)]
         if problems:
             raise UserError(problems)
         keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
