@@ -207,7 +207,7 @@ def function():
 
     def register(records, **metadata):
         DatasetCatalog.register(name, lambda: copy.deepcopy(records))
-        MetadataCatalog.get(name).set(evaluator_type="coco", **metadata)
+        MetadataCatalog.get(name).set(**{"evaluator_type": "coco"} | metadata)
         return name
 
     yield register
@@ -226,9 +226,10 @@ def test_a_function_without_a_file_is_its_own_ground_truth(backend, function, tm
     assert json.loads(json.dumps(evaluator.category_ids)) == [0, 1]
 
 
-def test_a_function_has_to_name_its_classes(function, tmp_path):
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_a_function_has_to_name_its_classes(kind, function, tmp_path):
     with pytest.raises(UserError, match="expected the names of its classes, got none"):
-        build_evaluator(get_cfg(), function([record(1)]), tmp_path, 1)
+        build_evaluator(get_cfg(), function([record(1)], evaluator_type=kind), tmp_path, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
         )
     if kind == "lvis":
         numbers = metadata.get("thing_dataset_id_to_contiguous_id")
-        ids = sorted(numbers, key=numbers.get) if numbers else list(range(1, len(metadata.thing_classes) + 1))
+        ids = sorted(numbers, key=numbers.get) if numbers else list(range(1, len(_class_names(dataset_name)) + 1))
         read = partial(read_lvis_truth, file, ids, root) if file else of_function
         return LVISDetectionEvaluator(read, output_dir, category_ids=ids, backend=backend)
     if kind == "custom_img":
@@ -58,20 +59,23 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
 
 
 def _class_ids(dataset_name: str) -> dict[str, Any]:
-    """Return the category id of each class by name, in the order of the class numbers; names given twice get the id.
-
-    Raises:
-        UserError: a dataset of a function of the user's that does not say what its classes are.
-    """
-    metadata = MetadataCatalog.get(dataset_name)
-    names = metadata.get("thing_classes")
-    if names is None:
-        fix = "set thing_classes in MetadataCatalog"
-        raise user_error(f"DATASETS.TEST {dataset_name}", "the names of its classes", "none", fix)
+    """Return the category id of each class by name, in the order of the class numbers; names given twice get the id."""
+    names = _class_names(dataset_name)
     # As Detectron2: without ids of their own, classes are numbered from 0.
-    numbers = metadata.get("thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))})
+    numbers = MetadataCatalog.get(dataset_name).get(
+        "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))}
+    )
     ids = sorted(numbers, key=numbers.get)
     counts = Counter(names)
     return {
         name if counts[name] == 1 else f"{name} ({number})": number for name, number in zip(names, ids, strict=True)
     }
+
+
+def _class_names(dataset_name: str) -> Sequence[str]:
+    """Return the names of the classes; raises `UserError` for a function of a user's that does not say them."""
+    names = MetadataCatalog.get(dataset_name).get("thing_classes")
+    if names is None:
+        fix = "set thing_classes in MetadataCatalog"
+        raise user_error(f"DATASETS.TEST {dataset_name}", "the names of its classes", "none", fix)
+    return names
