@@ -4,13 +4,15 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from regionclip.config import get_cfg
 from regionclip.data import read_test_records
-from regionclip.data.cleaning import clean_test_records
+from regionclip.data.cleaning import clean_records, clean_test_records
 from regionclip.data.lvis import load_lvis
 from regionclip.data.registered import read_records
 from regionclip.errors import UserError
@@ -237,12 +239,38 @@ def test_a_function_has_to_name_its_classes(kind, function, tmp_path):
     [
         ([record(1), record(1, file_name="other.png")], "image 1 for 1.png and for other.png"),
         ([record(1), record(2, image_id=None)], "2.png: expected an image_id, got None"),
+        ([record(1, file_name=None)], "record 0: expected a file_name, got None"),
+        ([record(1, annotations=7)], "annotations of 1.png: expected a list, got int"),
+        ([None], "expected a readable dataset, got TypeError"),
         ([], "AssertionError"),
     ],
 )
 def test_records_of_a_function_need_ids(records, message, function):
     with pytest.raises(UserError, match=message):
         read_records(function(records))
+
+
+ODD_OBJECTS = {
+    "numbers of NumPy": ({"bbox": np.array([10.0, 8, 30, 32]), "category_id": np.int64(0)}, 1),
+    "a tensor": ({"bbox": torch.tensor([10.0, 8, 30, 32])}, 1),
+    "no mode": ({"bbox_mode": None}, 0),
+    "another mode": ({"bbox_mode": "xywh"}, 0),
+    "fractions": ({"bbox_mode": BoxMode.XYXY_REL, "bbox": [0.1, 0.1, 0.5, 0.5]}, 0),
+    "rotated": ({"bbox_mode": BoxMode.XYWHA_ABS, "bbox": [1, 2, 3, 4, 5]}, 0),
+    "a class without a number": ({"category_id": "thing"}, 0),
+    "a crowd of NumPy": ({"iscrowd": np.bool_(True)}, 1),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_OBJECTS)
+def test_objects_of_a_function_are_used_or_counted(odd, function, caplog):
+    changes, kept = ODD_OBJECTS[odd]
+    objects = record(1)["annotations"]
+    image = record(1, annotations=[objects[0] | changes], width=np.int64(96))
+    (cleaned,) = read_test_records(get_cfg(), function([image], thing_classes=["thing"]))
+    assert len(cleaned["annotations"]) == kept
+    trained, _ = clean_records([image], 1)
+    assert len(trained) == (kept and not cleaned["annotations"][0]["iscrowd"])
 
 
 def test_classes_beyond_those_of_a_function_are_left_out(function, caplog):

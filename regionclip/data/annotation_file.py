@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import numbers
 import re
 from collections import Counter
@@ -42,6 +43,15 @@ def id_order(key: str) -> tuple[int, int, str]:
 def by_id(entries: Iterable[Entry], name: str = "id") -> list[Entry]:
     """Return entries by ascending id; each has to have one under `name`."""
     return sorted(entries, key=lambda entry: id_order(id_key(entry[name]) or ""))
+
+
+def side(value: Any) -> int | None:
+    """Return a width or height in pixels, also from text; None for what is none."""
+    try:
+        number = float(value) if isinstance(value, str | numbers.Real) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number > 0 and number.is_integer() else None
 
 
 def read_json(path: str | Path, *, what: str, fix: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from regionclip.data.annotation_file import CLIPPED
+from regionclip.data.annotation_file import CLIPPED, side
 from regionclip.data.images import UnreadableImageError, image_size
 from regionclip.data.masks import mask_problem, usable_mask
 
@@ -90,13 +90,13 @@ def clean_test_records(
 
 def with_size(record: Record) -> Record:
     """Return a copy of a record with `height` and `width`, those of its file where it has none, None without either."""
-    size = record.get("height"), record.get("width")
-    if not all(isinstance(value, int) and value > 0 for value in size):
+    height, width = side(record.get("height")), side(record.get("width"))
+    if height is None or width is None:
         try:
-            size = image_size(record["file_name"]) if "file_name" in record else (None, None)
+            height, width = image_size(record["file_name"]) if "file_name" in record else (None, None)
         except UnreadableImageError:
-            size = None, None
-    return {**record, "height": size[0], "width": size[1]}
+            height = width = None
+    return {**record, "height": height, "width": width}
 
 
 def is_crowd(annotation: Record) -> bool:
@@ -172,6 +172,8 @@ def _class_problem(annotation: Record, num_classes: int | None) -> str | None:
 
 
 def _box_problem(annotation: Record, record: Record) -> str | None:
+    if annotation.get("bbox_mode") not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        return "boxes that are neither XYXY_ABS nor XYWH_ABS"
     try:
         box = _corners(annotation)
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 
-from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations
+from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations, side
 from regionclip.errors import user_error
 
 Record = dict[str, Any]
@@ -87,15 +85,6 @@ def image_file(image: Entry, image_root: str, source: str) -> str:
     if "\\" in name and not place.exists():
         place = Path(image_root, name.replace("\\", "/"))
     return str(place)
-
-
-def side(value: Any) -> int | None:
-    """Return a width or height in pixels, also from text; None for what is none."""
-    try:
-        number = float(value) if isinstance(value, str | numbers.Real) else math.nan
-    except (ValueError, OverflowError):
-        return None
-    return int(number) if number > 0 and number.is_integer() else None
 
 
 def _annotation(annotation: Entry, category: int) -> Record:

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from regionclip.data.annotation_file import id_key, read_json, unique_images
-from regionclip.data.coco_json import side
+from regionclip.data.annotation_file import id_key, read_json, side, unique_images
 from regionclip.data.declared_size import size_problem
 from regionclip.errors import user_error
 from regionclip.files import resolve_path

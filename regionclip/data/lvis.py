@@ -13,8 +13,8 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
-from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations
-from regionclip.data.coco_json import image_file, side
+from regionclip.data.annotation_file import AnnotationFile, Entry, id_key, read_annotations, side
+from regionclip.data.coco_json import image_file
 from regionclip.data.coco_ovd import datasets_root
 from regionclip.errors import user_error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -38,7 +39,7 @@ def read_records(dataset_name: str) -> list[Record]:
     except (ValueError, KeyError, TypeError, IndexError, OSError, AssertionError) as error:
         actual = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise user_error(f"{dataset_name} {annotations_of(dataset_name)}", "a readable dataset", actual, FIX) from error
-    _require_own_ids(records, dataset_name)
+    _check_records(records, dataset_name)
     return records
 
 
@@ -96,10 +97,18 @@ def _stock_lvis(dataset_name: str) -> list[Record]:
     return load_lvis(metadata.json_file, str(metadata.image_root))
 
 
-def _require_own_ids(records: Iterable[Record], dataset_name: str) -> None:
+def _check_records(records: Iterable[Record], dataset_name: str) -> None:
+    """Raise `UserError` for a record without a file, with no list of annotations, or without an id of its own."""
     files: dict[str, Any] = {}
-    for record in records:
-        key, file = id_key(record.get("image_id")), record.get("file_name")
+    for number, record in enumerate(records):
+        file, annotations = record.get("file_name"), record.get("annotations")
+        if not isinstance(file, str | PathLike):
+            fix = "write the path of its file"
+            raise user_error(f"{dataset_name}: record {number}", "a file_name", repr(file), fix)
+        if not isinstance(annotations, list | tuple | None):
+            fix = "write a list of dicts"
+            raise user_error(f"{dataset_name}: annotations of {file}", "a list", type(annotations).__name__, fix)
+        key = id_key(record.get("image_id"))
         if key is None:
             raise user_error(f"{dataset_name}: {file}", "an image_id", repr(record.get("image_id")), OWN_IDS)
         if key in files:
