@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from regionclip.data.annotation_file import CLIPPED, side
@@ -204,4 +205,10 @@ def _corners(annotation: Record) -> list[float]:
     box = [float(value) for value in annotation["bbox"]]
     if len(box) != 4:
         raise ValueError(f"{len(box)} numbers")
-    return BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+        return box
+    # In float32, as Detectron2 converts boxes; a number beyond its range becomes infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = np.array(box, np.float32)
+        corners[2:] += corners[:2]
+    return corners.tolist()

@@ -176,7 +176,7 @@ def _corner_and_size(annotation: Record) -> list[float]:
     box = annotation["bbox"]
     if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
         return box
-    left, top, right, bottom = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    left, top, right, bottom = box
     return [left, top, right - left, bottom - top]
 
 
