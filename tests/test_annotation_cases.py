@@ -18,7 +18,8 @@ from regionclip.errors import UserError
 from regionclip.modeling import build_model
 from regionclip.testing import fill_deterministic
 from tests.annotation_cases import CASES, HEIGHT, WIDTH, write_images
-from tests.conftest import TINY, flat
+from tests.conftest import REPOSITORY, TINY, flat
+from tests.test_command_lines import run  # noqa: F401 - a fixture
 
 ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.yaml"
 FINE_TUNING = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd.yaml"
@@ -153,3 +154,26 @@ def test_user_boxes_are_read_or_refused_by_name(case, images, tmp_path):
                 check_boxes(boxes, size)
         elif case.boxes == 3:
             assert len(check_boxes(boxes, size)) == len(boxes)
+
+
+ON_THE_COMMAND_LINE = {
+    "clean": (0, "Done: 2 images, 0 failed"),
+    "annotation null": (0, "case.json: 1 annotations that are none, left out"),
+    "size before EXIF": (1, "turned.jpg: 64 x 96 pixels, its annotations say 96 x 64"),
+    "category listed twice": (2, "case.json: categories: expected an id for each, got 1 for thing and for thing"),
+    "annotations null": (2, "error: MODEL.CLIP.CROP_REGION_TYPE GT: expected annotated boxes, got none in"),
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_COMMAND_LINE)
+def test_the_command_line_says_it_once(name, run, dataset, options, tested, said, tmp_path):  # noqa: F811
+    torch.save({"model": tested.state_dict()}, tmp_path / "tiny.pth")
+    (case,) = [case for case in CASES if case.name == name]
+    merged = options | {"DATASETS.TEST": f"('{dataset(case)}',)", "MODEL.WEIGHTS": str(tmp_path / "tiny.pth")}
+    merged |= {"MODEL.CLIP.CROP_REGION_TYPE": "GT", "OUTPUT_DIR": str(tmp_path / "out")}
+    code, output = run("train_net.py", "--eval-only", "--config-file", REPOSITORY / ZERO_SHOT, *flat(merged))
+    expected, line = ON_THE_COMMAND_LINE[name]
+    assert code == expected, output
+    assert len([said for said in output.splitlines() if line in said]) == 1
+    assert "Traceback" not in output
+    assert (tmp_path / "out").exists() == (code != 2)
