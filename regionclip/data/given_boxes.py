@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class ImageBoxes(list[list[float]]):
         """Take boxes, and the sizes (height, width) that their file says the image has."""
         super().__init__(rows)
         self.sizes = set(sizes)
+
+    def joined(self, others: ImageBoxes) -> ImageBoxes:
+        """Return these boxes, then others of the same image, with the sizes of both."""
+        return ImageBoxes([*self, *others], self.sizes | others.sizes)
 
 
 def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "boxes") -> Tensor:
@@ -173,39 +177,28 @@ def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) ->
         UserError: boxes of a picture that is not there, or that could belong to several.
     """
     by_end: dict[str, set[str]] = defaultdict(set)
-    for name in files:
+    by_target: dict[str, set[str]] = defaultdict(set)
+    for name, file in files.items():
+        by_target[os.path.realpath(file)].add(name)
         for end in _ends(name):
             by_end[end].add(name)
             by_end[str(Path(end).with_suffix(""))].add(name)
-    by_place = {_place(file): name for name, file in files.items()}
+    by_place = {_absolute(file): {name} for name, file in files.items()}
     result = {name: ImageBoxes() for name in files}
     for key, rows in boxes.items():
-        found = _pictures_of(key, result.keys(), by_place, by_end)
-        if len(found) != 1:
+        path = os.path.normpath(key if "/" in key else key.replace("\\", "/"))  # the second was written on Windows
+        named = {name for name in (key, path) if name in result}
+        found = named or by_place.get(_absolute(path)) or by_target.get(os.path.realpath(path))
+        # A file may name more folders than the run knows of, but not another picture of this machine.
+        if not found and not (Path(path).is_absolute() and Path(path).exists()):
+            found = next((by_end[end] for end in _ends(path) if end in by_end), None)
+        if not found or len(found) > 1:
             actual = "none" if not found else f"several: {', '.join(sorted(found)[:3])}"
             fix = "correct the name, or write more of its folders" if found else "correct the name, or leave it out"
             raise user_error(f"boxes of {key}", "one picture of this name", actual, fix)
-        own = result[found.pop()]
-        own += rows
-        own.sizes |= rows.sizes
+        (name,) = found
+        result[name] = result[name].joined(rows)
     return result
-
-
-def _pictures_of(
-    key: str, names: Collection[str], by_place: Mapping[str, str], by_end: Mapping[str, set[str]]
-) -> set[str]:
-    """Return the names of the pictures that a key of a file of boxes can mean."""
-    if key in names:
-        return {key}
-    path = os.path.normpath(key if "/" in key else key.replace("\\", "/"))  # the second was written on Windows
-    if path in names:
-        return {path}
-    if _place(Path(path)) in by_place:
-        return {by_place[_place(Path(path))]}
-    if Path(path).is_absolute() and Path(path).exists():
-        return set()  # another picture of this machine
-    # A file may name more folders than the run knows of.
-    return next((by_end[end] for end in _ends(path) if end in by_end), set())
 
 
 def _ends(name: str) -> list[str]:
@@ -214,5 +207,5 @@ def _ends(name: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _place(path: Path) -> str:
-    return os.path.realpath(path)
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps `..`
