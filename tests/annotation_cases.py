@@ -322,6 +322,7 @@ CASES = [
     Case("area text", every("annotations", area="480")),
     Case("area NaN", every("annotations", area=math.nan)),
     Case("area 0", every("annotations", area=0)),
+    Case("area infinite", every("annotations", area=math.inf)),
     Case("scores", every("annotations", score=0.5)),
     # Keypoints
     Case("keypoints empty", every("annotations", keypoints=[])),

@@ -51,9 +51,8 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
             picture; other orders of the numbers and fractions are named where they are certain.
     """
     height, width = size
-    for declared in boxes.sizes if isinstance(boxes, ImageBoxes) else ():
-        if problem := size_problem(declared, size):
-            raise user_error(what, "boxes of the image as it is", problem, "scale the boxes, or take their image")
+    if isinstance(boxes, ImageBoxes):
+        _require_size(boxes.sizes, size, what)
     table = _table(boxes, what)
     if not torch.isfinite(table).all():
         row = int((~torch.isfinite(table)).any(dim=1).nonzero()[0])
@@ -78,6 +77,12 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
         expected, actual = f"boxes in the picture of {width} x {height} pixels", str(table[row].tolist())
         raise user_error(f"{what}, row {row}", expected, actual, "remove it, or take the picture it belongs to")
     return clipped
+
+
+def _require_size(sizes: Iterable[tuple[int, int]], size: tuple[int, int], what: str) -> None:
+    for declared in sizes:
+        if problem := size_problem(declared, size):
+            raise user_error(what, "boxes of the image as it is", problem, "scale the boxes, or take their image")
 
 
 def read_boxes(path: str | Path) -> dict[str, ImageBoxes]:

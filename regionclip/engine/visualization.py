@@ -70,7 +70,6 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     _require_known_images(by_image, records, input_file, dataset_name)
     if Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
-    metadata = MetadataCatalog.get(dataset_name)
     failures = []
     targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
     for record, target in tqdm(list(zip(records, targets, strict=True)), desc="pictures", unit="picture"):
@@ -80,9 +79,9 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
             failures.append(str(error))
             continue
         shown = select_results(by_image.get(str(id_key(record["image_id"])), ()), options)
-        instances = _to_instances(shown, picture.shape[:2], categories)
-        drawn = Visualizer(picture, metadata).draw_instance_predictions(instances).get_image()
-        _save(Path(output_dir) / target, drawn)
+        visualizer = Visualizer(picture, MetadataCatalog.get(dataset_name))
+        drawn = visualizer.draw_instance_predictions(_to_instances(shown, picture.shape[:2], categories))
+        _save(Path(output_dir) / target, drawn.get_image())
     logger.info("Done: %d pictures, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
     return failures
 

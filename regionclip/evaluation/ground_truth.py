@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -183,7 +184,7 @@ def _corner_and_size(annotation: Record) -> list[float]:
 def _area(annotation: Record, record: Record) -> float:
     """Return the area of an object in square pixels: what its annotation says, else of its mask, else of its box."""
     area = annotation.get("area")
-    if isinstance(area, int | float) and area > 0:
+    if isinstance(area, int | float) and 0 < area < math.inf:
         return area
     size = record["height"], record["width"]
     mask = usable_mask(annotation.get("segmentation"), size)
