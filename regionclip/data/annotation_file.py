@@ -16,7 +16,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from regionclip.errors import UserError, user_error
+from regionclip.errors import user_error
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def read_json(path: str | Path, *, what: str, fix: str) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except (ValueError, OSError, RecursionError) as error:
-        raise _unreadable(path, what, error, fix) from error
+        actual = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise user_error(str(path), what, actual, fix) from error
 
 
 def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "categories") -> dict[str, Any]:
@@ -86,15 +87,13 @@ def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "c
         UserError: missing file, or another format.
     """
     content = read_json(path, what=what, fix=fix)
-    try:
-        _ = content["images"][0]["id"], content[key][0].keys()
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _unreadable(path, what, error, fix) from error
+    if not isinstance(content, dict):
+        raise user_error(str(path), what, f"a JSON {type(content).__name__}", fix)
+    for name in ("images", key):
+        if not isinstance(content.get(name), list) or not content[name]:
+            actual = "an empty list" if content.get(name) == [] else "none"
+            raise user_error(str(path), f"{what} with a list `{name}`", actual, fix)
     return content
-
-
-def _unreadable(path: str | Path, what: str, error: Exception, fix: str) -> UserError:
-    return user_error(str(path), what, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", fix)
 
 
 @dataclass(frozen=True)
