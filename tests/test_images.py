@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from regionclip.data import UnreadableImageError, read_image
-from regionclip.data.images import image_size
+from regionclip.data.images import IMAGE_ENDINGS, decode_image, image_size, raise_pixel_limit, to_rgb_pixels
+from regionclip.errors import UserError
 
 ORIENTATION = 0x0112
 
@@ -102,18 +103,114 @@ def test_palette_is_looked_up(tmp_path):
     picture.putdata([0, 1, 2, 1])
     expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
     picture.save(tmp_path / "a.png")
-    picture.save(tmp_path / "transparent.png", transparency=1)
     picture.save(tmp_path / "a.gif")
-    for name in ("a.png", "transparent.png", "a.gif"):
+    for name in ("a.png", "a.gif"):
         np.testing.assert_array_equal(read_image(tmp_path / name), expected, err_msg=name)
+    unseen = [[[10, 20, 30], [255, 255, 255]], [[70, 80, 90], [255, 255, 255]]]
+    picture.save(tmp_path / "transparent.png", transparency=1)
+    picture.save(tmp_path / "transparent.gif", transparency=1)
+    for name in ("transparent.png", "transparent.gif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), unseen, err_msg=name)
 
 
-def test_transparency_is_dropped(tmp_path, noise):
+@pytest.mark.parametrize(("matte", "behind"), [("white", 255), ("black", 0), ("#0a0a0a", 10)])
+def test_transparent_pixels_are_blended_as_a_viewer_shows_them(tmp_path, noise, matte, behind):
     alpha = np.random.default_rng(1).integers(0, 256, (20, 30), dtype=np.uint8)
+    alpha[0], alpha[1] = 0, 255
     Image.fromarray(np.dstack([noise, alpha])).save(tmp_path / "rgba.png")
     Image.fromarray(np.dstack([noise[:, :, 0], alpha]), "LA").save(tmp_path / "la.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), noise)
-    np.testing.assert_array_equal(read_image(tmp_path / "la.png"), grey(noise[:, :, 0]))
+    share = alpha[:, :, None] / 255
+    for name, seen in (("rgba.png", noise), ("la.png", grey(noise[:, :, 0]))):
+        decoded = decode_image(tmp_path / name, matte)
+        # Porter and Duff's "over" on an opaque background
+        np.testing.assert_allclose(decoded.pixels, share * seen + (1 - share) * behind, atol=1, err_msg=name)
+        assert decoded.notes == (f"transparent pixels on {matte}",)
+        np.testing.assert_array_equal(to_rgb_pixels(Image.open(tmp_path / name), matte), decoded.pixels)
+    with pytest.raises(UserError, match="matte: expected a color by name or as #rrggbb, got 'glass'"):
+        decode_image(tmp_path / "la.png", "glass")
+
+
+def test_a_color_that_png_calls_transparent_is_blended(tmp_path):
+    Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)).save(tmp_path / "a.png", transparency=(1, 2, 3))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 255, 255], [4, 5, 6]]])
+    Image.fromarray(np.array([[7, 8]], np.uint8)).save(tmp_path / "b.png", transparency=7)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), grey([[255, 8]]))
+
+
+def test_an_alpha_channel_without_a_transparent_pixel_changes_nothing(tmp_path, noise):
+    Image.fromarray(noise).convert("RGBA").save(tmp_path / "a.png")
+    decoded = decode_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(decoded.pixels, noise)
+    assert decoded.notes == ()
+
+
+def test_the_first_of_several_frames_is_read_and_said(tmp_path, noise):
+    frames = [Image.fromarray(noise), Image.fromarray(255 - noise)]
+    for name in ("a.tif", "a.webp", "a.png"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if name == "a.webp" else {})
+        )
+        decoded = decode_image(tmp_path / name)
+        np.testing.assert_array_equal(decoded.pixels, noise, err_msg=name)
+        assert decoded.notes == ("the first of several frames",)
+    # A photo with a second one for the other eye is one picture.
+    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+    assert decode_image(tmp_path / "a.mpo").notes == ()
+
+
+def test_all_that_pillow_decodes_counts_as_an_image(tmp_path, noise):
+    small = Image.fromarray(noise)
+    for ending in (".jfif", ".jpe", ".avif", ".mpo", ".jp2", ".qoi", ".tga", ".dib", ".pnm", ".apng", ".sgi"):
+        assert ending in IMAGE_ENDINGS
+        small.save(tmp_path / f"a{ending}")
+        assert read_image(tmp_path / f"a{ending}").shape == (20, 30, 3)
+    # Formats that Pillow only recognizes, and those that another program decodes
+    assert not IMAGE_ENDINGS & {".h5", ".grib", ".wmf", ".mpg", ".eps", ".pdf", ".txt", ".json"}
+
+
+def test_more_pixels_than_pillow_opens_are_named_with_a_fix(tmp_path, noise, monkeypatch):
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)  # twice as many are opened
+    for read in (read_image, image_size):
+        with pytest.raises(
+            UnreadableImageError, match=r"600 pixels\) exceeds limit of 598.* set REGIONCLIP_MAX_PIXELS"
+        ):
+            read(tmp_path / "a.png")
+    monkeypatch.setenv("REGIONCLIP_MAX_PIXELS", "599")
+    raise_pixel_limit()
+    assert read_image(tmp_path / "a.png").shape == (20, 30, 3)
+    monkeypatch.setenv("REGIONCLIP_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match="REGIONCLIP_MAX_PIXELS: expected a number of pixels above 0, got 'many'"):
+        raise_pixel_limit()
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_of_pillow_that_are_errors_do_not_stop_a_run(tmp_path, noise, monkeypatch):
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(UnreadableImageError, match="600 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_floats_that_round_to_levels_are_pixels(noise):
+    floats = noise.astype(np.float32) / 255
+    np.testing.assert_array_equal(to_rgb_pixels(floats * 1.0000002 + 1e-7), noise)
+    np.testing.assert_array_equal(to_rgb_pixels(np.where(noise == 0, -1e-3, floats)), noise)
+    with pytest.raises(UserError, match=r"expected values in \[0, 1\], got 0 to 1\.01"):
+        to_rgb_pixels(np.full((2, 2, 3), 1.01) * [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "got None: was the file read"),
+        (np.zeros((4, 4, 4), np.uint8), "blend the fourth channel"),
+        ({"image": 1}, "got dict"),
+    ],
+)
+def test_what_is_no_image_is_named(image, message):
+    with pytest.raises(UserError, match=message):
+        to_rgb_pixels(image)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageFile, ImageOps
 from torch import Tensor
 
-from regionclip.errors import user_error
+from regionclip.errors import UserError, user_error
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-"""Endings, in lower case, of the files that count as images in a folder."""
+
+def _endings_that_pillow_decodes() -> frozenset[str]:
+    Image.init()
+    # Pillow names the kind of an MPEG without decoding it, and leaves EPS to a program of its own.
+    decoded = {"MPO"} | (Image.OPEN.keys() - {"MPEG", "EPS"})
+    stubs = {
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    }
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in decoded - stubs)
+
+
+IMAGE_ENDINGS = _endings_that_pillow_decodes()
+"""Endings, in lower case, of the files that count as images in a folder: all that Pillow decodes."""
+
+WHITE = "white"
+"""What shows through transparent pixels unless another color is asked for."""
+
+PIXEL_LIMIT = "REGIONCLIP_MAX_PIXELS"
+"""Environment variable: more pixels than Pillow opens by itself, for command lines."""
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error),  # NotImplementedError is a RuntimeError
-    Image.DecompressionBombError,
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # the second where warnings are errors
 )
-"""What Pillow raises for broken pictures and broken EXIF data."""
+"""What Pillow raises for broken pictures, broken EXIF data, and pictures above its limit of pixels."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L")
 _AMBIGUOUS_MODES = ("I", "F")
@@ -34,62 +55,122 @@ class UnreadableImageError(OSError):
     """A picture cannot be decoded: missing, empty, truncated, or no picture at all."""
 
 
-def read_image(path: str | Path | BinaryIO, channels: str = "RGB") -> NDArray[np.uint8]:
-    """Decode a picture, upright.
+@dataclass(frozen=True)
+class DecodedImage:
+    """The pixels of an image file, and what of the file they leave out."""
 
-    EXIF rotation is applied; greyscale, palette, CMYK and transparent pictures become colour;
-    16-bit greyscale is scaled to 8 bits.
+    pixels: NDArray[np.uint8]
+    """[H, W, 3] in RGB."""
+    notes: tuple[str, ...] = ()
+    """Such as "transparent pixels on white" or "the first of several frames"; usually none."""
+
+
+def decode_image(path: str | Path | BinaryIO, matte: str = WHITE) -> DecodedImage:
+    """Decode an image, upright.
+
+    EXIF rotation is applied; greyscale, palette and CMYK become color; 16-bit greyscale is scaled to
+    8 bits; transparent pixels are blended with `matte`, as a viewer does; of several frames the first is read.
 
     Args:
-        path: picture file, or one opened in binary mode.
-        channels: "RGB" or "BGR".
+        path: image file, or one opened in binary mode.
+        matte: color, by a name or as `#rrggbb`, behind transparent pixels.
 
-    Returns:
-        uint8 [H, W, 3].
+    Raises:
+        UnreadableImageError: the file cannot be decoded.
+        UserError: no such color.
+    """
+    color = _matte_color(matte)
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(_to_rgb(ImageOps.exif_transpose(image), image.format, color))
+            return DecodedImage(pixels, _notes(image, matte))
+    except DECODING_ERRORS as error:
+        raise UnreadableImageError(f"{path}: {_reason(error)}") from error
+
+
+def read_image(path: str | Path | BinaryIO, channels: str = "RGB", matte: str = WHITE) -> NDArray[np.uint8]:
+    """Decode an image as `decode_image` does, and return its pixels, uint8 [H, W, 3].
+
+    Args:
+        path: image file, or one opened in binary mode.
+        channels: "RGB" or "BGR".
+        matte: color behind transparent pixels.
 
     Raises:
         UnreadableImageError: the file cannot be decoded.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
-    except DECODING_ERRORS as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+    pixels = decode_image(path, matte).pixels
     return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor) -> NDArray[np.uint8]:
-    """Return a picture in memory as uint8 [H, W, 3] in RGB.
+def raise_pixel_limit() -> None:
+    """Let Pillow open as many pixels as the environment variable REGIONCLIP_MAX_PIXELS says.
 
-    Args:
-        image: PIL picture (turned upright), array [H, W, 3], [H, W, 1] or [H, W], or tensor
-            [3, H, W]; uint8, or floats in [0, 1].
+    For programs of our own: the limit holds for the whole process.
 
     Raises:
-        UserError: another shape, type or range.
+        UserError: the variable holds no number above 0.
+    """
+    text = os.environ.get(PIXEL_LIMIT, "")
+    if not text:
+        return
+    if not text.isdecimal() or int(text) < 1:
+        raise user_error(PIXEL_LIMIT, "a number of pixels above 0", repr(text), "such as 400000000")
+    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses at twice this number
+
+
+def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE) -> NDArray[np.uint8]:
+    """Return an image in memory as uint8 [H, W, 3] in RGB.
+
+    Args:
+        image: PIL image (turned upright), array [H, W, 3], [H, W, 1] or [H, W], or tensor
+            [3, H, W]; uint8, or floats in [0, 1].
+        matte: color behind transparent pixels of a PIL image.
+
+    Raises:
+        UserError: another shape, type or range, or no such color.
     """
     if isinstance(image, Image.Image):
+        color = _matte_color(matte)
         try:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format))
+            return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format, color))
         except DECODING_ERRORS as error:
-            raise user_error("picture", "one that can be decoded", str(error), "open the file again") from error
+            raise user_error("picture", "one that can be decoded", _reason(error), "open the file again") from error
     if isinstance(image, Tensor):
         image = (image.float() if image.is_floating_point() else image).detach().cpu()
         image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
     pixels = np.asarray(image)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
-        fix = "give an RGB array [H, W, 3] or an RGB tensor [3, H, W]"
-        raise user_error("picture", "an array [H, W, 3] or a tensor [3, H, W]", str(list(np.shape(image))), fix)
+        raise _shape_error(image)
     if np.issubdtype(pixels.dtype, np.floating):
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            actual = f"{pixels.min():g} to {pixels.max():g}"
-            raise user_error("picture of floats", "values in [0, 1]", actual, "divide by 255, or give uint8")
-        pixels = (pixels * 255).round().astype(np.uint8)
+        pixels = _from_floats(pixels)
     if pixels.dtype != np.uint8:
         raise user_error("picture", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
     # A copy: what the caller does to the array later must not change the picture.
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
+
+
+def _shape_error(image: object) -> UserError:
+    shape, fix = list(np.shape(cast(NDArray[Any], image))), "give an RGB array [H, W, 3] or an RGB tensor [3, H, W]"
+    actual = str(shape) if shape else type(image).__name__
+    if image is None:
+        actual, fix = (
+            "None: was the file read?",
+            "give its path, which names what is wrong; cv2.imread returns None then",
+        )
+    elif len(shape) == 3 and 4 in (shape[0], shape[2]):
+        fix = "blend the fourth channel, alpha, with a background; of a PIL picture this is done here"
+    return user_error("picture", "an array [H, W, 3] or a tensor [3, H, W]", actual, fix)
+
+
+def _from_floats(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    # Resizing leaves values a little outside of [0, 1]; those that round to a level are one.
+    levels = (pixels * 255).round() if np.isfinite(pixels).all() else None
+    if levels is None or levels.min() < 0 or levels.max() > 255:
+        actual = f"{pixels.min():.7g} to {pixels.max():.7g}"
+        raise user_error("picture of floats", "values in [0, 1]", actual, "divide by 255, or give uint8")
+    return levels.astype(np.uint8)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -104,11 +185,41 @@ def image_size(path: str | Path) -> tuple[int, int]:
             # Pillow turns the size of a TIFF itself.
             turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
     except DECODING_ERRORS as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+        raise UnreadableImageError(f"{path}: {_reason(error)}") from error
     return (width, height) if turned else (height, width)
 
 
-def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+def _reason(error: Exception) -> str:
+    if not isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return str(error)
+    fix = f"make the picture smaller or cut it into parts, or set {PIXEL_LIMIT} to allow more"
+    return f"{' '.join(str(error).split(',')[0].split())}. Fix: {fix}"
+
+
+def _matte_color(matte: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(matte)
+    except (ValueError, AttributeError) as error:
+        raise user_error("matte", "a color by name or as #rrggbb", repr(matte), "such as white or black") from error
+    return red, green, blue
+
+
+def _notes(image: Image.Image, matte: str) -> tuple[str, ...]:
+    notes = ["the first of several frames"] if _has_frames(image) else []
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        notes.append(f"transparent pixels on {matte}")
+    return tuple(notes)
+
+
+def _has_frames(image: Image.Image) -> bool:
+    # The further pictures of MPO and icons are the same in another size or from another eye.
+    try:
+        return image.format not in ("MPO", "ICO", "ICNS", "CUR") and getattr(image, "is_animated", False)
+    except (*DECODING_ERRORS, EOFError):
+        return False  # what comes after the first is damaged
+
+
+def _to_rgb(image: Image.Image, file_format: str | None, matte: tuple[int, int, int]) -> Image.Image:
     is_sixteen_bit = image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and file_format in _SIXTEEN_BIT_FORMATS)
     if image.mode in _AMBIGUOUS_MODES and not is_sixteen_bit:
         raise ValueError("32-bit pixels, whose range no file states; convert the picture to 8 or 16 bits")
@@ -116,4 +227,6 @@ def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         # Pillow's own conversion would clip everything above 255 to white.
         values = np.asarray(image, dtype=np.uint16)
         image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*matte, 255)), image.convert("RGBA"))
     return image.convert("RGB")
