@@ -33,7 +33,7 @@ from regionclip.clip.vocabulary import Classifier, Vocabulary
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.config import load_config
 from regionclip.data.given_boxes import check_boxes
-from regionclip.data.images import read_image, to_rgb_pixels
+from regionclip.data.images import WHITE, read_image, to_rgb_pixels
 from regionclip.data.loaders import TestMapper
 from regionclip.detections import Detections
 from regionclip.engine.encoded_image import EncodedImage, picture_key, require_text_classifier, text_predictor
@@ -207,18 +207,19 @@ class RegionCLIP:
         self._vocabulary = vocabulary
         return vocabulary
 
-    def set_image(self, image: Picture | EncodedImage) -> None:
+    def set_image(self, image: Picture | EncodedImage, *, matte: str = WHITE) -> None:
         """Take a picture; it is encoded by the first `predict`, and not again while it is remembered.
 
         Args:
             image: file (upright by its EXIF data), PIL picture, array [H, W, 3] or [H, W] in RGB or
                 grey, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or what `prepare_image` gave.
+            matte: color, by a name or as `#rrggbb`, behind transparent pixels of a file or PIL picture.
 
         Raises:
             UnreadableImageError: a file that is no picture.
             UserError: an array that is no picture.
         """
-        prepared = image if isinstance(image, EncodedImage) else self.prepare_image(image)
+        prepared = image if isinstance(image, EncodedImage) else self.prepare_image(image, matte=matte)
         if prepared.model is not self.model:
             raise user_error("picture", "one that this detector prepared", "another's", "call its prepare_image")
         self._images.setdefault(prepared.key, prepared)
@@ -226,12 +227,12 @@ class RegionCLIP:
         while len(self._images) > self._cached_images:
             self._images.popitem(last=False)
 
-    def prepare_image(self, image: Picture) -> EncodedImage:
+    def prepare_image(self, image: Picture, *, matte: str = WHITE) -> EncodedImage:
         """Read and resize a picture for `set_image`, which then has nothing to do; other threads can call this.
 
         Arguments and errors are those of `set_image`. A picture that is remembered is returned as it is.
         """
-        pixels = read_image(image) if isinstance(image, str | Path) else to_rgb_pixels(image)
+        pixels = read_image(image, matte=matte) if isinstance(image, str | Path) else to_rgb_pixels(image, matte)
         key = picture_key(pixels)
         return self._images.get(key) or EncodedImage(self.model, pixels, self._mapper, key)
 

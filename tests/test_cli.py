@@ -105,6 +105,59 @@ def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, de
     assert "1 failed" in output
 
 
+def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeypatch):
+    for name in ("._a.jpg", ".ipynb_checkpoints/a.jpg", "notes.txt", "b.heic"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes(b"no picture")
+    (pictures / "gone.jpg").symlink_to("nowhere.jpg")
+    options = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    code, output, error = command("detect", "photos", *options)
+    assert code == 0, error
+    line = (
+        "Done: 4 pictures, .*, 0 failed; left out: 2 hidden, 1 broken links, 2 of other endings \\(.heic 1, .txt 1\\);"
+    )
+    assert re.search(line, output)
+    reasons = {"hidden": 2, "broken links": 1, "ending .txt": 1, "ending .heic": 1}
+    assert last_json(output)["left_out"] == reasons
+    _, output, _ = command("detect", "photos/*", *options)  # patterns see no hidden files
+    assert last_json(output)["left_out"] == {"folders": 1, "broken links": 1, "ending .txt": 1, "ending .heic": 1}
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffphotos/a.jpg\nphotos/._a.jpg\n"))
+    code, output, error = command("detect", "-", *options)
+    assert code == 0, error
+    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/a.jpg"]
+    assert last_json(output)["left_out"] == {"hidden": 1}
+
+
+def test_transparent_pixels_are_blended_and_said(command, detector_folder, tmp_path):
+    pixels = np.asarray(Image.open(PHOTOS[0]).convert("RGB"))
+    seen = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    seen[:, seen.shape[1] // 2 :, 3] = 0
+    Image.fromarray(seen).save(tmp_path / "a.png")
+    for name, color in (("white.png", 255), ("black.png", 0)):
+        flat = pixels.copy()
+        flat[:, flat.shape[1] // 2 :] = color
+        Image.fromarray(flat).save(tmp_path / name)
+    options = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    for matte, more in (("white", ()), ("black", ("--matte", "black"))):
+        _, output, _ = command("detect", "a.png", f"{matte}.png", *options, *more)
+        blended, flat = last_json(output)["pictures"]
+        assert blended["detections"] == flat["detections"] != []
+        assert blended["notes"] == [f"transparent pixels on {matte}"]
+        assert f"1 read with transparent pixels on {matte};" in output
+        assert "notes" not in flat
+    assert "matte: expected a color" in command("detect", "a.png", *options, "--matte", "glass")[2]
+
+
+def test_the_folder_of_the_pictures_is_no_folder_for_results(command, pictures, detector_folder):
+    options = ("--words", "cat, dog", "--model", detector_folder, "--output")
+    (pictures.parent / "link").symlink_to("photos")
+    for output, actual in (("photos", "the same"), ("link", "the same"), (".", "a folder around it")):
+        code, _, error = command("detect", "photos", *options, output)
+        assert code == 2
+        assert f"output {output}: expected another folder than that of the pictures, photos, got {actual}" in error
+    assert not (pictures / "detections.json").exists()
+
+
 def test_names_come_from_patterns_and_standard_input(command, pictures, detector_folder, monkeypatch):
     words = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
     _, output, _ = command("detect", "photos/*.jpg", "photos/a.jpg", *words)

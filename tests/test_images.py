@@ -152,7 +152,7 @@ def test_the_first_of_several_frames_is_read_and_said(tmp_path, noise):
         )
         decoded = decode_image(tmp_path / name)
         np.testing.assert_array_equal(decoded.pixels, noise, err_msg=name)
-        assert decoded.notes == ("the first of several frames",)
+        assert decoded.notes == ("the first of several frames only",)
     # A photo with a second one for the other eye is one picture.
     frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
     assert decode_image(tmp_path / "a.mpo").notes == ()

@@ -23,7 +23,7 @@ from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
 from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture
-from regionclip.data.images import UnreadableImageError
+from regionclip.data.images import WHITE, UnreadableImageError
 from regionclip.data.picture_sources import Frame, PictureFile, count_frames
 from regionclip.data.read_ahead import ReadAhead
 from regionclip.detections import Detections
@@ -62,6 +62,8 @@ class DetectOptions:
     """Write a page to look through."""
     batch: int = 1
     """Pictures that are encoded at once. Several are padded to the largest, which moves their finds a little."""
+    matte: str = WHITE
+    """Color behind transparent pixels."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ def detect(
         options: thresholds, and what is written.
         given_boxes: boxes to name in the place of finding some, by file name.
     """
+    files = [replace(file, matte=options.matte) for file in files]
     boxes = boxes_by_picture(given_boxes, {file.name: file.path for file in files}) if given_boxes is not None else None
     journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
     finished = {result["image_id"]: result for result in journal.finished()}
@@ -292,6 +295,8 @@ def _as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections
     result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
     if file.is_video:
         result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
+    if frame.notes:
+        result["notes"] = list(frame.notes)
     result |= {"width": found.image_size[1], "height": found.image_size[0], "detections": []}
     for row, name in enumerate(found.names):
         entry: dict[str, Any] = {

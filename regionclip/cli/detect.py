@@ -15,6 +15,7 @@ from regionclip.cli import options as shared
 if TYPE_CHECKING:
     from regionclip import RegionCLIP
     from regionclip.batch import DetectReport
+    from regionclip.data.image_listing import LeftOut
 
 SHOWN_PICTURES, SHOWN_ROWS = 10, 10
 """Pictures whose finds are printed, and rows of each."""
@@ -45,6 +46,7 @@ def detect(
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures encoded at once; more than 1 is for GPUs, and moves finds a little.")
     ] = 1,
+    matte: Annotated[str, typer.Option(help="Color behind transparent pixels, such as black or #808080.")] = "white",
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
     pictures: Annotated[bool, typer.Option(help="Draw what was found.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
@@ -81,11 +83,15 @@ def run(args: Namespace) -> int:
     from regionclip.batch import DetectOptions
     from regionclip.batch import detect as detect_all
     from regionclip.data.given_boxes import read_boxes
+    from regionclip.data.image_listing import LeftOut
+    from regionclip.data.images import require_color
     from regionclip.data.picture_sources import find_pictures
     from regionclip.engine.command import DONE, SOME_FAILED, open_folder
     from regionclip.predictor import require_limits
 
-    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else (), args.output)
+    require_color(args.matte)
+    left_out = LeftOut()
+    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
     detector = shared.load_detector(
         args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
@@ -93,12 +99,13 @@ def run(args: Namespace) -> int:
     choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
-        threshold, args.topk, args.top_words, args.per_class, args.every, args.pictures, args.report, args.batch
+        *(threshold, args.topk, args.top_words, args.per_class, args.every),
+        *(args.pictures, args.report, args.batch, args.matte),
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     open_folder(args.output)
     found = detect_all(detector, files, args.output, options, given)
-    show(found, args.output, with_page=args.report, as_json=args.as_json)
+    show(found, left_out, args.output, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
 
 
@@ -125,8 +132,8 @@ def choose_words(
     detector.set_vocabulary(chosen, background=others, options=options)
 
 
-def show(found: DetectReport, output: Path, *, with_page: bool, as_json: bool) -> None:
-    """Print what was found: a table, the pictures that failed, counts, and where everything is."""
+def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: bool, as_json: bool) -> None:
+    """Print what was found: a table, the pictures that failed, counts, what was left out, and where everything is."""
     from tabulate import tabulate
 
     from regionclip.batch.detect import REPORT_FILE, RESULTS_FILE
@@ -146,8 +153,12 @@ def show(found: DetectReport, output: Path, *, with_page: bool, as_json: bool) -
         print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
     resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
     summary = f"{len(found.results)} pictures{resumed}, {counts.total()} finds, {len(found.failures)} failed"
+    notes = Counter(note for result in found.results for note in result.get("notes", ()))
+    summary += f"; left out: {left_out}" if left_out else ""
+    summary += "".join(f"; {count} read with {note}" for note, count in notes.items())
     page = f", page to look through: {output / REPORT_FILE}" if with_page else ""
     print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
     if as_json:
         pictures = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]
-        shared.print_json({"output": output, "failures": found.failures, "pictures": pictures})
+        content = {"output": output, "failures": found.failures, "left_out": left_out, "pictures": pictures}
+        shared.print_json(content)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
+from regionclip.data.image_listing import LeftOut, files_in_folder
 from regionclip.data.images import IMAGE_ENDINGS, UnreadableImageError, image_size
 from regionclip.data.lvis import ANNOTATION_FILES
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = "./datasets/custom_images"
 """Default of the config key INPUT_DIR."""
@@ -37,7 +42,7 @@ def use_custom_image_folder(folder: str | Path) -> None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files directly in `folder`, sorted by name; other files and sub-folders are left out.
+    """Return the image files directly in `folder`, sorted by name; what is left out is counted in the log, once.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -45,11 +50,19 @@ def list_images(folder: str | Path) -> list[Path]:
     found = resolve_path(folder)
     if not found.is_dir():
         raise user_error(f"INPUT_DIR {folder}", "a folder of images", "no such folder", "create it or set INPUT_DIR")
-    images = sorted(path for path in found.iterdir() if path.is_file() and path.suffix.lower() in IMAGE_ENDINGS)
+    left_out = LeftOut()
+    images = files_in_folder(found, IMAGE_ENDINGS, left_out, recursive=False)
     if not images:
-        endings = ", ".join(sorted(IMAGE_ENDINGS))
-        raise user_error(f"INPUT_DIR {folder}", f"files ending in {endings}", "none", "put images there")
+        endings, actual = ", ".join(sorted(IMAGE_ENDINGS)), f"none; left out: {left_out}" if left_out else "none"
+        raise user_error(f"INPUT_DIR {folder}", f"files ending in {endings}", actual, "put images there")
+    if left_out:
+        _say_once(f"INPUT_DIR {folder}: left out {left_out}")
     return images
+
+
+@lru_cache
+def _say_once(line: str) -> None:
+    logger.info(line)
 
 
 def load_custom_images(folder: str | Path) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class DecodedImage:
     pixels: NDArray[np.uint8]
     """[H, W, 3] in RGB."""
     notes: tuple[str, ...] = ()
-    """Such as "transparent pixels on white" or "the first of several frames"; usually none."""
+    """Such as "transparent pixels on white" or "the first of several frames only"; usually none."""
 
 
 def decode_image(path: str | Path | BinaryIO, matte: str = WHITE) -> DecodedImage:
@@ -79,7 +79,7 @@ def decode_image(path: str | Path | BinaryIO, matte: str = WHITE) -> DecodedImag
         UnreadableImageError: the file cannot be decoded.
         UserError: no such color.
     """
-    color = _matte_color(matte)
+    color = require_color(matte)
     try:
         with Image.open(path) as image:
             pixels = np.array(_to_rgb(ImageOps.exif_transpose(image), image.format, color))
@@ -101,6 +101,15 @@ def read_image(path: str | Path | BinaryIO, channels: str = "RGB", matte: str = 
     """
     pixels = decode_image(path, matte).pixels
     return pixels if channels == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def require_color(matte: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a color by name or as `#rrggbb`; raises `UserError` where it is none."""
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(matte)
+    except (ValueError, AttributeError) as error:
+        raise user_error("matte", "a color by name or as #rrggbb", repr(matte), "such as white or black") from error
+    return red, green, blue
 
 
 def raise_pixel_limit() -> None:
@@ -131,7 +140,7 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE
         UserError: another shape, type or range, or no such color.
     """
     if isinstance(image, Image.Image):
-        color = _matte_color(matte)
+        color = require_color(matte)
         try:
             return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format, color))
         except DECODING_ERRORS as error:
@@ -196,16 +205,8 @@ def _reason(error: Exception) -> str:
     return f"{' '.join(str(error).split(',')[0].split())}. Fix: {fix}"
 
 
-def _matte_color(matte: str) -> tuple[int, int, int]:
-    try:
-        red, green, blue, *_ = ImageColor.getrgb(matte)
-    except (ValueError, AttributeError) as error:
-        raise user_error("matte", "a color by name or as #rrggbb", repr(matte), "such as white or black") from error
-    return red, green, blue
-
-
 def _notes(image: Image.Image, matte: str) -> tuple[str, ...]:
-    notes = ["the first of several frames"] if _has_frames(image) else []
+    notes = ["the first of several frames only"] if _has_frames(image) else []
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         notes.append(f"transparent pixels on {matte}")
     return tuple(notes)

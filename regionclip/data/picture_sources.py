@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionclip.data.images import IMAGE_ENDINGS, UnreadableImageError, read_image
+from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, once
+from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
 from regionclip.errors import user_error
 
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
@@ -31,6 +32,8 @@ class PictureFile:
 
     path: Path
     name: str
+    matte: str = WHITE
+    """Color behind its transparent pixels."""
 
     @property
     def is_video(self) -> bool:
@@ -48,9 +51,13 @@ class Frame:
     """Of the frame in its video."""
     seconds: float = 0.0
     """When it comes in its video."""
+    notes: tuple[str, ...] = ()
+    """What the pixels leave out of a picture file; see `DecodedImage`."""
 
 
-def find_pictures(inputs: Sequence[str], lines: Iterable[str] = (), output: Path | None = None) -> list[PictureFile]:
+def find_pictures(
+    inputs: Sequence[str], lines: Iterable[str] = (), output: Path | None = None, left_out: LeftOut | None = None
+) -> list[PictureFile]:
     """Return the pictures and videos that are named, each once, in the order of the inputs.
 
     Args:
@@ -58,13 +65,15 @@ def find_pictures(inputs: Sequence[str], lines: Iterable[str] = (), output: Path
             for the names in `lines`.
         lines: what standard input holds: files, which are looked for when their turn comes.
         output: folder of results, whose pictures are not found by folder or pattern.
+        left_out: gets what folders, patterns and lists hold beside.
 
     Raises:
-        UserError: nothing there, or a file that is neither picture nor video by its ending.
+        UserError: nothing there, a file that is neither picture nor video by its ending, or nothing but results.
     """
+    left_out = LeftOut() if left_out is None else left_out
     paths: dict[Path, Path] = {}
     for name in inputs:
-        for path in _expand(name, lines, output):
+        for path in _expand(name, lines, output, left_out):
             paths.setdefault(_absolute(path), path)
     if not paths:
         raise user_error("pictures", "at least one", "none", "name files, folders or patterns")
@@ -79,7 +88,8 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
         UnreadableImageError: the file cannot be decoded; of a damaged video, after the frames that can.
     """
     if not file.is_video:
-        yield Frame(read_image(file.path))
+        image = decode_image(file.path, file.matte)
+        yield Frame(image.pixels, notes=image.notes)
         return
     video = cv2.VideoCapture(str(file.path))
     try:
@@ -117,23 +127,50 @@ def count_frames(file: PictureFile, every: int = 1) -> int:
     return max(-(-count // every), 0)
 
 
-def _expand(name: str, lines: Iterable[str], output: Path | None) -> list[Path]:
+def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: LeftOut) -> list[Path]:
     if name == STANDARD_INPUT:
-        return [Path(line.rstrip("\r\n")) for line in lines if line.strip()]
+        return _listed(lines, left_out)
     path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
     if path.is_file():
         if path.suffix.lower() not in known:
             raise user_error(name, f"a file ending in {', '.join(sorted(known))}", path.suffix or "none", "convert it")
         return [path]
-    fix = "correct the path; patterns belong in quotes"
-    matches = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    found = sorted(match for match in matches if match.is_file() and match.suffix.lower() in known)
-    if output is not None:
-        found = [match for match in found if not _absolute(match).is_relative_to(_absolute(output))]
+    if path.is_dir():
+        if output is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
+            expected, fix = f"another folder than that of the pictures, {name}", f"name another, such as {path}/found"
+            actual = "the same" if path.samefile(output) else "a folder around it"
+            raise user_error(f"output {output}", expected, actual, fix)
+        found = files_in_folder(path, known, left_out, without=output)
+    else:
+        found = _matches(path, known, output, left_out)
     if not found:
         actual = "a folder without" if path.is_dir() else "no such file"
-        raise user_error(name, "pictures or videos", actual, fix)
+        actual += f" (left out: {left_out})" if left_out else ""
+        raise user_error(name, "pictures or videos", actual, "correct the path; patterns belong in quotes")
     return found
+
+
+def _listed(lines: Iterable[str], left_out: LeftOut) -> list[Path]:
+    listed = [Path(line.removeprefix("\ufeff").rstrip("\r\n")) for line in lines if line.strip("\ufeff \r\n")]
+    companions = [path for path in listed if path.name.startswith("._")]  # of macOS, in any list that `find` makes
+    left_out.update({"hidden": len(companions)} if companions else {})
+    return [path for path in listed if path not in companions]
+
+
+def _matches(pattern: Path, known: Collection[str], output: Path | None, left_out: LeftOut) -> list[Path]:
+    found = []
+    for match in map(Path, glob.glob(str(pattern), recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if match.is_dir():
+            left_out.update({} if "**" in pattern.parts else {"folders": 1})
+        elif output is not None and _absolute(match).is_relative_to(_absolute(output)):
+            left_out["in the folder of results"] += 1
+        elif match.suffix.lower() not in known:
+            left_out[ENDING + (match.suffix.lower() or "none")] += 1
+        elif match.is_file():
+            found.append(match)
+        else:
+            left_out["broken links"] += 1
+    return once(found)
 
 
 def _absolute(path: Path) -> Path:

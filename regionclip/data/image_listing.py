@@ -1,0 +1,118 @@
+"""Looking through folders for files: what is there, and what is left out and why."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+"""Folders that archives of macOS and network disks fill with companions of the files beside them."""
+
+ENDING = "ending "
+"""Begins the reason of a file that has another ending."""
+
+
+class LeftOut(Counter[str]):
+    """How many entries a search has left out, by reason."""
+
+    def __str__(self) -> str:
+        """Return one line, such as `2 hidden, 3 of other endings (.txt 2, none 1)`; empty where there are none."""
+        endings = {key.removeprefix(ENDING): count for key, count in self.items() if key.startswith(ENDING)}
+        parts = [f"{count} {reason}" for reason, count in self.items() if not reason.startswith(ENDING)]
+        if endings:
+            details = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))
+            parts.append(f"{sum(endings.values())} of other endings ({details})")
+        return ", ".join(parts)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is not meant to be seen: `.git`, `._photo.jpg`, `@eaDir`."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def files_in_folder(
+    folder: Path,
+    endings: Collection[str],
+    left_out: LeftOut,
+    *,
+    recursive: bool = True,
+    without: Path | None = None,
+) -> list[Path]:
+    """Return the files of a folder, sorted; linked folders are followed once, so that loops end.
+
+    Args:
+        folder: where to look.
+        endings: of the files that are wanted, in lower case, with the dot.
+        left_out: gets what is passed over.
+        recursive: look into sub-folders.
+        without: a sub-folder that is not looked into.
+    """
+    search = _Search(endings, left_out, without)
+    folders, links = deque([folder]), deque[Path]()
+    while folders or links:
+        # Linked folders last, so that what can be reached without a link keeps its plain name.
+        place = (folders or links).popleft()
+        if not search.enter(place):
+            continue
+        for path in search.sub_folders(place):
+            if recursive:
+                (links if path.is_symlink() else folders).append(path)
+            else:
+                left_out["sub-folders"] += 1
+    return sorted(search.found)
+
+
+class _Search:
+    def __init__(self, endings: Collection[str], left_out: LeftOut, without: Path | None) -> None:
+        self.endings, self.left_out = endings, left_out
+        self.without = None if without is None else os.path.realpath(without)
+        self.found: list[Path] = []
+        self._entered: set[tuple[int, int]] = set()
+
+    def enter(self, folder: Path) -> bool:
+        """Return whether to look into a folder, which is done once."""
+        state = folder.stat()
+        identity = state.st_dev, state.st_ino
+        if os.path.realpath(folder) == self.without:
+            self.left_out["folder of results"] += 1
+            return False
+        if identity in self._entered:
+            self.left_out["linked folders that were looked into before"] += 1
+            return False
+        self._entered.add(identity)
+        return True
+
+    def sub_folders(self, folder: Path) -> list[Path]:
+        """Note the files of a folder, and return its folders."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            self.left_out["folders that cannot be opened"] += 1
+            return []
+        folders = []
+        for entry in entries:
+            path = folder / entry.name
+            if is_hidden(entry.name):
+                self.left_out["hidden"] += 1
+            elif entry.is_symlink() and not path.exists():
+                self.left_out["broken links"] += 1
+            elif entry.is_dir():
+                folders.append(path)
+            elif not entry.is_file():
+                self.left_out["neither files nor folders"] += 1
+            elif path.suffix.lower() in self.endings:
+                self.found.append(path)
+            else:
+                self.left_out[ENDING + (path.suffix.lower() or "none")] += 1
+        return folders
+
+
+def once(paths: Iterable[Path]) -> list[Path]:
+    """Return files sorted, of those that links make one, the one whose folder is reached without a link."""
+    kept: dict[str, Path] = {}
+    by_link = {path: os.path.realpath(path.parent) for path in paths}
+    for path in sorted(by_link, key=lambda path: (by_link[path] != os.path.abspath(path.parent), path)):  # noqa: PTH100 - Path.absolute keeps `..`
+        kept.setdefault(f"{by_link[path]}/{path.name}", path)
+    return sorted(kept.values())
