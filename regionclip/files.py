@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -13,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from regionclip.errors import user_error
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),  # before UTF-16, whose mark one begins with
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -61,10 +68,31 @@ def read_json_file(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if not Path(path).is_file():
         return None
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_bytes())  # of bytes it takes the byte order mark away
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """Return the text of a file in UTF-8, or in the encoding that its byte order mark tells, without the mark.
+
+    Args:
+        path: file, relative to the working directory or the repository.
+        what: what the text should hold, for messages.
+
+    Raises:
+        UserError: missing file, or no such text.
+    """
+    place = resolve_path(path)
+    if not place.is_file():
+        raise user_error(str(path), f"a text file of {what}", "no such file", "correct the path")
+    content = place.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
 
 
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
@@ -75,15 +103,9 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
         what: what the lines should be, for messages.
 
     Raises:
-        UserError: missing file, no UTF-8, or nothing in it.
+        UserError: missing file, no text, or nothing in it.
     """
-    place = resolve_path(path)
-    if not place.is_file():
-        raise user_error(str(path), f"a text file of {what}", "no such file", "correct the path")
-    try:
-        lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
+    lines = [line.strip() for line in read_text(path, what).splitlines()]
     if not any(lines):
         raise user_error(str(path), f"at least one of the {what}", "none", "write one on each line")
     return [line for line in lines if line]

@@ -15,7 +15,7 @@ from regionclip.clip.text import tokenize
 from regionclip.clip.vocabulary import Classifier, Vocabulary, read_words
 from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
 from regionclip.engine.text import load_embedder
-from regionclip.engine.vocabularies import VocabularyOptions, make_vocabulary, split_words
+from regionclip.engine.vocabularies import VocabularyOptions, make_vocabulary, save_vocabulary, split_words
 from regionclip.errors import UserError
 from tests.conftest import DATA
 
@@ -85,6 +85,20 @@ def test_the_best_synonym_counts_or_their_mean(embedder):
     unit = F.normalize(singles.embeddings, dim=1)
     centre = F.normalize(unit[:2].mean(dim=0), dim=0)
     torch.testing.assert_close(Classifier(mean)(regions)[:, 0], regions @ centre, atol=1e-6, rtol=1e-5)
+
+
+def test_a_bar_stands_between_synonyms_everywhere(embedder, tmp_path):
+    wanted = Vocabulary.from_words([["cat", "kitten", "tom"], ["dog"]], embedder, templates="single")
+    (tmp_path / "words.txt").write_text("cat | kitten|tom\ndog\n")
+    for words in (["cat|kitten | tom", "dog"], [["cat|kitten", "tom"], "dog"], read_words(tmp_path / "words.txt")):
+        made = Vocabulary.from_words(words, embedder, templates="single")
+        assert (made.names, made.synonyms) == (("cat", "dog"), (("cat", "kitten", "tom"), ("dog",)))
+        assert torch.equal(made.embeddings, wanted.embeddings)
+    mean = Vocabulary.from_words(["cat|kitten", "dog"], embedder, templates="single", synonyms="mean")
+    save_vocabulary(mean, tmp_path / "words.pth")
+    assert (tmp_path / "words.txt").read_text() == "cat | kitten\ndog\n"
+    read = Vocabulary.from_file(tmp_path / "words.pth")
+    assert (read.names, read.synonyms) == (("cat", "dog"), (("cat", "kitten"), ("dog",)))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,9 @@ def test_upstreams_files_get_names(tmp_path):
     with pytest.raises(UserError, match="expected names of its 3 classes, got 0"):
         Vocabulary.from_file(tmp_path / "mine.pth")
     (tmp_path / "mine.txt").write_text("cat\n\ndog | puppy\nfire hydrant\n")
-    assert Vocabulary.from_file(tmp_path / "mine.pth").names == ("cat", "dog | puppy", "fire hydrant")
+    read = Vocabulary.from_file(tmp_path / "mine.pth")
+    assert read.names == ("cat", "dog", "fire hydrant")
+    assert read.synonyms == (("cat",), ("dog", "puppy"), ("fire hydrant",))
     assert Vocabulary.from_file(tmp_path / "mine.pth", names=["a", "b", "c"]).names == ("a", "b", "c")
     torch.save(torch.rand(65, 640), tmp_path / "coco_65_cls_emb_rn50x4.pth")
     path = tmp_path / "coco_65_cls_emb_rn50x4.pth"

@@ -49,7 +49,7 @@ class Thing:
 
 def read_things(path: Path) -> dict[str, list[Thing]]:
     """Return what is in each picture of a COCO file, by the name of the picture."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
     names = {category["id"]: category["name"] for category in content["categories"]}
     things: dict[str, list[Thing]] = {image["file_name"]: [] for image in content["images"]}
     files = {image["id"]: image["file_name"] for image in content["images"]}

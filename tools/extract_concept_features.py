@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from regionclip.clip.vocabulary import Vocabulary
+from regionclip.clip.word_files import names_alone, read_words
 from regionclip.config import load_config
 from regionclip.config.checks import clip_architecture
 from regionclip.engine.command import DONE, choose_device, detector_argument_parser, log_to_console, run_command
 from regionclip.engine.text import load_embedder
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, resolve_path
+from regionclip.files import atomic_write, read_text, resolve_path
 
 logger = logging.getLogger("regionclip.concepts")
 
@@ -24,16 +25,14 @@ def read_concepts(path: Path) -> list[str]:
     """Return the concepts of a text file, a line each as upstream reads them; blank lines are left out.
 
     Raises:
-        UserError: missing file, or nothing in it.
+        UserError: missing file, nothing in it, no UTF-8 text, or synonyms, which have no place here.
     """
     if not path.is_file():
         fix = "write it, or set INPUT_DIR"
         raise user_error(str(path), "a text file with a concept on each line", "no such file", fix)
-    names = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    names = [name for name in names if name]
-    if not names:
+    if not read_text(path, "concepts").strip():
         raise user_error(str(path), "a concept on each line", "none", "write some")
-    return names
+    return names_alone(read_words(path), str(path))
 
 
 def extract(args: argparse.Namespace) -> int:

@@ -117,7 +117,7 @@ def architecture_from_depth(depth: int) -> CLIPArchitecture:
 
 def _from_open_clip_json(path: Path) -> CLIPArchitecture:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_bytes())
         vision, text = content["vision_cfg"], content["text_cfg"]
         first, second, third, fourth = vision["layers"]
         return CLIPArchitecture(

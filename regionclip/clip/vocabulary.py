@@ -18,17 +18,14 @@ from torch.nn import functional as F
 
 from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble, same_to_clip
+from regionclip.clip.word_files import Word, read_words, split_synonyms
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import atomic_write, read_lines, resolve_path
 
 if TYPE_CHECKING:
     from regionclip.clip.word_embedder import WordEmbedder
 
-Word = str | Sequence[str]
-"""One class: a word, or its synonyms, of which the first is the name."""
-
-SYNONYM_MARK = "|"
-"""Stands between the synonyms on a line of a text file."""
+__all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_words"]
 
 MESSAGE_LIMIT = 5
 """Words that an error message lists."""
@@ -81,7 +78,7 @@ class Vocabulary:
         """Embed words, or lists of synonyms.
 
         Args:
-            words: a string, or a list of synonyms, for each class.
+            words: a string, in which `|` stands between synonyms, or a list of synonyms, for each class.
             embedder: the text tower of the detector: `RegionCLIP.embedder`.
             templates: name of a prompt ensemble (`regionclip`, `cora`, `single`), a text file with a
                 template on each line, or templates.
@@ -131,8 +128,8 @@ class Vocabulary:
 
         Args:
             path: file, relative to the working directory or the repository.
-            names: of the classes in a file that does not have them; without, a text file of the same
-                name beside it is read.
+            names: of the classes in a file that does not have them, in which `|` stands between synonyms;
+                without, a text file of the same name beside it is read.
 
         Raises:
             UserError: unreadable or damaged file, or not a name for each class.
@@ -145,7 +142,8 @@ class Vocabulary:
             raise user_error(str(path), "embeddings with the hash they were written with", "others", fix)
         owner = torch.arange(len(embeddings)) if owner is None else owner
         _require_rows(str(path), embeddings, owner)
-        names = tuple(metadata.get("names", ())) or tuple(names) or tuple(_names_beside(place))
+        groups = [tuple(split_synonyms(name)) for name in names or _names_beside(place)]
+        names = tuple(metadata.get("names", ())) or tuple(group[0] for group in groups)
         if len(names) != int(owner[-1]) + 1:
             fix = f"name them, or put a line for each into {place.with_suffix('.txt').name} beside the file"
             raise user_error(str(path), f"names of its {int(owner[-1]) + 1} classes", f"{len(names)}", fix)
@@ -153,7 +151,7 @@ class Vocabulary:
             names=names,
             embeddings=embeddings,
             class_of_row=owner,
-            synonyms=tuple(tuple(group) for group in metadata.get("synonyms", ())),
+            synonyms=tuple(tuple(group) for group in metadata.get("synonyms", ())) or _where_some(groups),
             model=metadata.get("model", ""),
             text_weights=metadata.get("text_weights", ""),
             templates=metadata.get("templates", ""),
@@ -236,18 +234,13 @@ def content_hash(embeddings: Tensor) -> str:
     return hashlib.sha256(embeddings.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def read_words(path: str | Path) -> list[list[str]]:
-    """Read a text file with a class on each line, its synonyms between `|`; blank lines are left out.
-
-    Raises:
-        UserError: missing file, no UTF-8 text, or nothing in it.
-    """
-    return [[word.strip() for word in line.split(SYNONYM_MARK)] for line in read_lines(path, "words")]
-
-
 def _names_beside(path: Path) -> list[str]:
     beside = path.with_suffix(".txt")
     return read_lines(beside, "names") if beside.is_file() else []
+
+
+def _where_some(groups: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(groups) if any(len(group) > 1 for group in groups) else ()
 
 
 def _about(path: Path) -> tuple[dict[str, Any], Tensor | None]:
@@ -281,7 +274,7 @@ def _as_classes(words: Sequence[Word]) -> list[tuple[str, ...]]:
         if strange or isinstance(group, bytes):
             what = f"word {number} of the vocabulary"
             raise user_error(what, "text, or a list of synonyms", ascii(strange or group), "write it as a string")
-    return [tuple(" ".join(word.split()) for word in group) for group in classes]
+    return [tuple(" ".join(part.split()) for word in group for part in split_synonyms(word)) for group in classes]
 
 
 def _is_text(word: object) -> bool:

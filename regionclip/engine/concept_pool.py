@@ -15,7 +15,7 @@ from regionclip.data.captions import all_captions
 from regionclip.data.image_text import PairSource
 from regionclip.data.nouns import Parser
 from regionclip.errors import user_error
-from regionclip.files import atomic_write
+from regionclip.files import atomic_write, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,7 @@ def read_concept_names(path: str | Path) -> list[str]:
     Raises:
         UserError: missing or empty file, or a name that comes twice.
     """
-    place = Path(path)
-    if not place.is_file():
-        raise user_error(str(path), "a text file with a name on each line", "no such file", "correct the path")
-    names = [line.split(",")[0].strip() for line in place.read_text(encoding="utf-8").splitlines()]
+    names = [line.split(",")[0].strip() for line in read_text(path, "names, one on each line").splitlines()]
     names = [name for name in names if name]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if not names or twice:

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
-from regionclip.clip.vocabulary import SYNONYM_MARK, Vocabulary, Word, read_words
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.clip.word_embedder import WordEmbedder
+from regionclip.clip.word_files import SYNONYM_MARK, Word, read_words, split_synonyms
 from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, existing_file, resolve_path
@@ -44,9 +45,9 @@ def make_vocabulary(
     """Return the vocabulary that `words` stand for.
 
     Args:
-        words: a list of words or of lists of synonyms; the name of a word list (`coco`, `coco65`,
-            `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a text file of words, or a file of embeddings;
-            a vocabulary.
+        words: a list of words, in which `|` stands between synonyms, or of lists of synonyms; the name of
+            a word list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a
+            file of words (`read_words`), or of embeddings; a vocabulary.
         embedder: gives the text tower; called only when words have to be embedded.
         options: templates and synonyms.
         published_suffix: ending of the published embedding files of this CLIP (empty for RN50), which
@@ -92,15 +93,16 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
     if len(vocabulary.embeddings) > len(vocabulary):
         fix = "average the synonyms (mean), or write .safetensors"
         raise user_error(str(path), "a row for each class", f"{len(vocabulary.embeddings)} rows", fix)
+    lines = [f" {SYNONYM_MARK} ".join(group) for group in vocabulary.synonyms] or vocabulary.names
     with atomic_write(path) as file:
         torch.save(vocabulary.embeddings, file)
     with atomic_write(path.with_suffix(".txt")) as file:
-        file.write("".join(f"{name}\n" for name in vocabulary.names).encode())
+        file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 def split_words(text: str) -> list[Word]:
     """Return the words of a list as typed on a command line: `cat | kitten, traffic cone`."""
-    return [[word.strip() for word in group.split(SYNONYM_MARK)] for group in text.split(",")]
+    return [split_synonyms(group) for group in text.split(",")]
 
 
 def _embed(words: Sequence[Word], embedder: Callable[[], WordEmbedder], options: VocabularyOptions) -> Vocabulary:
