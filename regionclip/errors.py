@@ -23,10 +23,18 @@ class Problem:
 class UserError(ValueError):
     """Bad input that the user can correct; the command line prints it and exits with code 2."""
 
-    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
-        """Make an error of one or more problems."""
+    def __init__(self, problems: Problem | Sequence[Problem] | str) -> None:
+        """Make an error of one or more problems; a text is what a data loader makes of another process's error."""
+        self.problems: tuple[Problem, ...] = ()
+        if isinstance(problems, str):
+            super().__init__(problems)
+            return
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[Sequence[Problem] | str]]:
+        """Return what another process makes it from again."""
+        return type(self), (self.problems or str(self),)
 
 
 def user_error(what: str, expected: str, actual: str, fix: str) -> UserError:

@@ -37,6 +37,28 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     return in_repository if in_repository.exists() else given
 
 
+def make_folder(folder: str | os.PathLike[str], what: str) -> list[Path]:
+    """Make a folder to write to, and return the folders that were missing, the innermost first.
+
+    Args:
+        folder: the folder.
+        what: names it in messages.
+
+    Raises:
+        UserError: nothing can be written to it.
+    """
+    place = Path(folder)
+    missing = [path for path in (place, *place.parents) if not path.exists()]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        fix = "choose another folder, or make it writable"
+        raise user_error(what, "a folder to write to", str(error.strerror), fix) from error
+    return missing
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """Yield a binary file, to write and read, that becomes `path` only when the block ends without an exception."""

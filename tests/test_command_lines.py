@@ -18,6 +18,7 @@ from regionclip.clip import architecture_from_depth
 from regionclip.config import load_config
 from regionclip.config.training_checks import training_problems
 from regionclip.engine.command import choose_device
+from regionclip.engine.ownership import own_folder
 from regionclip.modeling.proposals import offline_rpn_config
 from tests.conftest import REPOSITORY, flat
 from tests.test_loading import Bomb
@@ -504,12 +505,26 @@ def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
     assert by_image[0] == by_image[1]
 
 
-def test_journal_of_another_run_is_left_out(detect, tmp_path):
+def test_the_unfinished_results_of_another_run_are_refused(detect, tmp_path):
     picture(tmp_path / "in" / "a.jpg")
     journal = tmp_path / "output" / "inference" / "predictions.0.jsonl"
     journal.parent.mkdir(parents=True)
     journal.write_text('another fingerprint\n{"image_id": 0, "instances": []}\n')
     code, output = detect()
+    assert (code, len(errors(output))) == (2, 1), output
+    assert "those of a run with other words, model, images or options in predictions.0.jsonl" in output
+    assert [path.name for path in (tmp_path / "output").rglob("*.*")] == [journal.name]
+    journal.write_text("another fingerprint\n")  # without a result there is nothing to lose
+    code, output = detect()
     assert code == 0, output
     assert detected_images(tmp_path) == [0]
     assert json.loads((tmp_path / "output/inference/lvis_instances_results.json").read_text())
+
+
+def test_the_folder_of_a_live_run_is_refused(detect, tmp_path):
+    picture(tmp_path / "in" / "a.jpg")
+    with own_folder(tmp_path / "output", "OUTPUT_DIR"):
+        code, output = detect()
+        assert (code, len(errors(output))) == (2, 1), output
+        assert "expected a folder that no other run uses, got that of process" in output
+    assert not (tmp_path / "output").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regionclip.errors import UserError
-from regionclip.modeling import build_model
+from regionclip.modeling import build_model, proposal_cache
 from regionclip.modeling.proposal_cache import MANIFEST, CachedProposals
 from regionclip.testing import fill_deterministic
 from tests.training import differing, final_state, logged, train, training_config, write_pictures
@@ -119,6 +119,40 @@ def test_mixed_precision_finds_the_same_boxes(detector):
         assert same(again.proposal_source.propose(images(), torch.device("cpu")), expected)
     again.proposal_source.flush()
     assert same(again.proposal_source.propose(images(), torch.device("cpu")), expected)
+
+
+def test_runs_that_share_a_folder_keep_each_others_shards(detector, tmp_path, monkeypatch):
+    one, other, device = detector().proposal_source, detector().proposal_source, torch.device("cpu")
+    first, second = one.propose(images()[:1], device), other.propose(images()[1:], device)
+    open_file = proposal_cache.atomic_write
+
+    def write(path):
+        monkeypatch.setattr(proposal_cache, "atomic_write", open_file)
+        other.flush()  # after the first has chosen a name, and before there is a file of it
+        return open_file(path)
+
+    monkeypatch.setattr(proposal_cache, "atomic_write", write)
+    one.flush()
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+    again = detector()
+    calls = counting(again)
+    assert same(again.proposal_source.propose(images(), device), first + second)
+    assert not calls
+
+
+def test_of_two_new_proposers_one_comes_second(detector, tmp_path, monkeypatch):
+    read, source = proposal_cache.read_json_file, detector().proposal_source
+
+    def late(path):
+        monkeypatch.setattr(proposal_cache, "read_json_file", read)
+        other = detector(MODEL__CLIP__OFFLINE_RPN_NMS_THRESH=0.5).proposal_source
+        other.propose(images()[:1], torch.device("cpu"))  # has the folder after this one saw it empty
+        other.flush()
+        return
+
+    monkeypatch.setattr(proposal_cache, "read_json_file", late)
+    with pytest.raises(UserError, match="PROPOSAL_CACHE"):
+        source.propose(images(), torch.device("cpu"))
 
 
 def test_shards_of_unknown_origin_and_torn_shards_are_errors(detector, tmp_path):

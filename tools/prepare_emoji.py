@@ -20,8 +20,8 @@ from regionclip.data.emoji_scenes import read_concepts
 from regionclip.data.emoji_scenes.datasets import FOLDER, SPLITS, prepare
 from regionclip.data.emoji_scenes.pairs import PAIRS
 from regionclip.data.images import read_image
-from regionclip.engine.command import DONE, log_to_console, open_folder, run_command
-from regionclip.files import atomic_write
+from regionclip.engine.command import DONE, log_to_console, run_command
+from regionclip.files import atomic_write, make_folder
 
 logger = logging.getLogger("regionclip.emoji")
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--sheet", help="picture to write: scenes with their boxes and names, to look at")
     args = parser.parse_args()
     root, packages = Path(args.root), Path(args.packages) if args.packages else None
-    open_folder(root)
+    make_folder(root, f"output {root}")
     written = prepare(root, packages, args.splits, args.scenes, args.pairs, shards=args.shards)
     if args.sheet:
         with atomic_write(args.sheet) as file:

@@ -29,6 +29,7 @@ from regionclip.data.read_ahead import ReadAhead
 from regionclip.detections import Detections
 from regionclip.engine.encoded_image import EncodedImage
 from regionclip.engine.journal import PredictionJournal
+from regionclip.engine.ownership import own_folder
 from regionclip.errors import UserError
 from regionclip.files import atomic_write, write_json
 from regionclip.predictor import RegionCLIP
@@ -92,10 +93,32 @@ def detect(
         output: folder to write to.
         options: thresholds, and what is written.
         given_boxes: boxes to name in the place of finding some, by file name.
+
+    Raises:
+        UserError: boxes of other pictures, or a folder that another process has, that holds unfinished
+            results of another run, or that cannot be written to.
     """
     files = [replace(file, matte=options.matte) for file in files]
     boxes = boxes_by_picture(given_boxes, {file.name: file.path for file in files}) if given_boxes is not None else None
-    journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
+    with own_folder(output, f"output {output}"):
+        journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
+        journal.require_own()
+        report = _detect(detector, files, output, options, boxes, journal)
+        write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
+        if options.report:
+            write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
+        journal.remove()
+    return report
+
+
+def _detect(
+    detector: RegionCLIP,
+    files: Sequence[PictureFile],
+    output: Path,
+    options: DetectOptions,
+    boxes: dict[str, ImageBoxes] | None,
+    journal: PredictionJournal,
+) -> DetectReport:
     finished = {result["image_id"]: result for result in journal.finished()}
     drawn = drawn_names(files)
     report = DetectReport(resumed=len(finished))
@@ -119,10 +142,6 @@ def detect(
                 report.failures.append(str(error))
                 progress.update()
         writer.wait()
-    write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
-    if options.report:
-        write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
-    journal.remove()
     return report
 
 

@@ -86,7 +86,7 @@ def run(args: Namespace) -> int:
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.images import require_color
     from regionclip.data.picture_sources import find_pictures
-    from regionclip.engine.command import DONE, SOME_FAILED, open_folder
+    from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.predictor import require_limits
 
     require_color(args.matte)
@@ -103,7 +103,6 @@ def run(args: Namespace) -> int:
         *(args.pictures, args.report, args.batch, args.matte),
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
-    open_folder(args.output)
     found = detect_all(detector, files, args.output, options, given)
     show(found, left_out, args.output, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +63,7 @@ def report_user_errors(action: Callable[[], Result]) -> Result:
     try:
         return action()
     except UserError as error:
-        for problem in error.problems:
+        for problem in error.problems or (error,):
             print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
@@ -127,17 +126,6 @@ def log_to_console() -> None:
 def _add_handler(package: logging.Logger, handler: logging.Handler) -> None:
     handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s] %(message)s", datefmt="%m/%d %H:%M:%S"))
     package.addHandler(handler)
-
-
-def open_folder(folder: Path) -> None:
-    """Make a folder for results; raises `UserError` when nothing can be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        fix = "choose another folder, or make it writable"
-        raise user_error(f"output {folder}", "a folder to write to", str(error.strerror), fix) from error
 
 
 def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:

@@ -28,6 +28,7 @@ from regionclip.config.checks import (
 from regionclip.data import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.inference import InferenceReport, run_inference
 from regionclip.engine.journal import PredictionJournal, fingerprint
+from regionclip.engine.ownership import on_main_process
 from regionclip.errors import UserError, user_error
 from regionclip.evaluation import Prediction, PredictionWriter, build_evaluator
 from regionclip.files import write_json
@@ -60,7 +61,7 @@ def prepare_evaluation(
     only the images that were not finished.
 
     Raises:
-        UserError: a dataset cannot be read.
+        UserError: a dataset cannot be read, or another run left unfinished results.
     """
     names, inference_dir = cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR) / "inference"
     if not names:
@@ -104,6 +105,8 @@ def _records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
 def _finished_before(name: str, journal: PredictionJournal | None) -> tuple[list[Prediction], set[int]]:
     """Return the finished predictions, on the main process, and their image ids, on every process."""
     # Read once: another process may start writing while a slower one still reads.
+    if journal is not None:
+        on_main_process(journal.require_own)
     finished = journal.finished() if journal and comm.is_main_process() else []
     ids = set(itertools.chain(*comm.all_gather([prediction["image_id"] for prediction in finished])))
     if ids:

@@ -15,14 +15,15 @@ from detectron2.utils import comm
 import regionclip
 from regionclip.config import load_config
 from regionclip.config.checks import find_weights
+from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Prediction
 
 
 class PredictionJournal:
     """One line for each finished image, in a file for each process.
 
-    The first line is a fingerprint of the run: a journal of another run is left out, and replaced
-    when the first image is finished.
+    The first line is a fingerprint of the run: the journal of another run is never taken over, and
+    replaced only when it holds no finished image.
     """
 
     def __init__(self, folder: Path, fingerprint: str, name: str = "predictions") -> None:
@@ -40,6 +41,19 @@ class PredictionJournal:
             if head == self.fingerprint:
                 by_image.update((prediction["image_id"], prediction) for prediction in _complete(lines))
         return list(by_image.values())
+
+    def require_own(self) -> None:
+        """Raise a `UserError` when the folder has results of another run that was not finished."""
+        others = []
+        for path in self._paths():
+            head, *lines = path.read_text().split("\n")
+            if head != self.fingerprint and _complete(lines):
+                others.append(path.name)
+        if others:
+            expected = "no unfinished results, or those of this run"
+            actual = f"those of a run with other words, model, images or options in {', '.join(others)}"
+            fix = "finish that run with its own command, name another folder, or remove these files"
+            raise user_error(f"output {self.folder}", expected, actual, fix)
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Add finished images."""

@@ -17,6 +17,7 @@ from regionclip.config.training_checks import training_problems
 from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.evaluate import check_test_sets, evaluate, prepare_evaluation
+from regionclip.engine.ownership import own_folder
 from regionclip.engine.training import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
 from regionclip.modeling import build_model, prepare_as_configured
@@ -34,6 +35,11 @@ def evaluate_only(args: argparse.Namespace) -> int:
         UserError: bad config, weights or data; nothing has been written then.
     """
     cfg = load_checked_config(args)
+    with own_folder(Path(cfg.OUTPUT_DIR), f"OUTPUT_DIR {cfg.OUTPUT_DIR}"):
+        return _evaluate_only(cfg, args)
+
+
+def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> int:
     weights, rpn_weights = cfg.MODEL.WEIGHTS, None
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
         rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS
@@ -64,6 +70,11 @@ def train(args: argparse.Namespace) -> int:
     if problems:
         raise UserError(problems)
     check_test_sets(cfg)
+    with own_folder(Path(cfg.OUTPUT_DIR), f"OUTPUT_DIR {cfg.OUTPUT_DIR}"):
+        return _train(cfg, args)
+
+
+def _train(cfg: CfgNode, args: argparse.Namespace) -> int:
     trainer = DetectorTrainer(cfg, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     trainer.resume_or_load(resume=args.resume)
     open_output(cfg, args)

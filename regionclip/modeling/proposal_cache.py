@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ import torch
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from regionclip.modeling.proposals import ImageInput, RPNProposals
 SHARD_BYTES = 64 * 2**20
 """A shard is written when so much has gathered, and when `flush` is called."""
 
-MANIFEST = "proposer.json"
+MANIFEST, LOCK_FILE = "proposer.json", ".lock"
 
 
 class CachedProposals:
@@ -105,12 +107,9 @@ class CachedProposals:
         path, wanted = self.folder / MANIFEST, describe_proposer(self.proposer)
         found = read_json_file(path)
         if found is None:
-            if any(self.folder.glob("*.safetensors")):
-                raise user_error(
-                    f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
-                )
-            write_json(path, wanted)  # by every process: each machine may have a disk of its own
-            return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / LOCK_FILE):  # of two new proposers one comes second, and sees the first
+                found = read_json_file(path) or self._claim(path, wanted)
         for name, value in wanted.items():
             if found.get(name) != value:
                 expected = f"boxes of a proposer with {name} {value}"
@@ -118,12 +117,19 @@ class CachedProposals:
                     f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {found.get(name)}", _FIX
                 )
 
+    def _claim(self, path: Path, wanted: dict[str, str]) -> dict[str, str]:
+        if any(self.folder.glob("*.safetensors")):
+            raise user_error(
+                f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
+            )
+        write_json(path, wanted)  # by every process: each machine may have a disk of its own
+        return wanted
+
     def _next_shard(self) -> Path:
-        while True:
-            path = self.folder / f"proposals.{comm.get_rank()}.{self._written:05d}.safetensors"
-            self._written += 1
-            if not path.exists():
-                return path
+        # Runs that share the folder write at the same time: no name may come twice.
+        self._written += 1
+        unique = uuid.uuid4().hex[:12]
+        return self.folder / f"proposals.{comm.get_rank()}.{self._written - 1:05d}.{unique}.safetensors"
 
 
 def flush_proposals(model: nn.Module) -> None:

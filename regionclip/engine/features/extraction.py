@@ -26,7 +26,6 @@ from regionclip.data import list_images
 from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture, read_boxes
 from regionclip.data.loaders import TestMapper
 from regionclip.data.registered import read_clean_records
-from regionclip.engine.command import open_folder
 from regionclip.engine.features.formats import Portion, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
@@ -38,6 +37,7 @@ from regionclip.engine.features.regions import (
     every_region,
     region_features,
 )
+from regionclip.engine.ownership import own_folder
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.modeling import CLIPFastRCNN
@@ -150,12 +150,20 @@ def extract_region_features(
         given: of `read_extraction_input`, which is called without.
 
     Raises:
-        UserError: no images, or a folder with features of another config or other weights.
+        UserError: no images, or a folder with features of another config or other weights, or that another
+            process has.
     """
     given = given or read_extraction_input(cfg, job)
+    output = Path(cfg.OUTPUT_DIR)
+    with own_folder(output, f"OUTPUT_DIR {output}"):
+        return _extract(cfg, model, job, given, output)
+
+
+def _extract(
+    cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob, given: ExtractionInput, output: Path
+) -> ExtractionReport:
     records = given.records
     source, select = _source(model, job, given.boxes), _selection(cfg, job)
-    output = Path(cfg.OUTPUT_DIR)
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
@@ -317,7 +325,6 @@ def _claim(output: Path, fingerprint: str) -> None:
         raise user_error(f"OUTPUT_DIR {output}", expected, actual, "name another folder, or remove this one")
     comm.synchronize()
     if comm.is_main_process():
-        open_folder(output)
         write_json(output / MANIFEST, {"fingerprint": fingerprint})
 
 
