@@ -65,7 +65,7 @@ class Detections:
         corners = self.boxes.astype(float)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
         return [
-            {"image_id": image_id, "category_id": ids[class_id], "bbox": box, "score": score}
+            {"image_id": _plain(image_id), "category_id": _plain(ids[class_id]), "bbox": box, "score": score}
             for box, score, class_id in zip(boxes, self.scores.tolist(), self.class_ids.tolist(), strict=True)
         ]
 
@@ -109,3 +109,8 @@ class Detections:
             actual = "none" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise user_error("picture to draw on", f"{width} x {height} pixels", actual, "give the original picture")
         return draw_detections(pixels, self)
+
+
+def _plain(number: Any) -> Any:
+    """Return a number of NumPy as Python's own, which JSON can hold; anything else as it is."""
+    return number.item() if isinstance(number, np.generic) else number

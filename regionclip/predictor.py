@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -40,6 +41,7 @@ from regionclip.engine.encoded_image import EncodedImage, picture_key, require_t
 from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
+from regionclip.isolation import with_own_settings
 from regionclip.modeling import CLIPFastRCNN, prepare_as_configured
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.postprocess import AcrossClasses
@@ -57,6 +59,7 @@ OWN_WORDS = "own"
 class RegionCLIP:
     """An open-vocabulary detector with a picture and a vocabulary."""
 
+    @with_own_settings
     def __init__(
         self,
         model: CLIPFastRCNN,
@@ -99,6 +102,7 @@ class RegionCLIP:
         self._classifiers = [Classifier(vocabulary, model.device)] if vocabulary else []
 
     @classmethod
+    @with_own_settings
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -141,11 +145,13 @@ class RegionCLIP:
         )
 
     @cached_property
+    @with_own_settings
     def embedder(self) -> WordEmbedder:
         """The text tower; raises `UserError` when no file has it."""
         return self._make_embedder()
 
     @cached_property
+    @with_own_settings
     def identity(self) -> str:
         """A short hash of config and weights: equal for detectors that give equal results."""
         proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
@@ -166,6 +172,7 @@ class RegionCLIP:
             raise user_error("vocabulary", "words to look for", "none", 'call set_vocabulary(["cat", "dog"]) first')
         return self._vocabulary
 
+    @with_own_settings
     def set_vocabulary(
         self,
         words: Words,
@@ -207,6 +214,7 @@ class RegionCLIP:
         self._vocabulary = vocabulary
         return vocabulary
 
+    @with_own_settings
     def set_image(self, image: Picture | EncodedImage, *, matte: str = WHITE) -> None:
         """Take a picture; it is encoded by the first `predict`, and not again while it is remembered.
 
@@ -227,6 +235,7 @@ class RegionCLIP:
         while len(self._images) > self._cached_images:
             self._images.popitem(last=False)
 
+    @with_own_settings
     def prepare_image(self, image: Picture, *, matte: str = WHITE) -> EncodedImage:
         """Read and resize a picture for `set_image`, which then has nothing to do; other threads can call this.
 
@@ -250,7 +259,7 @@ class RegionCLIP:
         """Score from which finds are worth showing: that of the config, but at least 0.05."""
         return max(text_predictor(self.model).selector.score_threshold, LEAST_SHOWN)
 
-    @torch.no_grad()
+    @with_own_settings
     def predict(
         self,
         boxes: ArrayLike | Tensor | None = None,
@@ -281,6 +290,8 @@ class RegionCLIP:
             raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
         image, words = next(reversed(self._images.values())), self.vocabulary
         require_limits(threshold, topk, words_per_box, len(words), with_boxes=boxes is not None)
+        topk, words_per_box = None if topk is None else whole_number(topk), int(words_per_box)
+        threshold = None if threshold is None else float(threshold)
         if boxes is not None:
             found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0)
         else:
@@ -364,6 +375,14 @@ class RegionCLIP:
         )
 
 
+def whole_number(value: object) -> int | None:
+    """Return a whole number of any kind, NumPy's and torch's too, as Python's own; None for anything else."""
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
+
+
 def require_limits(
     threshold: float | None, topk: int | None, words_per_box: int, words: int, *, with_boxes: bool = False
 ) -> None:
@@ -372,7 +391,7 @@ def require_limits(
         raise user_error("threshold", "a number", str(threshold), "leave it out for the detector's own")
     if topk is not None and with_boxes:
         raise user_error("topk", "none with given boxes, which are all named", str(topk), "use threshold")
-    if topk is not None and (not isinstance(topk, int) or topk < 1):
+    if topk is not None and (whole_number(topk) or 0) < 1:
         raise user_error("topk", "a whole number above 0", str(topk), "leave it out for the detector's own limit")
-    if not 0 <= words_per_box <= words:
+    if not 0 <= (-1 if whole_number(words_per_box) is None else words_per_box) <= words:
         raise user_error("words_per_box", f"0 to {words}, the words", str(words_per_box), "ask for fewer")

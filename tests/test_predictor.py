@@ -1,5 +1,6 @@
 """The Python interface as a new user meets it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -63,6 +64,18 @@ def test_threshold_topk_words_and_embeddings(detector):
     assert found.embeddings.shape == (len(found), 32)
     assert [found.top_words(row)[0][0] for row in range(len(found))] == found.names
     assert all(len(found.top_words(row)) == 2 for row in range(len(found)))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(detector):
+    plain = detector.predict(threshold=0.0, topk=2, words_per_box=1)
+    other = detector.predict(threshold=np.float32(0), topk=np.int64(2), words_per_box=torch.tensor(1))
+    assert len(plain) == 2
+    np.testing.assert_array_equal(plain.boxes, other.boxes)
+    ids = np.arange(len(plain.vocabulary)) + 7
+    results = json.loads(json.dumps(plain.to_coco(np.int64(3), ids)))
+    assert {(result["image_id"], result["category_id"] - 7) for result in results} == {
+        (3, int(class_id)) for class_id in plain.class_ids
+    }
 
 
 def test_given_boxes_keep_their_order_and_get_a_word_each(detector):

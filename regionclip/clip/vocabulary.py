@@ -21,6 +21,7 @@ from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble, same_to_cli
 from regionclip.clip.word_files import Word, read_words, split_synonyms
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import atomic_write, read_lines, resolve_path
+from regionclip.isolation import with_own_settings
 
 if TYPE_CHECKING:
     from regionclip.clip.word_embedder import WordEmbedder
@@ -67,6 +68,7 @@ class Vocabulary:
         return self.embeddings.shape[1]
 
     @classmethod
+    @with_own_settings
     def from_words(
         cls,
         words: Sequence[Word],
@@ -107,6 +109,7 @@ class Vocabulary:
         )
 
     @classmethod
+    @with_own_settings
     def from_concepts(cls, concepts: Sequence[str], embedder: WordEmbedder) -> Vocabulary:
         """Embed the lines of a list with upstream's 81 templates, as they are: one may come twice.
 
@@ -123,6 +126,7 @@ class Vocabulary:
         )
 
     @classmethod
+    @with_own_settings
     def from_file(cls, path: str | Path, *, names: Sequence[str] = ()) -> Vocabulary:
         """Read embeddings: a safetensors file of `save`, or upstream's bare tensor `.pth` [K, D].
 
@@ -179,6 +183,7 @@ class Vocabulary:
             file.write(save(tensors, metadata))
         return Path(path)
 
+    @with_own_settings
     def without(self, words: Sequence[str]) -> Vocabulary | None:
         """Return the vocabulary without these words and synonyms, as CLIP reads them; None when none is left."""
         gone = {same_to_clip(word) for word in words}
@@ -213,6 +218,7 @@ class Vocabulary:
 class Classifier:
     """Compares regions with a vocabulary by cosine; the rows are normalised once."""
 
+    @with_own_settings
     def __init__(self, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
         """Make the classifier of a vocabulary on a device."""
         self.classes = len(vocabulary)

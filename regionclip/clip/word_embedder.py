@@ -17,6 +17,7 @@ from tqdm import tqdm
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PromptEnsemble, fill_template
 from regionclip.clip.text import END_OF_TEXT, START_OF_TEXT, TextEncoder, Tokenizer, tokenize
+from regionclip.isolation import with_own_settings
 
 PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
 """Prompts in a pass of the tower, and prompts that are sorted by length before."""
@@ -73,6 +74,7 @@ class WordEmbedder:
         """Return whether a start or end of text is among the ids of a word."""
         return START_OF_TEXT in tokens or END_OF_TEXT in tokens
 
+    @with_own_settings
     def embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
         """Return float32 [N, D] on the CPU, from the cache where it has them.
 
@@ -94,7 +96,6 @@ class WordEmbedder:
                 progress.update(len(part))
         return torch.stack([found[word] for word in words]) if words else torch.empty(0, self.dim)
 
-    @torch.no_grad()
     def _embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
         prompts = [fill_template(template, word) for word in words for template in ensemble.templates]
         tokens = tokenize(prompts, self.tokenizer)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from regionclip.data.loaders import TestMapper
 from regionclip.errors import user_error
+from regionclip.isolation import with_own_settings
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
 
@@ -44,6 +45,7 @@ class EncodedImage:
         self.network_size: tuple[int, int] = (height, width)
 
     @cached_property
+    @with_own_settings
     def regions(self) -> Regions:
         """The proposals of the detector."""
         return self._encode_proposals(*self.model.proposal_source.propose([self._input], self.model.device))
@@ -55,6 +57,7 @@ class EncodedImage:
         boxes = predictor.refine(embeddings, proposals)
         return Regions(boxes, proposals.objectness_logits, embeddings)
 
+    @with_own_settings
     def encode(self, boxes: Boxes) -> Tensor:
         """Return the embeddings [N, D], not normalised, of boxes in pixels of the network input."""
         return self.model.encode_boxes(self._maps, boxes)
@@ -70,7 +73,7 @@ class EncodedImage:
         return self.model.image_features([self._input])
 
     @staticmethod
-    @torch.no_grad()
+    @with_own_settings
     def encode_together(images: Sequence[EncodedImage], *, regions: bool = True) -> None:
         """Compute what pictures of one model lack, at once, so that nothing is left to compute when it is asked for.
 

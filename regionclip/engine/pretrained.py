@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from regionclip.clip import CLIPArchitecture
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.clip.word_embedder import WordEmbedder
@@ -22,6 +23,7 @@ from regionclip.engine.text import load_embedder
 from regionclip.engine.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, fetch, text_weights_of
 from regionclip.errors import UserError, user_error
 from regionclip.files import resolve_path
+from regionclip.isolation import with_own_settings
 from regionclip.modeling import build_model
 
 logger = logging.getLogger(__name__)
@@ -49,17 +51,49 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
+class TextTowerSource:
+    """Reads the text tower of a detector when it is called, in whatever process or folder that is."""
+
+    architecture: CLIPArchitecture
+    weights: str
+    """File of the detector, which may hold the tower too."""
+    device: str
+    named: str = ""
+    """File that the user names."""
+    beside: str = ""
+    published_clip: str = ""
+    trust_pickle: bool = False
+
+    def __call__(self) -> WordEmbedder:
+        """Return what embeds words; raises `UserError` when no file has the tower."""
+        file = self.named or (self.beside if Path(self.beside).is_file() else "")
+        file = file or (text_weights_of(self.published_clip) if self.published_clip else self.weights)
+        cache = EmbeddingCache()
+        try:
+            return load_embedder(self.architecture, file, self.device, cache=cache, trust_pickle=self.trust_pickle)
+        except UserError as error:
+            if not error.problems[0].what.startswith("weights of lang_encoder"):
+                raise
+            fix = "name a checkpoint of the same CLIP that has it (text_weights), such as clip/RN50.pt"
+            raise user_error(file, "a text tower, to embed words", "none", fix) from error
+
+
+@dataclass(frozen=True)
 class _Parts:
     """The files of a detector."""
 
     config: str
     overrides: tuple[str, ...]
     weights: str
-    text_weights: Callable[[], str] = lambda: ""
+    text_file: str = ""
+    """Of the text tower, beside the weights; it may be missing."""
+    published_clip: str = ""
+    """Size of the CLIP whose published text tower belongs to the weights."""
     vocabulary: Path | None = None
     published_suffix: str | None = None
 
 
+@with_own_settings
 def load_pretrained(
     name_or_path: str,
     config: str = "",
@@ -83,22 +117,22 @@ def load_pretrained(
     rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
     load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
 
-    def embedder() -> WordEmbedder:
-        file = text_weights or parts.text_weights() or parts.weights
-        try:
-            return load_embedder(
-                clip_architecture(cfg), file, device, cache=EmbeddingCache(), trust_pickle=trust_pickle
-            )
-        except UserError as error:
-            if not error.problems[0].what.startswith("weights of lang_encoder"):
-                raise
-            fix = "name a checkpoint of the same CLIP that has it (text_weights), such as clip/RN50.pt"
-            raise user_error(file, "a text tower, to embed words", "none", fix) from error
-
+    embedder = TextTowerSource(
+        clip_architecture(cfg),
+        _wherever(parts.weights),
+        device,
+        *(_wherever(text_weights), _wherever(parts.text_file), parts.published_clip),
+        trust_pickle=trust_pickle,
+    )
     vocabulary = None
     if parts.vocabulary is not None and parts.vocabulary.is_file():
         vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
     return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
+
+
+def _wherever(file: str) -> str:
+    """Return a path that stays right when the working directory changes; empty where there is none."""
+    return str(find_weights(file).absolute()) if file else ""
 
 
 def require_device(device: str = "") -> str:
@@ -134,9 +168,9 @@ def _published(model: PublishedModel, source: str) -> _Parts:
         model.config,
         (*model.overrides, *(("MODEL.CLIP.BB_RPN_WEIGHTS", str(paths[1])) if len(paths) > 1 else ())),
         str(paths[0]),
-        lambda: text_weights_of(model.clip),
-        resolve_path(FILES[model.vocabulary].place),
-        model.suffix,
+        published_clip=model.clip,
+        vocabulary=resolve_path(FILES[model.vocabulary].place),
+        published_suffix=model.suffix,
     )
 
 
@@ -149,11 +183,10 @@ def _folder(folder: Path) -> _Parts:
         missing = CONFIG_FILE if weights else "no weights"
         expected = f"{CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}"
         raise user_error(f"folder {folder}", expected, f"without {missing}", "name a folder of a finished training")
-    text = folder / TEXT_FILE
     return _Parts(
         str(config),
         ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run have its proposer
         str(weights),
-        text_weights=lambda: str(text) if text.is_file() else "",
+        text_file=str(folder / TEXT_FILE),
         vocabulary=folder / VOCABULARY_FILE,
     )

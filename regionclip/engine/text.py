@@ -10,6 +10,7 @@ from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.text import TextEncoder
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.engine.checkpoint import load_weights
+from regionclip.isolation import with_own_settings
 
 
 class TextTower(nn.Module):
@@ -21,6 +22,7 @@ class TextTower(nn.Module):
         self.lang_encoder = TextEncoder(architecture)
 
 
+@with_own_settings
 def load_embedder(
     architecture: CLIPArchitecture,
     weights: str,
