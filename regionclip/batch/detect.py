@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import logging
 import os
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -76,6 +77,8 @@ class DetectReport:
     failures: list[str] = field(default_factory=list)
     resumed: int = 0
     """Pictures that an interrupted run had finished."""
+    unnamed: int = 0
+    """Boxes that were given of frames which were not looked at."""
 
 
 def detect(
@@ -99,7 +102,7 @@ def detect(
             results of another run, or that cannot be written to.
     """
     files = [replace(file, matte=options.matte) for file in files]
-    boxes = boxes_by_picture(given_boxes, {file.name: file.path for file in files}) if given_boxes is not None else None
+    boxes = boxes_by_picture(given_boxes, _places(files, given_boxes)) if given_boxes is not None else None
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
         journal.require_own()
@@ -133,15 +136,16 @@ def _detect(
         source = _encode_ahead(detector, reader, unread, finished, options.batch, regions=boxes is None)
         run = _Run(detector, output, options, finished, journal, source, writer)
         for file in files:
-            given = boxes[file.name] if boxes is not None else None
             try:
-                for result in _FileRun(run, file, drawn[file.name], given):
+                for result in _FileRun(run, file, drawn[file.name], boxes):
                     report.results.append(result)
                     progress.update()
             except (UnreadableImageError, UserError) as error:
                 report.failures.append(str(error))
                 progress.update()
         writer.wait()
+    seen = {result["image_id"] for result in report.results} | {file.name for file in files}
+    report.unnamed = sum(len(rows) for name, rows in (boxes or {}).items() if name not in seen)
     return report
 
 
@@ -189,7 +193,8 @@ class _FileRun:
     run: _Run
     file: PictureFile
     drawn: str
-    boxes: list[Any] | None
+    boxes: dict[str, list[Any]] | None
+    """By `_image_id` of a frame, or by the name of the file."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         options = self.run.options
@@ -205,7 +210,8 @@ class _FileRun:
             try:
                 for frame, image in frames:
                     result = self._result(frame, image, draw=False)
-                    video.write(np.array(_as_detections(result, self.run.detector, frame).draw()))
+                    drawn = _as_detections(result, self.run.detector, frame).draw()
+                    video.write(np.array(drawn), frame.seconds)
                     yield {**result, "drawn": self.drawn}
             except UnreadableImageError as error:
                 damage = error  # what could be decoded is kept
@@ -216,17 +222,18 @@ class _FileRun:
         image_id = _image_id(self.file, frame.number)
         result = self.run.finished.get(image_id)
         if result is None:
-            found = self._detect(image)
+            found = self._detect(image, image_id)
             result = _as_result(image_id, self.file, frame, found)
             self.run.writer.submit(self._finish, result, frame, found if draw else None)
         return result
 
-    def _detect(self, image: EncodedImage) -> Detections:
+    def _detect(self, image: EncodedImage, image_id: str) -> Detections:
         options, detector = self.run.options, self.run.detector
         detector.set_image(image)
         try:
             if self.boxes is not None:
-                return detector.predict(self.boxes, words_per_box=options.words_per_box)
+                boxes = self.boxes[self.file.name].joined(self.boxes.get(image_id, ImageBoxes()))
+                return detector.predict(boxes, words_per_box=options.words_per_box)
             return detector.predict(
                 threshold=options.threshold,
                 topk=options.topk,
@@ -255,6 +262,15 @@ class _FileRun:
         with atomic_write(self.run.output / name) as file:
             picture.save(file, format="JPEG", quality=80)
         return name
+
+
+def _places(files: Sequence[PictureFile], given: Collection[str]) -> dict[str, Path]:
+    """Return what boxes can be given of, by name: files, and those frames of videos that some are given of."""
+    numbers = {match[1] for key in given if (match := re.search(r"#(\d+)$", key))}
+    frames = [(file, int(number)) for file in files if file.is_video for number in sorted(numbers, key=int)]
+    return {file.name: file.path for file in files} | {
+        _image_id(file, number): Path(f"{file.path}#{number}") for file, number in frames
+    }
 
 
 def _image_id(file: PictureFile, frame: int = 0) -> str:
@@ -334,14 +350,15 @@ def _as_detections(result: dict[str, Any], detector: RegionCLIP, frame: Frame) -
     rows, names = result["detections"], detector.vocabulary.names
     place = dict(zip(names, range(len(names)), strict=True))
     top: list[list[tuple[str, float]]] = [entry.get("top_words", []) for entry in rows]
+    shape = (len(rows), len(top[0]) if top else 0)
     return Detections(
         boxes=np.array([entry["box"] for entry in rows], np.float32).reshape(-1, 4),
         scores=np.array([entry["score"] for entry in rows], np.float32),
         class_ids=np.array([entry["class_id"] for entry in rows], np.int64),
         vocabulary=names,
         image_size=(result["height"], result["width"]),
-        top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(len(rows), -1),
-        top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(len(rows), -1),
+        top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(shape),
+        top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(shape),
         image=frame.pixels,
     )
 

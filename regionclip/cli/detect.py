@@ -104,6 +104,8 @@ def run(args: Namespace) -> int:
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     found = detect_all(detector, files, args.output, options, given)
+    if found.unnamed:
+        left_out["boxes of frames that were not looked at"] = found.unnamed
     show(found, left_out, args.output, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regionclip.data.annotation_file import id_key, read_json, side, unique_images
 from regionclip.data.declared_size import size_problem
+from regionclip.data.picture_sources import VIDEO_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
@@ -90,6 +91,7 @@ def read_boxes(path: str | Path) -> dict[str, ImageBoxes]:
 
     Understood are JSON `{"picture.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
     `annotations`, whose boxes are x, y, width, height; and npz with an array [N, 4] for each picture.
+    A frame of a video is `video.mp4#12`, or in COCO's JSON an image with `frame`.
 
     Raises:
         UserError: missing or unreadable file, another format, or an entry that is no box, by its name.
@@ -132,6 +134,12 @@ def _table(boxes: ArrayLike | Tensor, what: str) -> Tensor:
     return table
 
 
+def image_key(image: dict[str, Any]) -> str:
+    """Return the name of an image of a COCO file; of a frame that `detect` wrote, with its number: `v.mp4#12`."""
+    name, frame = image["file_name"], image.get("frame")
+    return f"{name}#{frame}" if frame is not None and Path(name).suffix.lower() in VIDEO_ENDINGS else name
+
+
 def _from_coco(content: dict[str, Any], source: str) -> dict[str, ImageBoxes]:
     boxes: dict[str, ImageBoxes] = {}
     of_image: dict[str | None, ImageBoxes] = {}
@@ -139,7 +147,7 @@ def _from_coco(content: dict[str, Any], source: str) -> dict[str, ImageBoxes]:
         name = image.get("file_name")
         if not isinstance(name, str) or not name.strip():
             raise user_error(f"{source}: image {image['id']}", "a file_name", repr(name), "write the name of its file")
-        own = of_image[id_key(image["id"])] = boxes.setdefault(name, ImageBoxes())
+        own = of_image[id_key(image["id"])] = boxes.setdefault(image_key(image), ImageBoxes())
         height, width = side(image.get("height")), side(image.get("width"))
         if height and width:
             own.sizes.add((height, width))

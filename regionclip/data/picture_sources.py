@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from regionclip.data.frame_times import FrameClock
 from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, once
 from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
 from regionclip.errors import user_error
@@ -50,7 +51,7 @@ class Frame:
     number: int = 0
     """Of the frame in its video."""
     seconds: float = 0.0
-    """When it comes in its video."""
+    """When it comes in its video, as the container says."""
     notes: tuple[str, ...] = ()
     """What the pixels leave out of a picture file; see `DecodedImage`."""
 
@@ -93,12 +94,13 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
         return
     video = cv2.VideoCapture(str(file.path))
     try:
-        rate, number, broken = frame_rate(file.path), 0, 0
+        clock, number, broken = FrameClock(file.path), 0, 0
         while video.grab():
+            seconds = clock.tick(video.get(cv2.CAP_PROP_POS_MSEC))
             if number % every == 0:
                 decoded, pixels = video.retrieve()
                 if decoded:
-                    yield Frame(np.ascontiguousarray(pixels[:, :, ::-1]), number, number / rate)
+                    yield Frame(np.ascontiguousarray(pixels[:, :, ::-1]), number, seconds)
                 broken += not decoded
             number += 1
         promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -107,14 +109,6 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
             raise UnreadableImageError(f"{file.path}: {number - broken} of {promised} frames could be decoded")
     finally:
         video.release()
-
-
-def frame_rate(path: Path) -> float:
-    """Return the frames a second of a video; 25 where it does not say."""
-    video = cv2.VideoCapture(str(path))
-    rate = video.get(cv2.CAP_PROP_FPS)
-    video.release()
-    return float(rate) if rate and np.isfinite(rate) else 25.0
 
 
 def count_frames(file: PictureFile, every: int = 1) -> int:
