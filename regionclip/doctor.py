@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -139,6 +140,19 @@ def check_weights() -> Finding:
     return Finding("weights", f"{len(found)} files, {size:.1f} GB in {_relative(folder)}", required=False)
 
 
+def check_default_detector() -> Finding:
+    """Check that the detector is there which `regionclip detect` takes unless another is named."""
+    chosen = os.environ.get("REGIONCLIP_MODEL")
+    if chosen:
+        return Finding("default detector", f"{chosen}, named by REGIONCLIP_MODEL", required=False)
+    folder = REPOSITORY / "pretrained_ckpt" / "emoji"
+    if (folder / "model.safetensors").is_file():
+        return Finding("default detector", f"emoji in {_relative(folder)}", required=False)
+    state = f"emoji is not in {folder}: a wheel has no weights"
+    fix = "install from a clone (pip install -e), or name a detector in REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
+    return Finding("default detector", state, fix, required=False)
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_python,
     check_torch,
@@ -149,6 +163,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_extension,
     check_processor,
     check_weights,
+    check_default_detector,
 )
 
 

@@ -96,6 +96,15 @@ def test_the_page_has_its_data_and_no_word_can_end_it(tmp_path):
     assert page.count("</script>") == 2
 
 
+@pytest.mark.parametrize(("scores", "most"), [([], 1), ([0.3], 1), ([0.3, 2.2131], 2.22), ([1.0], 1)])
+def test_the_slider_of_the_page_reaches_all_scores(scores, most, tmp_path):
+    found = [{"class_id": 0, "score": score, "box": [0, 0, 9, 9]} for score in scores]
+    results = [{"image_id": "a#0", "width": 9, "height": 9, "detections": found}]
+    page = write_report(tmp_path / "r.html", results, ["cat"]).read_text(encoding="utf-8")
+    slider = re.search(r'<input id="score" type="range" ([^>]*)>', page)[1]
+    assert dict(re.findall(r'(\w+)="([^"]*)"', slider)) == {"min": "0", "max": f"{most}", "step": "0.01", "value": "0"}
+
+
 def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, detector_folder):
     (pictures / "broken.jpg").write_bytes(b"no picture")
     code, output, error = command("detect", "photos", "--words", "cat, dog", "--model", detector_folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 from regionclip.drawing import color_of
 from regionclip.files import atomic_write
 
-DATA_MARK = "/*DATA*/"
-"""Where the page takes its data."""
+DATA_MARK, MOST_MARK = "/*DATA*/", "/*MOST*/"
+"""Where the page takes its data, and the end of the slider for scores."""
 
 
 def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[str]) -> Path:
@@ -43,6 +44,10 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     # A word could hold the end of a script.
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = files("regionclip.batch").joinpath("report.html").read_text(encoding="utf-8")
+    # Scores times raw objectness exceed 1; the slider goes in hundredths.
+    scores = [entry["score"] for result in results for entry in result["detections"]]
+    most = max(1.0, math.ceil(max(scores, default=0.0) * 100) / 100)
+    page = page.replace(MOST_MARK, f"{most:g}").replace(DATA_MARK, data)
     with atomic_write(path) as file:
-        file.write(page.replace(DATA_MARK, data).encode(errors="backslashreplace"))
+        file.write(page.encode(errors="backslashreplace"))
     return path

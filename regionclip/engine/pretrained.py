@@ -22,7 +22,7 @@ from regionclip.engine.checkpoint import RunCheckpoints, load_weights
 from regionclip.engine.text import load_embedder
 from regionclip.engine.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, fetch, text_weights_of
 from regionclip.errors import UserError, user_error
-from regionclip.files import resolve_path
+from regionclip.files import REPOSITORY, resolve_path
 from regionclip.isolation import with_own_settings
 from regionclip.modeling import build_model
 
@@ -33,6 +33,12 @@ CONFIG_FILE, WEIGHT_FILES = "config.yaml", ("model.safetensors", "model_final.pt
 
 TEXT_FILE, VOCABULARY_FILE = "text.safetensors", "vocabulary.safetensors"
 """What it may hold beside: a text tower, and the words that it knows from the start."""
+
+CLONE = (
+    "they come with the repository, not with a wheel: install with pip install -e from a clone, or name another "
+    "detector with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
+)
+"""What to do where the files that are shipped beside the package are missing."""
 
 UNUSED = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.test_cls_score", "roi_heads.mask_head")
 """Weights that words chosen at run time take the place of, and masks, which are not predicted."""
@@ -153,6 +159,8 @@ def _find(name_or_path: str, config: str, source: str) -> _Parts:
     path = resolve_path(Path(FOLDER) / SHIPPED[name_or_path]) if name_or_path in SHIPPED else find_weights(name_or_path)
     if path.is_dir():
         return _folder(path)
+    if name_or_path in SHIPPED:
+        raise user_error(f"detector {name_or_path}", f"its files in {REPOSITORY / path}", "no such folder", CLONE)
     if path.is_file() and config:
         return _Parts(config, (), str(path))
     if path.is_file():
