@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,3 +41,33 @@ class UserError(ValueError):
 def user_error(what: str, expected: str, actual: str, fix: str) -> UserError:
     """Return a `UserError` with a single problem."""
     return UserError(Problem(what, expected, actual, fix))
+
+
+_SPACE, _PERMISSION, _FILES = (
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    (errno.EACCES, errno.EPERM, errno.EROFS),
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return what the operating system refused: the error itself, or what torch made an error of its own of."""
+    chain: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
+    while chain is not None and not (isinstance(chain, OSError) and chain.errno is not None):
+        chain = chain.__cause__ or chain.__context__
+    return chain
+
+
+def system_problem(error: OSError) -> Problem:
+    """Return what the operating system refused as a problem with its fix."""
+    expected, fix = "a file that can be read and written", "check the path and the disk, then give the command again"
+    if error.errno in _SPACE:
+        expected, fix = "space to write", "free some, or write to another disk; then give the command again"
+    elif error.errno in _PERMISSION:
+        expected, fix = "permission to read and write", "name another file or folder, or change its permissions"
+    elif error.errno in _FILES:
+        expected, fix = "files that can be opened", "raise the limit of open files (ulimit -n)"
+    return Problem(str(error.filename or "a file"), expected, error.strerror or str(error), fix)

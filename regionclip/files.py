@@ -13,7 +13,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from regionclip.errors import user_error
+from regionclip.errors import system_error, user_error
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -63,9 +63,12 @@ def make_folder(folder: str | os.PathLike[str], what: str) -> list[Path]:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     """Yield a binary file, to write and read, that becomes `path` only when the block ends without an exception."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A long name with more around it would be too long.
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A long name with more around it would be too long.
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
@@ -74,8 +77,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
         # mkstemp makes private files; a result is as readable as any file the user creates.
         Path(temporary).chmod(0o666 & ~_current_umask())
         Path(temporary).replace(target)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        refused = system_error(error)
+        if refused is not None and refused.filename is None:  # a write knows no name
+            raise OSError(refused.errno, refused.strerror, str(target)) from error
         raise
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from regionclip import RegionCLIP
 from regionclip.cli import main
+from regionclip.engine.packing import pack_detector
+from regionclip.engine.pretrained import load_pretrained
 from tests.conftest import DATA
 
 PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
@@ -95,3 +97,11 @@ def test_what_cannot_be_packed_is_said(pack, detector_folder, tmp_path, monkeypa
     assert stop.value.code == 2
     assert "a text tower" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_no_words_of_another_detector_stay_in_a_folder(detector_folder, tmp_path):
+    detector = load_pretrained(str(detector_folder))
+    pack_detector(detector, tmp_path, ["cat", "dog"])
+    assert (tmp_path / "vocabulary.safetensors").is_file()
+    pack_detector(detector, tmp_path)
+    assert not (tmp_path / "vocabulary.safetensors").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from tqdm import tqdm
 import regionclip
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
 from regionclip.batch.report import write_report
+from regionclip.batch.results import as_coco, as_detections, as_result
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
@@ -31,7 +31,7 @@ from regionclip.detections import Detections
 from regionclip.engine.encoded_image import EncodedImage
 from regionclip.engine.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
-from regionclip.errors import UserError
+from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
 from regionclip.predictor import RegionCLIP
 
@@ -103,6 +103,7 @@ def detect(
     """
     files = [replace(file, matte=options.matte) for file in files]
     boxes = boxes_by_picture(given_boxes, _places(files, given_boxes)) if given_boxes is not None else None
+    _require_apart(files, output)
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
         journal.require_own()
@@ -210,7 +211,7 @@ class _FileRun:
             try:
                 for frame, image in frames:
                     result = self._result(frame, image, draw=False)
-                    drawn = _as_detections(result, self.run.detector, frame).draw()
+                    drawn = as_detections(result, self.run.detector.vocabulary.names, frame).draw()
                     video.write(np.array(drawn), frame.seconds)
                     yield {**result, "drawn": self.drawn}
             except UnreadableImageError as error:
@@ -223,7 +224,7 @@ class _FileRun:
         result = self.run.finished.get(image_id)
         if result is None:
             found = self._detect(image, image_id)
-            result = _as_result(image_id, self.file, frame, found)
+            result = as_result(image_id, self.file, frame, found)
             self.run.writer.submit(self._finish, result, frame, found if draw else None)
         return result
 
@@ -256,12 +257,21 @@ class _FileRun:
         return self.drawn
 
     def _thumbnail(self, frame: Frame) -> str:
-        name = f"thumbnails/{_short(self.file.name, f'.{frame.number}.jpg')}"
+        name = _thumbnail_name(self.file, frame.number)
         picture = Image.fromarray(frame.pixels)
         picture.thumbnail((480, 480))
         with atomic_write(self.run.output / name) as file:
             picture.save(file, format="JPEG", quality=80)
         return name
+
+
+def _require_apart(files: Sequence[PictureFile], output: Path) -> None:
+    """Raise a `UserError` when a picture that is looked at would be replaced by what is drawn or noted of one."""
+    written = {*drawn_names(files).values(), *(_thumbnail_name(file) for file in files)}
+    replaced = {os.path.realpath(output / name) for name in written} & {os.path.realpath(file.path) for file in files}
+    if replaced:
+        expected, actual = "a folder whose pictures are not looked at", f"{min(replaced)}, which would be replaced"
+        raise user_error(f"output {output}", expected, actual, "name another folder")
 
 
 def _places(files: Sequence[PictureFile], given: Collection[str]) -> dict[str, Path]:
@@ -293,74 +303,16 @@ def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:
     return names
 
 
+def _thumbnail_name(file: PictureFile, frame: int = 0) -> str:
+    return f"thumbnails/{_short(file.name, f'.{frame}.jpg')}"
+
+
 def _short(name: str, ending: str) -> str:
     """Return a name with an ending; the last part of a very long one becomes a hash, for file systems have limits."""
     path = Path(name)
     if len(os.fsencode(path.name + ending)) > LONGEST_NAME:
         path = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest())
     return path.as_posix() + ending
-
-
-def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
-    """Return results as COCO's JSON: `images`, `categories`, and `annotations` with a `score`."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    counter = itertools.count(1)
-    for image_id, result in enumerate(results, start=1):
-        known = {key: result[key] for key in ("width", "height", "frame", "seconds") if key in result}
-        images.append({"id": image_id, "file_name": result["file"]} | known)
-        for found in result["detections"]:
-            left, top, right, bottom = found["box"]
-            annotations.append(
-                {
-                    "id": next(counter),
-                    "image_id": image_id,
-                    "category_id": found["class_id"] + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                    "iscrowd": 0,
-                    "score": found["score"],
-                }
-            )
-    categories = [{"id": i, "name": word} for i, word in enumerate(words, start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
-def _as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections) -> dict[str, Any]:
-    result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
-    if file.is_video:
-        result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
-    if frame.notes:
-        result["notes"] = list(frame.notes)
-    result |= {"width": found.image_size[1], "height": found.image_size[0], "detections": []}
-    for row, name in enumerate(found.names):
-        entry: dict[str, Any] = {
-            "word": name,
-            "class_id": int(found.class_ids[row]),
-            "score": float(found.scores[row]),
-            "box": found.boxes[row].tolist(),
-        }
-        if found.top_class_ids.shape[1]:
-            entry["top_words"] = found.top_words(row)
-        result["detections"].append(entry)
-    return result
-
-
-def _as_detections(result: dict[str, Any], detector: RegionCLIP, frame: Frame) -> Detections:
-    rows, names = result["detections"], detector.vocabulary.names
-    place = dict(zip(names, range(len(names)), strict=True))
-    top: list[list[tuple[str, float]]] = [entry.get("top_words", []) for entry in rows]
-    shape = (len(rows), len(top[0]) if top else 0)
-    return Detections(
-        boxes=np.array([entry["box"] for entry in rows], np.float32).reshape(-1, 4),
-        scores=np.array([entry["score"] for entry in rows], np.float32),
-        class_ids=np.array([entry["class_id"] for entry in rows], np.int64),
-        vocabulary=names,
-        image_size=(result["height"], result["width"]),
-        top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(shape),
-        top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(shape),
-        image=frame.pixels,
-    )
 
 
 def _fingerprint(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from regionclip.console import streams_that_may_close
 from regionclip.files import REPOSITORY
 
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -47,4 +48,6 @@ def doctor(
     """Look over the installation; what is wrong comes with its fix."""
     from regionclip.doctor import main
 
-    raise typer.Exit(main(as_json=as_json))
+    with streams_that_may_close():
+        code = main(as_json=as_json)
+    raise typer.Exit(code)

@@ -43,7 +43,11 @@ def run(args: Namespace) -> int:
     from regionclip.engine.command import DONE
     from regionclip.engine.packing import pack_detector
     from regionclip.engine.pretrained import load_pretrained
+    from regionclip.errors import user_error
 
+    if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
+        fix = "name another folder"
+        raise user_error(f"--output {args.output}", "another folder than that of the detector", "the same", fix)
     detector = load_pretrained(
         args.model,
         args.config,

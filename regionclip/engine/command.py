@@ -15,17 +15,20 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from PIL import Image
 
 import regionclip
 from regionclip.config import check_config, load_config
+from regionclip.console import streams_that_may_close
 from regionclip.data import use_custom_image_folder
-from regionclip.errors import UserError, user_error
+from regionclip.data.images import raise_pixel_limit
+from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-DONE, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+DONE, SOME_FAILED, BAD_INPUT, SYSTEM_REFUSED, NO_MEMORY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+"""Exit codes; docs/detect.md has their table."""
 
 Result = TypeVar("Result")
 
@@ -50,22 +53,49 @@ def detector_argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and exit with its code; a `UserError` is printed, a line a problem, and exits with 2."""
-    try:
-        sys.exit(report_user_errors(main))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    """Run `main` and exit with its code; errors that users can mend are printed, a line each.
+
+    A reader of the output that goes away, as `head` does, changes nothing.
+    """
+    with streams_that_may_close():
+        try:
+            sys.exit(report_user_errors(_with_pixel_limit(main)))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+
+def _with_pixel_limit(main: Callable[[], int]) -> Callable[[], int]:
+    def limited() -> int:
+        raise_pixel_limit()
+        return main()
+
+    return limited
 
 
 def report_user_errors(action: Callable[[], Result]) -> Result:
-    """Return what `action` returns; a `UserError` is printed, a line a problem, and exits with 2."""
+    """Return what `action` returns; errors that users can mend are printed, a line each, and exit with their code.
+
+    They are a `UserError` (2), what the operating system refused, such as a full disk (3), and too little memory (4).
+    """
     try:
         return action()
     except UserError as error:
-        for problem in error.problems or (error,):
-            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _exit(BAD_INPUT, *(error.problems or (error,)))
+    except (MemoryError, OSError, RuntimeError) as error:
+        refused = system_error(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            fix = "look at smaller pictures (INPUT.MAX_SIZE_TEST) or fewer at once, or use another device"
+            _exit(NO_MEMORY, Problem("memory", "enough", str(error).partition("\n")[0] or "none left", fix))
+        if refused is not None:
+            _exit(SYSTEM_REFUSED, system_problem(refused))
+        raise
+
+
+def _exit(code: int, *problems: object) -> NoReturn:
+    for problem in problems:
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def load_checked_config(args: argparse.Namespace) -> CfgNode:
@@ -100,6 +130,16 @@ def plan_processes(args: argparse.Namespace) -> tuple[int, bool]:
     return max(args.num_gpus, 1) if on_gpu or configured == "cpu" else 1, on_gpu
 
 
+class _LogFile(logging.FileHandler):
+    """Writes to a file for as long as the disk takes it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that the file ends here."""
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+        print(f"warning: {self.baseFilename} cannot be written further", file=sys.stderr)
+
+
 class _ConsoleHandler(logging.StreamHandler):
     """Writes to whatever standard output is at that moment; the progress bar has standard error."""
 
@@ -114,6 +154,7 @@ def log_to_console() -> None:
     # Detectron2 calls torch in two ways that torch means to change; users can do nothing about it.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit of our own
     level = logging.INFO if comm.is_main_process() else logging.WARNING
     for name in _LOGGERS:
         package = logging.getLogger(name)
@@ -142,7 +183,7 @@ def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
         try:
             with atomic_write(output / "config.yaml") as file:
                 file.write(cfg.dump().encode())
-            log_file = logging.FileHandler(output / "log.txt")
+            log_file = _LogFile(output / "log.txt")
         except OSError as error:
             fix = "choose another OUTPUT_DIR, or make it writable"
             raise user_error(f"OUTPUT_DIR {output}", "a folder to write to", str(error.strerror), fix) from error

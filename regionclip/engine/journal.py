@@ -59,9 +59,12 @@ class PredictionJournal:
         """Add finished images."""
         if self._file is None:
             self._file = self._open()
-        for prediction in predictions:
-            self._file.write(json.dumps(prediction) + "\n")
-        self._file.flush()
+        try:
+            for prediction in predictions:
+                self._file.write(json.dumps(prediction) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def remove(self) -> None:
         """Delete the journals of all processes: the results are written."""

@@ -56,6 +56,7 @@ def pack_detector(
     paths = _write_configs(detector.cfg, output)
     paths.append(_write_state(output / WEIGHT_FILES[0], weights, half=half))
     paths.append(_write_state(output / TEXT_FILE, text, half=half))
+    (output / VOCABULARY_FILE).unlink(missing_ok=True)  # of another detector that was packed here
     if made is not None:
         save_vocabulary(made, output / VOCABULARY_FILE)
         paths.append(output / VOCABULARY_FILE)

@@ -1,0 +1,76 @@
+"""Results of detection as plain numbers: for the journal, for COCO's JSON, and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from regionclip.data.picture_sources import Frame, PictureFile
+from regionclip.detections import Detections
+
+
+def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str, Any]:
+    """Return results as COCO's JSON: `images`, `categories`, and `annotations` with a `score`."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    counter = itertools.count(1)
+    for image_id, result in enumerate(results, start=1):
+        known = {key: result[key] for key in ("width", "height", "frame", "seconds") if key in result}
+        images.append({"id": image_id, "file_name": result["file"]} | known)
+        for found in result["detections"]:
+            left, top, right, bottom = found["box"]
+            annotations.append(
+                {
+                    "id": next(counter),
+                    "image_id": image_id,
+                    "category_id": found["class_id"] + 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                    "score": found["score"],
+                }
+            )
+    categories = [{"id": i, "name": word} for i, word in enumerate(words, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections) -> dict[str, Any]:
+    """Return what was found in a picture or frame as plain numbers, which JSON can hold."""
+    result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
+    if file.is_video:
+        result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
+    if frame.notes:
+        result["notes"] = list(frame.notes)
+    result |= {"width": found.image_size[1], "height": found.image_size[0], "detections": []}
+    for row, name in enumerate(found.names):
+        entry: dict[str, Any] = {
+            "word": name,
+            "class_id": int(found.class_ids[row]),
+            "score": float(found.scores[row]),
+            "box": found.boxes[row].tolist(),
+        }
+        if found.top_class_ids.shape[1]:
+            entry["top_words"] = found.top_words(row)
+        result["detections"].append(entry)
+    return result
+
+
+def as_detections(result: dict[str, Any], names: tuple[str, ...], frame: Frame) -> Detections:
+    """Return a result as it was found, with the pixels of its frame; `names` are the words."""
+    rows = result["detections"]
+    place = dict(zip(names, range(len(names)), strict=True))
+    top: list[list[tuple[str, float]]] = [entry.get("top_words", []) for entry in rows]
+    shape = (len(rows), len(top[0]) if top else 0)
+    return Detections(
+        boxes=np.array([entry["box"] for entry in rows], np.float32).reshape(-1, 4),
+        scores=np.array([entry["score"] for entry in rows], np.float32),
+        class_ids=np.array([entry["class_id"] for entry in rows], np.int64),
+        vocabulary=names,
+        image_size=(result["height"], result["width"]),
+        top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(shape),
+        top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(shape),
+        image=frame.pixels,
+    )
