@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 import torch
@@ -16,10 +17,14 @@ from PIL import Image
 
 from regionclip import RegionCLIP
 from regionclip.batch import DetectOptions, detect
+from regionclip.config import load_config
 from regionclip.data.picture_sources import find_pictures
+from regionclip.engine import workflows
+from regionclip.engine.features import ExtractionJob, extract_region_features
 from regionclip.engine.ownership import LOCK_FILE, own_folder
 from regionclip.errors import Problem, UserError, user_error
-from tests.conftest import DATA
+from tests.conftest import DATA, flat
+from tests.training import training_config, write_pictures
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
 WORDS = (["cat", "dog"], ["tree", "cat", "house"])
@@ -167,6 +172,39 @@ def test_a_lock_ends_with_its_process_though_a_child_lives_on(tmp_path, holder):
     os.kill(child, 0)
     with own_folder(tmp_path / "out", "output"):
         pass
+
+
+def workflow_with(cfg, monkeypatch):
+    monkeypatch.setattr(workflows, "load_checked_config", lambda args: cfg)
+    return Namespace(trust_pickle=False, allow_missing=[], resume=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_a_run_has_is_left_alone_by_training(resume, tmp_path, monkeypatch, holder):
+    process, _ = holder()
+    write_pictures(tmp_path / "world")
+    arguments = workflow_with(training_config(tmp_path / "world", tmp_path / "out"), monkeypatch)
+    arguments.resume = resume
+    for do in (workflows.train, workflows.evaluate_only):
+        with pytest.raises(UserError, match=f"OUTPUT_DIR .*got that of process {process.pid}"):
+            do(arguments)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_FILE]
+
+
+def test_a_folder_that_a_run_has_is_left_alone_by_features(tmp_path, tiny, holder):
+    process, _ = holder()
+    overrides = tiny["overrides"] | {"OUTPUT_DIR": str(tmp_path / "out"), "INPUT_DIR": str(PHOTOS[0].parent)}
+    with pytest.raises(UserError, match=f"OUTPUT_DIR .*got that of process {process.pid}"):
+        extract_region_features(load_config(tiny["config"], flat(overrides)), None, ExtractionJob())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_FILE]
+
+
+def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "world")
+    cfg = training_config(tmp_path / "world", tmp_path / "out" / "run", MODEL__WEIGHTS=tmp_path / "no.pth")
+    with pytest.raises(UserError, match=r"no\.pth"):
+        workflows.train(workflow_with(cfg, monkeypatch))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_of_another_unfinished_run_is_refused(detectors, files, tmp_path, monkeypatch):
