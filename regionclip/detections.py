@@ -96,14 +96,15 @@ class Detections:
         """Return the picture with boxes and words.
 
         Args:
-            image: the original picture, uint8 [H, W, 3] in RGB; the one that was detected on unless given.
+            image: the original picture, as of `RegionCLIP.set_image`; the one that was detected on unless given.
 
         Raises:
             UserError: a picture of another size.
         """
+        from regionclip.data.images import to_rgb_pixels
         from regionclip.drawing import draw_detections
 
-        pixels = self.image if image is None else np.asarray(image)
+        pixels = self.image if image is None else to_rgb_pixels(image)
         if pixels is None or pixels.shape[:2] != self.image_size:
             height, width = self.image_size
             actual = "none" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]}"

@@ -319,6 +319,17 @@ def test_pictures_are_drawn_on_what_was_detected(detector):
         found.draw(np.zeros((5, 5, 3), np.uint8))
 
 
+def test_any_picture_that_can_be_set_can_be_drawn_on(detector):
+    detector.set_image(PHOTOS[0])
+    found = detector.predict(threshold=0.0, topk=2)
+    photo = Image.open(PHOTOS[0]).convert("RGB")
+    drawn = np.asarray(found.draw())
+    for picture in (photo, photo.convert("RGBA"), np.asarray(photo)):
+        np.testing.assert_array_equal(np.asarray(found.draw(picture)), drawn)
+    grey = np.asarray(found.draw(photo.convert("L")))
+    assert grey.shape == drawn.shape
+
+
 def test_labels_never_cover_each_other_and_stay_inside():
     generator = np.random.default_rng(0)
     for _ in range(30):

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from regionclip.clip import get_architecture
-from regionclip.clip.embedding_cache import EmbeddingCache
+from regionclip.clip.embedding_cache import EmbeddingCache, cache_folder
 from regionclip.clip.prompts import PROMPT_ENSEMBLES, PROMPT_TEMPLATES, fill_template, prompt_ensemble
 from regionclip.clip.text import tokenize
 from regionclip.clip.vocabulary import Classifier, Vocabulary, read_words
@@ -265,6 +267,17 @@ def test_the_cache_keeps_words_by_weights_and_templates(detector_folder, tmp_pat
     del again.weights_hash
     Vocabulary.from_words(["cat"], again)
     assert counting.words == ["bird", "cat", "cat"]
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    for name in ("REGIONCLIP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    assert cache_folder() == Path(tempfile.gettempdir()) / "regionclip"
 
 
 @pytest.mark.parametrize("blob", [b"", b"abc", b"abcd", bytes(32 * 4 + 1)])

@@ -37,11 +37,13 @@ def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.engine.export import export_detector
+    from regionclip.engine.ownership import own_folder
     from regionclip.engine.pretrained import load_pretrained
 
     pairs = shared.override_pairs(args.overrides)
-    detector = load_pretrained(args.model, args.config, pairs, "", "cpu", trust_pickle=args.trust_pickle)
-    paths = export_detector(detector, args.output, args.form)
+    with own_folder(args.output, f"--output {args.output}"):
+        detector = load_pretrained(args.model, args.config, pairs, "", "cpu", trust_pickle=args.trust_pickle)
+        paths = export_detector(detector, args.output, args.form)
     sizes = {path.name: path.stat().st_size for path in paths}
     print(f"Done: {len(paths)} files, {sum(sizes.values()) / 1e6:.1f} MB in {args.output}")
     if args.as_json:

@@ -41,6 +41,7 @@ def pack(
 def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     from regionclip.engine.command import DONE
+    from regionclip.engine.ownership import own_folder
     from regionclip.engine.packing import pack_detector
     from regionclip.engine.pretrained import load_pretrained
     from regionclip.errors import user_error
@@ -48,15 +49,16 @@ def run(args: Namespace) -> int:
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"
         raise user_error(f"--output {args.output}", "another folder than that of the detector", "the same", fix)
-    detector = load_pretrained(
-        args.model,
-        args.config,
-        shared.override_pairs(args.overrides),
-        args.text_weights,
-        "cpu",
-        trust_pickle=args.trust_pickle,
-    )
-    files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
+    with own_folder(args.output, f"--output {args.output}"):
+        detector = load_pretrained(
+            args.model,
+            args.config,
+            shared.override_pairs(args.overrides),
+            args.text_weights,
+            "cpu",
+            trust_pickle=args.trust_pickle,
+        )
+        files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
     total = sum(file.size for file in files)
     print(f"Done: {len(files)} files, {total / 1e6:.1f} MB in {args.output}")
     if args.as_json:

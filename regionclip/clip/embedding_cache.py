@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +25,19 @@ KEYS_AT_ONCE = 500
 def cache_folder() -> Path:
     """Return the folder of caches: $REGIONCLIP_CACHE, else `regionclip` in the user's cache folder."""
     own = os.environ.get("REGIONCLIP_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regionclip"
+    if own:
+        return Path(own)
+    home = Path("~/.cache").expanduser() if _has_home() else Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME", home)) / "regionclip"
+
+
+def _has_home() -> bool:
+    # In a container the user may have neither HOME nor a name.
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 class EmbeddingCache:
