@@ -408,7 +408,7 @@ def test_what_an_interrupted_run_finished_is_not_encoded_again(
         (["a.jpg", "--words", "cat", "--threshold", "nan"], "threshold: expected a number, got nan"),
         (["a.jpg", "--words", "cat", "--templates", "broken.txt"], "broken.txt: expected text in UTF-8"),
         (["a.jpg", "--words", "cat", "--boxes", "broken.npz"], "boxes broken.npz: expected a list of boxes"),
-        (["a.jpg", "--words", "cat", "--boxes", "boxes.json"], "boxes boxes.json: expected a list of boxes"),
+        (["a.jpg", "--words", "cat", "--boxes", "boxes.json"], "boxes boxes.json: a.jpg, row 0: expected a box of four numbers"),
         (["a.jpg", "--words", "cat", "--boxes", "no.json"], "boxes no.json: expected a JSON or npz file"),
         (["a.jpg", "--words", "cat", "--set", "INPUT"], "--set INPUT: expected KEY=VALUE"),
         (["a.jpg", "--words", "cat", "--set", "NO.KEY=1"], "expected pairs of a known key"),

@@ -194,7 +194,7 @@ class _FileRun:
     run: _Run
     file: PictureFile
     drawn: str
-    boxes: dict[str, list[Any]] | None
+    boxes: dict[str, ImageBoxes] | None
     """By `_image_id` of a frame, or by the name of the file."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
