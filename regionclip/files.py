@@ -80,7 +80,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BufferedRandom]:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         refused = system_error(error)
-        if refused is not None and refused.filename is None:  # a write knows no name
+        if refused is not None and refused.filename in (None, temporary):  # a write knows no name
             raise OSError(refused.errno, refused.strerror, str(target)) from error
         raise
 

@@ -387,11 +387,13 @@ def require_limits(
     threshold: float | None, topk: int | None, words_per_box: int, words: int, *, with_boxes: bool = False
 ) -> None:
     """Raise a `UserError` for limits that `predict` cannot keep with so many words."""
-    if threshold is not None and not math.isfinite(threshold):
-        raise user_error("threshold", "a number", str(threshold), "leave it out for the detector's own")
+    if threshold is not None and (isinstance(threshold, str) or not math.isfinite(threshold)):
+        actual = repr(threshold) if isinstance(threshold, str) else str(threshold)
+        raise user_error("threshold", "a number", actual, "leave it out for the detector's own")
     if topk is not None and with_boxes:
         raise user_error("topk", "none with given boxes, which are all named", str(topk), "use threshold")
     if topk is not None and (whole_number(topk) or 0) < 1:
-        raise user_error("topk", "a whole number above 0", str(topk), "leave it out for the detector's own limit")
+        actual = repr(topk) if isinstance(topk, str) else str(topk)
+        raise user_error("topk", "a whole number above 0", actual, "leave it out for the detector's own limit")
     if not 0 <= (-1 if whole_number(words_per_box) is None else words_per_box) <= words:
         raise user_error("words_per_box", f"0 to {words}, the words", str(words_per_box), "ask for fewer")

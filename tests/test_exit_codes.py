@@ -108,6 +108,14 @@ def test_a_write_that_fails_names_its_file_and_leaves_nothing(kind, tmp_path, sm
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_put_in_its_place_is_named(tmp_path):
+    (tmp_path / "a.pth").mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught, atomic_write(tmp_path / "a.pth") as file:
+        file.write(b"content")
+    assert caught.value.filename == str(tmp_path / "a.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
 def arguments(folder, output):
     options = ["--words", "cat, dog", "--model", str(folder), "--output", str(output), "--threshold", "0"]
     return [sys.executable, "-m", "regionclip", "detect", str(PHOTOS), *options]

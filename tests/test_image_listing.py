@@ -72,6 +72,20 @@ def test_folders_that_cannot_be_opened_are_counted(make, tmp_path, monkeypatch):
     assert names(folder) == (["a.jpg"], {"folders that cannot be opened": 1})
 
 
+def test_links_to_where_one_may_not_look_are_counted(make, tmp_path, monkeypatch):
+    folder = make("a.jpg")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "closed").symlink_to("/nowhere")
+    (folder / ("b" * 200)).symlink_to("c" * 300)  # longer than any name
+    assert names(folder) == (["a.jpg"], {"broken links": 2, "linked folders that were looked into before": 1})
+
+
+def test_names_that_no_file_can_have_are_no_files():
+    for name in ("a" * 5000, "a\0b", "a" * 300 + ".jpg"):
+        with pytest.raises(UserError, match="expected pictures or videos, got no such file"):
+            find_pictures([name])
+
+
 def test_the_folder_of_results_is_not_looked_into(make, tmp_path):
     folder = make("a.jpg", "out/pictures/a.jpg")
     assert names(folder, without=tmp_path / "out") == (["a.jpg"], {"folder of results": 1})

@@ -118,6 +118,8 @@ def test_bad_boxes_are_errors(boxes, message, detector):
         ({"topk": 0}, "topk: expected a whole number above 0, got 0"),
         ({"topk": -1}, "topk: expected a whole number above 0"),
         ({"topk": 2.5}, "topk: expected a whole number above 0"),
+        ({"topk": "5"}, "topk: expected a whole number above 0, got '5'"),
+        ({"threshold": "0.5"}, "threshold: expected a number, got '0.5'"),
         ({"topk": 3, "boxes": [[0, 0, 9, 9]]}, "topk: expected none with given boxes"),
         ({"threshold": float("nan")}, "threshold: expected a number, got nan"),
         ({"words_per_box": -1}, "words_per_box: expected 0 to 4"),
@@ -317,6 +319,13 @@ def test_pictures_are_drawn_on_what_was_detected(detector):
     assert np.array_equal(np.array(detector.predict(threshold=1.1).draw()), found.image)
     with pytest.raises(UserError, match="picture to draw on: expected"):
         found.draw(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_a_config_that_is_not_used_is_said(detector_folder, caplog):
+    RegionCLIP.from_pretrained(detector_folder, config="other.yaml")
+    assert "config other.yaml is not used" in caplog.text
+    with pytest.raises(UserError, match="device: expected cpu, cuda or cuda:N, got 'meta'"):
+        RegionCLIP.from_pretrained(detector_folder, device="meta")
 
 
 def test_any_picture_that_can_be_set_can_be_drawn_on(detector):

@@ -48,6 +48,7 @@ def test_lists_of_lists_are_synonyms(tmp_path):
 
 REFUSED = {
     "torn.json": ('["wood", "carrot', "torn.json: expected JSON"),
+    "deep.json": ("[" * 99999, "deep.json: expected JSON"),
     "torn.txt": ('["wood", "carrot', "torn.txt: expected JSON"),
     "annotations.json": ('{"images": [], "annotations": []}', "expected a list of words, or one under names"),
     "text.json": ('"wood"', "expected a list of words"),

@@ -88,7 +88,7 @@ def _from_lines(lines: list[str], source: str) -> list[Word]:
 def _from_json(text: str, source: str) -> list[Word]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise user_error(source, "JSON, as it begins like it", str(error), _FIX) from error
     return _from_content(content, source)
 

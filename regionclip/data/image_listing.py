@@ -73,7 +73,11 @@ class _Search:
 
     def enter(self, folder: Path) -> bool:
         """Return whether to look into a folder, which is done once."""
-        state = folder.stat()
+        try:
+            state = folder.stat()
+        except OSError:
+            self.left_out["folders that cannot be opened"] += 1
+            return False
         identity = state.st_dev, state.st_ino
         if os.path.realpath(folder) == self.without:
             self.left_out["folder of results"] += 1
@@ -96,7 +100,7 @@ class _Search:
             path = folder / entry.name
             if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
-            elif entry.is_symlink() and not path.exists():
+            elif entry.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where one may not look
                 self.left_out["broken links"] += 1
             elif entry.is_dir():
                 folders.append(path)

@@ -125,11 +125,11 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
     if name == STANDARD_INPUT:
         return _listed(lines, left_out)
     path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - of a name that no file can have, Path.is_file raises
         if path.suffix.lower() not in known:
             raise user_error(name, f"a file ending in {', '.join(sorted(known))}", path.suffix or "none", "convert it")
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - likewise
         if output is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
             expected, fix = f"another folder than that of the pictures, {name}", f"name another, such as {path}/found"
             actual = "the same" if path.samefile(output) else "a folder around it"
@@ -138,9 +138,9 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
     else:
         found = _matches(path, known, output, left_out)
     if not found:
-        actual = "a folder without" if path.is_dir() else "no such file"
+        actual = "a folder without" if os.path.isdir(path) else "no such file"  # noqa: PTH112 - likewise
         actual += f" (left out: {left_out})" if left_out else ""
-        raise user_error(name, "pictures or videos", actual, "correct the path; patterns belong in quotes")
+        raise user_error(name[:200], "pictures or videos", actual, "correct the path; patterns belong in quotes")
     return found
 
 

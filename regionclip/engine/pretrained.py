@@ -146,7 +146,7 @@ def require_device(device: str = "") -> str:
     if not device:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # there is also a device that holds no numbers
     except (RuntimeError, AssertionError) as error:
         actual = f"{device!r} ({str(error).splitlines()[0][:100]})"
         raise user_error("device", "cpu, cuda or cuda:N", actual, "name one that this machine has") from error
@@ -154,6 +154,8 @@ def require_device(device: str = "") -> str:
 
 
 def _find(name_or_path: str, config: str, source: str) -> _Parts:
+    if config and not find_weights(name_or_path).is_file():
+        logger.warning("config %s is not used: detector %s has its own", config, name_or_path)
     if name_or_path in MODELS:
         return _published(MODELS[name_or_path], source)
     path = resolve_path(Path(FOLDER) / SHIPPED[name_or_path]) if name_or_path in SHIPPED else find_weights(name_or_path)
