@@ -43,14 +43,9 @@ def user_error(what: str, expected: str, actual: str, fix: str) -> UserError:
     return UserError(Problem(what, expected, actual, fix))
 
 
-_SPACE, _PERMISSION, _FILES = (
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    (errno.EACCES, errno.EPERM, errno.EROFS),
-    (
-        errno.EMFILE,
-        errno.ENFILE,
-    ),
-)
+_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def system_error(error: BaseException) -> OSError | None:
@@ -68,6 +63,6 @@ def system_problem(error: OSError) -> Problem:
         expected, fix = "space to write", "free some, or write to another disk; then give the command again"
     elif error.errno in _PERMISSION:
         expected, fix = "permission to read and write", "name another file or folder, or change its permissions"
-    elif error.errno in _FILES:
+    elif error.errno in _TOO_MANY_FILES:
         expected, fix = "files that can be opened", "raise the limit of open files (ulimit -n)"
     return Problem(str(error.filename or "a file"), expected, error.strerror or str(error), fix)
