@@ -20,4 +20,5 @@ if ! "$python" -W ignore -c "$missing"; then
   if [ -d .gpu/operators ]; then cp .gpu/operators/*.so regionclip/ops/; fi
   "$python" -W ignore -c "$missing" || "$python" setup.py -q build_ext --inplace
 fi
+if [ -d .gpu/goldens ]; then export REGIONCLIP_GOLDENS=$PWD/.gpu/goldens; fi
 exec "$python" -m gpu "$@"

@@ -39,6 +39,11 @@ find "$work" -name "_C*.so" -delete
 "$python" -m wheel tags --python-tag py3 --abi-tag none --platform-tag any --remove .gpu/wheels/sal_detectron2-*.whl > /dev/null
 cp regionclip/ops/_native*.so .gpu/operators/
 git rev-parse HEAD > .gpu/commit
+# Photos of the goldens that may not be shipped, where they are at hand.
+if [ -f "${REGIONCLIP_GOLDENS:-}/inputs.npz" ]; then
+  mkdir -p .gpu/goldens
+  cp "$REGIONCLIP_GOLDENS/inputs.npz" .gpu/goldens/
+fi
 "$python" tools/prepare_emoji.py --root .gpu/datasets/emoji --splits val --scenes "$scenes"
 rm -rf .gpu/datasets/emoji/drawings
 

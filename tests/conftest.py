@@ -21,7 +21,6 @@ from regionclip.testing import deterministic_text_embeddings, fill_deterministic
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 GOLDENS = DATA / "goldens"
-BESIDE = REPOSITORY.parent / "shared" / "goldens"
 
 DEVICE = os.environ.get("REGIONCLIP_TEST_DEVICE", "cpu")
 """Where the goldens are computed."""
@@ -32,7 +31,7 @@ torch.backends.cudnn.allow_tf32 = False  # float32 has the same tolerances every
 @pytest.fixture(scope="session")
 def golden_inputs():
     """Photos of the goldens by name of their entries; all three where the complete file is at hand."""
-    complete = Path(os.environ.get("REGIONCLIP_GOLDENS", BESIDE)) / "inputs.npz"
+    complete = Path(os.environ.get("REGIONCLIP_GOLDENS", GOLDENS)) / "inputs.npz"
     return np.load(complete if complete.is_file() else GOLDENS / "inputs_460229.npz")
 
 

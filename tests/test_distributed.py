@@ -83,17 +83,19 @@ def test_evaluation_in_two_processes_gives_the_same_results(tmp_path):
 
 
 def evaluate_and_stop(rank, port, folder, output):
-    """Train one step, then evaluate slowly; the second process gets its signal later than the first."""
+    """Train one step, then evaluate; the second process gets its signal two images later than the first, if at all."""
     torch.set_num_threads(1)
     place = Place(rank, 2, rank, 2, f"tcp://127.0.0.1:{port}")
-    read = TestMapper.__call__
+    read, seen = TestMapper.__call__, []
 
-    def slowly(mapper, record):
-        time.sleep(0.3)
+    def read_and_stop(mapper, record):
+        seen.append(record)
+        if len(seen) == 2 + 2 * rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)  # the processes keep step
         return read(mapper, record)
 
-    TestMapper.__call__ = slowly
-    threading.Timer(1.5 + rank, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    TestMapper.__call__ = read_and_stop
     join(place, lambda: train(folder, output, **SAME_SIZE | {"SOLVER__MAX_ITER": 1}), on_gpu=False)
 
 
@@ -224,6 +226,7 @@ def run(command):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_and_num_gpus_start_the_same_run(command, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     code, output = run(command(start=torchrun, OUTPUT_DIR=tmp_path / "torchrun"))
@@ -308,6 +311,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_once(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_the_state_and_exits_with_0(command, tmp_path):
     steps = command("--num-gpus", "2", "--dist-url", "auto", SOLVER__MAX_ITER=100000, SOLVER__CHECKPOINT_PERIOD=3)
     with subprocess.Popen(**steps, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -327,7 +327,7 @@ def test_templates_and_tokens_agree():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "key"), [("RN50", "rn50"), ("RN50x4", "rn50x4")])
+@pytest.mark.parametrize(("name", "key"), [("RN50", "rn50"), pytest.param("RN50x4", "rn50x4", marks=pytest.mark.slow)])
 def test_concept_features_agree(name, key):
     encoder = text_encoder(name)
     tokens = torch.from_numpy(CONCEPTS["tokens"]).long()

@@ -78,7 +78,9 @@ def test_both_ways_to_pool_are_taken(detector, monkeypatch):
 
 
 @pytest.mark.skipif(bool(native_problem("cpu")), reason=f"native operators: {native_problem('cpu')}")
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), pytest.param("bfloat16", 0.4, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_pyramids_call_the_convolutions_that_multiply_less(detector, precision, tolerance):
     pyramid = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"

@@ -234,7 +234,7 @@ def gradients(folder, output):
         torch.save(found, output)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_have_the_losses_and_gradients_of_one(processes, world, tmp_path):
     gradients(world, tmp_path / "one.pth")
     context = multiprocessing.get_context("forkserver")

@@ -76,7 +76,7 @@ def kill_while_writing(process, output, number):
     return False
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(seed, world, uninterrupted, tmp_path):
     expected, duration = uninterrupted
     rng = random.Random(seed)
@@ -88,6 +88,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(seed, world, uninter
     assert_same_run(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_writes_checkpoints_ends_with_the_same_bits(world, uninterrupted, tmp_path):
     killed = [kill_while_writing(start_training(world, tmp_path, **SETTINGS), tmp_path, n) for n in (1, 2, 3)]
     assert killed[0]
