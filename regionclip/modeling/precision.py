@@ -23,6 +23,8 @@ def is_native(precision: str, device: torch.device | str) -> bool:
     """Return whether a device computes in a precision, one of `PRECISIONS`; every GPU is taken to."""
     if precision == "float32" or torch.device(device).type != "cpu":
         return True
+    if not torch.backends.mkldnn.is_available():
+        return False
     if precision == "float16":
         return torch.ops.mkldnn._is_mkldnn_fp16_supported()
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
