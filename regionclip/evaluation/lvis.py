@@ -6,12 +6,10 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import faster_coco_eval
-import lvis
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,30 +85,11 @@ class _FasterEvaluation(faster_coco_eval.COCOeval_faster):
         return []
 
 
-class _OwnEvaluation(lvis.LVISEval):
-    """LVIS's own evaluation, for classes of unknown frequency too: they are in no frequency group."""
-
-    def _prepare_freq_group(self) -> list[list[int]]:
-        known = [category["frequency"] for category in self.lvis_gt.load_cats(self.params.cat_ids)]
-        return [[i for i, name in enumerate(known) if name == label] for label in _FREQUENCIES]
-
-
-class _Truth(lvis.LVIS):
-    """LVIS's own index of a ground truth that is no file."""
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self.logger = logging.getLogger(lvis.__name__)
-        self.dataset = content
-        self._create_index()
-
-
 def evaluate_with_lvis(content: dict[str, Any], results: Results, task: str) -> dict[str, float]:
     """Evaluate with LVIS's own implementation; -1 is no value."""
-    truth = _Truth(content)
-    evaluation = _OwnEvaluation(truth, lvis.LVISResults(truth, for_task(results, task), max_dets=MAX_DETECTIONS), task)
-    with _numpy_float_alias():
-        evaluation.run()
-    figures = evaluation.get_results()
+    from regionclip.evaluation.lvis_official import evaluate  # brings matplotlib's windows
+
+    figures = evaluate(content, for_task(results, task), task, MAX_DETECTIONS)
     return {name: float(figures[name]) for name in METRICS}
 
 
@@ -142,19 +121,6 @@ def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterat
     for annotation in truth["annotations"]:
         classes[annotation["image_id"]].add(annotation["category_id"])
     return (result for result in results if result["category_id"] in classes[result["image_id"]])
-
-
-@contextmanager
-def _numpy_float_alias() -> Iterator[None]:
-    """Give NumPy back the alias `float`, which lvis 0.5.3 still uses and NumPy 1.24 removed."""
-    if hasattr(np, "float"):
-        yield
-        return
-    np.float = float  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del np.float  # type: ignore[attr-defined]
 
 
 class LVISDetectionEvaluator(PredictionWriter):
