@@ -96,6 +96,7 @@ def test_detections_and_proposals_have_the_published_keys(command, here, tmp_pat
     assert all(len(features["boxes"]) == len(features["feats"]) > 0 for features in proposals.values())
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(command, here, tmp_path):
     code, output = here(command())
     assert code == 0, output
@@ -286,7 +287,11 @@ def test_parquet_is_read_by_other_programs(command, here, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--format", "safetensors", "--images-per-shard", "2"], ["--images-at-once", "2"]]
+    "arguments",
+    [
+        ["--format", "safetensors", "--images-per-shard", "2"],
+        pytest.param(["--images-at-once", "2"], marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_write_the_same_shards_and_batches(arguments, command, tmp_path, here):
     code, output = here(command(*arguments))
