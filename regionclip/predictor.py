@@ -44,7 +44,8 @@ from regionclip.errors import UserError, user_error
 from regionclip.isolation import with_own_settings
 from regionclip.modeling import CLIPFastRCNN, prepare_as_configured
 from regionclip.modeling.backbone import clip_tower
-from regionclip.modeling.postprocess import AcrossClasses
+from regionclip.modeling.early_end import detect_among
+from regionclip.modeling.postprocess import AcrossClasses, report_score
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL picture, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
@@ -327,19 +328,24 @@ class RegionCLIP:
     def _detect(
         self, image: EncodedImage, threshold: float | None, topk: int | None, *, per_class: bool
     ) -> tuple[Instances, Tensor, Tensor]:
-        regions = image.regions
-        probabilities = self._probabilities(regions.embeddings)
-        selector = text_predictor(self.model).selector
+        predictor = text_predictor(self.model)
+        selector = predictor.selector
         changes: dict[str, Any] = {} if per_class else {"suppression": AcrossClasses(selector.suppression)}
         if threshold is not None:
             changes["score_threshold"] = min(threshold, selector.score_threshold)
         if topk is not None:
             changes["max_detections"] = topk
-        selector = replace(selector, **changes)
-        found, rows = selector(regions.boxes, probabilities, regions.objectness_logits, image.network_size)
         # The score that selects may be another than the reported one, which is what the user limits.
+        lowest = (threshold or 0.0) if selector.reported_score is report_score else 0.0
+        found, rows = detect_among(
+            image.regions,
+            lambda embeddings, proposals: (predictor.refine(embeddings, proposals), self._probabilities(embeddings)),
+            replace(selector, **changes),
+            lowest_score=lowest,
+        )
         kept = found.pred_boxes.nonempty() & (found.scores >= (threshold or 0.0))
-        return found[kept], probabilities[rows[kept]], regions.embeddings[rows[kept]]
+        embeddings = image.regions.embeddings[rows[kept]]
+        return found[kept], self._probabilities(embeddings), embeddings
 
     def _classify(self, image: EncodedImage, boxes: Tensor, threshold: float) -> tuple[Instances, Tensor, Tensor]:
         scaled = (boxes * image.scale).to(self.model.device)

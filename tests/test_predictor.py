@@ -14,7 +14,6 @@ from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data import UnreadableImageError
 from regionclip.data.loaders import TestMapper
 from regionclip.drawing import color_of, place_labels
-from regionclip.engine.encoded_image import EncodedImage
 from regionclip.errors import UserError
 from tests.conftest import DATA, LVIS_CUSTOM
 
@@ -189,20 +188,28 @@ def test_a_file_that_is_no_picture(detector, tmp_path):
         detector.set_image(tmp_path / "a.jpg")
 
 
-def test_no_picture_is_encoded_twice_and_new_words_encode_none(detector, monkeypatch):
-    calls = []
-    whole = EncodedImage.encode
-    monkeypatch.setattr(EncodedImage, "encode", lambda self, boxes: calls.append(len(boxes)) or whole(self, boxes))
+def test_no_image_is_encoded_twice_and_new_words_encode_no_region_again(detector, monkeypatch):
+    maps, boxes = [], []
+    model, heads = detector.model, detector.model.roi_heads
+    features, encoder = model.image_features, heads.encoder_of_image
+
+    def encoder_of_image(*arguments):
+        encode = encoder(*arguments)
+        return lambda chunk: boxes.append(len(chunk)) or encode(chunk)
+
+    monkeypatch.setattr(model, "image_features", lambda images: maps.append(len(images)) or features(images))
+    monkeypatch.setattr(heads, "encoder_of_image", encoder_of_image)
     detector.predict()
-    assert len(calls) == 1
+    assert sum(boxes) == detector.encoded_images[-1].regions.encoded > 0
     detector.set_vocabulary(["bird", "person"])
     assert set(detector.predict(threshold=0.0).names) <= {"bird", "person"}
+    assert sum(boxes) == detector.encoded_images[-1].regions.encoded <= len(detector.encoded_images[-1].regions)
     detector.set_image(PHOTOS[1])
     detector.predict()
-    assert len(calls) == 2
+    seen = list(boxes)
     detector.set_image(np.array(Image.open(PHOTOS[0]).convert("RGB")))
     detector.predict()
-    assert len(calls) == 2
+    assert (maps, boxes) == ([1, 1], seen)
 
 
 def test_background_words_share_the_score_and_are_never_reported(detector):

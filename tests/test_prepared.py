@@ -113,8 +113,8 @@ def test_regions_that_can_have_no_score_are_not_encoded(detector, threshold):
     encoded = []
     for model in (plain, prepared):
         model.offline_proposal_generator.rpn_head.objectness_logits.bias -= 5.0
-        encode = model.roi_heads.encode
-        model.roi_heads.encode = lambda maps, boxes, encode=encode: encoded.append(len(boxes[0])) or encode(maps, boxes)
+        make = model.roi_heads.encoder_of_image
+        model.roi_heads.encoder_of_image = lambda maps, count, make=make: encoded.append(count) or make(maps, count)
         with torch.no_grad():
             model([picture()])
     (proposals,) = plain.proposal_source.propose([picture()], plain.device)

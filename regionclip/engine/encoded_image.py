@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,18 +17,7 @@ from regionclip.errors import user_error
 from regionclip.isolation import with_own_settings
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
-
-
-@dataclass(frozen=True)
-class Regions:
-    """The proposals of a picture, encoded."""
-
-    boxes: Tensor
-    """float [R, 4], xyxy in pixels of the network input."""
-    objectness_logits: Tensor
-    """float [R]."""
-    embeddings: Tensor
-    """float [R, D], not normalised."""
+from regionclip.modeling.early_end import LazyRegions
 
 
 class EncodedImage:
@@ -46,16 +34,13 @@ class EncodedImage:
 
     @cached_property
     @with_own_settings
-    def regions(self) -> Regions:
-        """The proposals of the detector."""
-        return self._encode_proposals(*self.model.proposal_source.propose([self._input], self.model.device))
+    def regions(self) -> LazyRegions:
+        """The proposals of the detector, of which as many are encoded as the questions so far took."""
+        return self._regions(*self.model.proposal_source.propose([self._input], self.model.device))
 
-    def _encode_proposals(self, proposals: Instances) -> Regions:
-        predictor = text_predictor(self.model)
-        (proposals,) = predictor.usable([proposals])
-        embeddings = self.encode(proposals.proposal_boxes)
-        boxes = predictor.refine(embeddings, proposals)
-        return Regions(boxes, proposals.objectness_logits, embeddings)
+    def _regions(self, proposals: Instances) -> LazyRegions:
+        (proposals,) = text_predictor(self.model).usable([proposals])
+        return LazyRegions(proposals, lambda count: self.model.roi_heads.encoder_of_image(self._maps, count))
 
     @with_own_settings
     def encode(self, boxes: Boxes) -> Tensor:
@@ -75,13 +60,13 @@ class EncodedImage:
     @staticmethod
     @with_own_settings
     def encode_together(images: Sequence[EncodedImage], *, regions: bool = True) -> None:
-        """Compute what pictures of one model lack, at once, so that nothing is left to compute when it is asked for.
+        """Compute the feature maps that images of one model lack at once, and their proposals.
 
         Pictures are padded to the largest, which moves a little what is found in those that are smaller.
 
         Args:
             images: pictures. Of equal ones the first alone is encoded, as it is the one that is remembered.
-            regions: their proposals too, and not the maps alone.
+            regions: the proposals too, and not the maps alone. How many of them are encoded, detection says.
         """
         distinct = {image.key: image for image in reversed(images)}.values()
         unmapped = [image for image in distinct if "_maps" not in vars(image)]
@@ -94,7 +79,7 @@ class EncodedImage:
             model = without[0].model
             found = model.proposal_source.propose([image._input for image in without], model.device)
             for image, proposals in zip(without, found, strict=True):
-                image.regions = image._encode_proposals(proposals)
+                image.regions = image._regions(proposals)
 
 
 def picture_key(pixels: NDArray[np.uint8]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionclip.clip import load_class_embeddings
+from regionclip.modeling.early_end import LazyRegions, detect_among, objectness_of
 from regionclip.modeling.losses import ClassificationLoss, build_classification_loss
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
 
@@ -81,21 +82,42 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
 
     def usable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
         """Return the proposals that can have a score above `score`: the others need not be encoded."""
-        return [p[self.selector.reaches(score, _objectness(p))] for p in proposals]
+        return [p[self.selector.reaches(score, objectness_of(p))] for p in proposals]
 
     def inference(
         self, predictions: Predictions, proposals: Sequence[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
         """Return the detections of each image and the proposal row that each came from."""
-        if self.keep_proposal_boxes:
-            boxes = [p.proposal_boxes.tensor.clone() for p in proposals]
-        else:
-            boxes = list(self.predict_boxes(predictions, proposals))
+        boxes = self.final_boxes(predictions, proposals)
         probabilities = self.predict_probs(predictions, proposals)
         selected = [
-            self.selector(boxes[i], probabilities[i], _objectness(p), p.image_size) for i, p in enumerate(proposals)
+            self.selector(boxes[i], probabilities[i], objectness_of(p), p.image_size) for i, p in enumerate(proposals)
         ]
         return [instances for instances, _ in selected], [rows for _, rows in selected]
+
+    def detect(self, regions: LazyRegions) -> Instances:
+        """Return the detections of one image, for which no more of its regions are encoded than they take."""
+        predict = self.classifier()
+
+        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
+            predictions = predict(embeddings)
+            (boxes,), (probabilities,) = (
+                method(predictions, [proposals]) for method in (self.final_boxes, self.predict_probs)
+            )
+            return boxes, probabilities
+
+        detections, _ = detect_among(regions, classify, self.selector)
+        return detections
+
+    def classifier(self) -> Callable[[Tensor], Predictions]:
+        """Return what predicts from region embeddings [R, D]; what all regions share is computed once."""
+        return self
+
+    def final_boxes(self, predictions: Predictions, proposals: Sequence[Instances]) -> list[Tensor]:
+        """Return the boxes [R, 4] or [R, 4 * K] of each image: the proposals, moved where deltas are used."""
+        if self.keep_proposal_boxes:
+            return [p.proposal_boxes.tensor.clone() for p in proposals]
+        return list(self.predict_boxes(predictions, proposals))
 
 
 class TextEmbeddingOutputLayers(CLIPOutputLayers):
@@ -149,8 +171,13 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
 
     def forward(self, x: Tensor) -> Predictions:
         """Classify region embeddings [R, D], not normalised; deltas are predicted from them as they are."""
-        classifier = self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
-        return self.logits(x, lambda unit: unit @ F.normalize(classifier.weight, dim=1).T), self.bbox_pred(x)
+        return self.classifier()(x)
+
+    def classifier(self) -> Callable[[Tensor], Predictions]:
+        """Return what predicts from region embeddings [R, D]; class embeddings are normalized once."""
+        layer = self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
+        classes = F.normalize(layer.weight, dim=1).T  # [D, K]
+        return lambda x: (self.logits(x, lambda unit: unit @ classes), self.bbox_pred(x))
 
     def logits(self, x: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the logits [R, K + 1], background last, of region embeddings [R, D], not normalised.
@@ -186,9 +213,3 @@ def _frozen_rows(rows: int, dim: int, values: Tensor | None) -> nn.Linear:
     if values is not None:
         layer.weight.copy_(values)
     return layer
-
-
-def _objectness(proposals: Instances) -> Tensor:
-    if proposals.has("objectness_logits"):
-        return proposals.objectness_logits
-    return proposals.proposal_boxes.tensor.new_zeros(len(proposals))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -187,6 +187,31 @@ REPORTED_SCORES: dict[str, ReportedScore] = {
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """M pairs of a region and a class whose score exceeds the threshold, region by region."""
+
+    regions: Tensor
+    """int64 [M], rows of the regions."""
+    classes: Tensor
+    """int64 [M]."""
+    boxes: Tensor
+    """float [M, 4], xyxy in pixels of the network input, clipped to it."""
+    scores: Tensor
+    """float [M], which select."""
+    probabilities: Tensor
+    """float [M]."""
+
+    def __getitem__(self, rows: Tensor) -> Candidates:
+        """Return some: int64 [M'] or bool [M]."""
+        return Candidates(*(getattr(self, part.name)[rows] for part in fields(self)))
+
+    @staticmethod
+    def cat(parts: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of consecutive regions together."""
+        return Candidates(*(torch.cat([getattr(p, part.name) for p in parts]) for part in fields(Candidates)))
+
+
+@dataclass(frozen=True)
 class DetectionSelector:
     """Chooses the detections of one image."""
 
@@ -203,52 +228,90 @@ class DetectionSelector:
         objectness_logits: Tensor,
         image_size: tuple[int, int],
     ) -> tuple[Instances, Tensor]:
-        """Select detections.
+        """Select detections; arguments as for `candidates`, the result as of `select`."""
+        return self.select(self.candidates(boxes, probabilities, objectness_logits, image_size), image_size)
+
+    def candidates(
+        self,
+        boxes: Tensor,
+        probabilities: Tensor,
+        objectness_logits: Tensor,
+        image_size: tuple[int, int],
+        first_region: int = 0,
+    ) -> Candidates:
+        """Return what can become a detection.
+
+        Scores are computed only where the probability is large enough: of thousands of classes, few are.
 
         Args:
             boxes: float [R, 4] or [R, 4 * K], xyxy in pixels of the network input.
             probabilities: float [R, K + 1], background last.
             objectness_logits: float [R].
             image_size: (height, width) of the network input.
+            first_region: row of the first of these regions.
+        """
+        # A probability that is not finite makes the sum so.
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities.sum(dim=1))
+        rows = (finite & self.fusion.usable(objectness_logits)).nonzero()[:, 0]
+        boxes, objectness_logits = boxes[rows], objectness_logits[rows]
+        clipped = Boxes(boxes.reshape(-1, 4))
+        clipped.clip(image_size)
+        boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
+        known = probabilities if len(rows) == len(probabilities) else probabilities[rows]  # copied only where needed
+        least = self.fusion.least_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)
+        region, category = (known[:, :-1] >= least[:, None]).nonzero(as_tuple=True)
+        found = known[region, category]
+        scores = self.fusion(found, objectness_logits[region])
+        own_boxes = boxes[region, category if boxes.shape[1] > 1 else 0]
+        candidates = Candidates(rows[region] + first_region, category, own_boxes, scores, found)
+        return candidates[scores > self.score_threshold]
+
+    def select(self, candidates: Candidates, image_size: tuple[int, int]) -> tuple[Instances, Tensor]:
+        """Suppress, and keep the best.
+
+        Args:
+            candidates: of all regions of the image.
+            image_size: (height, width) of the network input.
 
         Returns:
             Instances with `pred_boxes`, `scores`, `pred_classes`, best first, and int64 [M] row of
             the region that each detection came from.
         """
-        # A probability that is not finite makes the sum so.
-        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities.sum(dim=1))
-        rows = (finite & self.fusion.usable(objectness_logits)).nonzero()[:, 0]
-        boxes = boxes[rows]
-        clipped = Boxes(boxes.reshape(-1, 4))
-        clipped.clip(image_size)
-        boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
-        known = probabilities if len(rows) == len(probabilities) else probabilities[rows]  # copied only where needed
-        region, category, scores = self._candidates(known[:, :-1], objectness_logits[rows])
-        candidates = boxes[region, category if boxes.shape[1] > 1 else 0]
-        keep, kept_scores = self.suppression(candidates, scores, category, self.max_detections)
-        region, category = region[keep], category[keep]
-        order, reported = self.reported_score(kept_scores, known[region, category], self.suppression.rescores)
+        keep, kept_scores = self.suppression(
+            candidates.boxes, candidates.scores, candidates.classes, self.max_detections
+        )
+        kept = candidates[keep]
+        order, reported = self.reported_score(kept_scores, kept.probabilities, self.suppression.rescores)
         result = Instances(image_size)
-        result.pred_boxes = Boxes(candidates[keep][order])
+        result.pred_boxes = Boxes(kept.boxes[order])
         result.scores = reported
-        result.pred_classes = category[order]
-        return result, rows[region[order]]
+        result.pred_classes = kept.classes[order]
+        return result, kept.regions[order]
 
     def reaches(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return which regions [R] can have a score above `score`, with whatever probability."""
         least = self.fusion.least_probability(max(score, 0.0), objectness_logits)
         return self.fusion.usable(objectness_logits) & ~(least > 1)
 
-    def _candidates(self, probabilities: Tensor, objectness_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return region, class and score of all whose score exceeds the threshold, region by region.
+    def largest_score(self, objectness_logits: Tensor) -> Tensor:
+        """Return for each region [R] a score that it does not exceed, with whatever probability."""
+        certain = self.fusion(torch.ones_like(objectness_logits), objectness_logits) * (1 + SLACK)
+        return torch.where(self.fusion.usable(objectness_logits), certain, -torch.inf)
 
-        Scores are computed only where the probability [R, K] is large enough: of thousands of classes, few are.
+    def is_full(self, candidates: Candidates, largest_other: float) -> bool:
+        """Return whether all detections are among the candidates, when others score at most `largest_other`.
+
+        So it is once as many as are wanted survive suppression with better scores: a candidate is never
+        suppressed by one with a lower score. Suppression that changes scores is not looked into.
         """
-        least = self.fusion.least_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)
-        region, category = (probabilities >= least[:, None]).nonzero(as_tuple=True)
-        scores = self.fusion(probabilities[region, category], objectness_logits[region])
-        enough = scores > self.score_threshold
-        return region[enough], category[enough], scores[enough]
+        if self.max_detections is None or self.suppression.rescores:
+            return False
+        better = candidates.scores > largest_other
+        if int(better.sum()) < self.max_detections:
+            return False
+        strong = candidates[better]
+        keep, _ = self.suppression(strong.boxes, strong.scores, strong.classes, self.max_detections)
+        return len(keep) == self.max_detections
 
 
 def build_detection_selector(cfg: CfgNode) -> DetectionSelector:

@@ -15,6 +15,10 @@ REGIONS_AT_ONCE = 64
 """Regions that are encoded together outside of training: their maps stay in memory that is in use already."""
 
 
+EncodeBoxes = Callable[[Boxes], Tensor]
+"""From boxes [C, 4] of one image, in pixels of the network input, to region embeddings [C, D], not normalized."""
+
+
 class RegionEncoder:
     """Encodes regions with modules that belong to the backbone.
 
@@ -95,6 +99,17 @@ class BorrowsLastStage:
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
         return self.encoder.encode(self.pooled_features(features), boxes)
+
+    def encoder_of_image(self, features: dict[str, Tensor], regions: int) -> EncodeBoxes:
+        """Return what encodes chunks of the boxes of one image.
+
+        Args:
+            features: maps [1, C, H, W] of the image.
+            regions: how many boxes there will be in all.
+        """
+        (feature_map,) = self.pooled_features(features)
+        pool_and_encode = self.encoder.encoder_of_map(feature_map, regions)
+        return lambda boxes: self.encoder.embed(pool_and_encode(convert_boxes_to_pooler_format([boxes])))
 
     def pooled_features(self, features: dict[str, Tensor]) -> list[Tensor]:
         """Return the maps that the head pools from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from regionclip.clip import ModifiedResNet
 from regionclip.config.checks import clip_architecture
 from regionclip.modeling.box_predictor import CLIPOutputLayers, build_box_predictor
+from regionclip.modeling.early_end import LazyRegions
 from regionclip.modeling.poolers import build_pooler, use_own_roi_align
-from regionclip.modeling.region_encoder import BorrowsLastStage
+from regionclip.modeling.region_encoder import BorrowsLastStage, EncodeBoxes
 
 FeatureMaps = dict[str, Tensor]
 
@@ -124,8 +126,10 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
                 raise ValueError("training needs ground truth: the inputs have no 'instances'")
             return self._training_losses(features, self.label_and_sample_proposals(proposals, targets))
         proposals = self.box_predictor.usable(proposals, self.box_predictor.selector.score_threshold)
-        predictions = self.box_predictor(self.encode(features, [p.proposal_boxes for p in proposals]))
-        detections, _ = self.box_predictor.inference(predictions, proposals)
+        detections = [
+            self.box_predictor.detect(LazyRegions(proposal, partial(self.encoder_of_image, maps)))
+            for maps, proposal in zip(_of_each_image(features), proposals, strict=True)
+        ]
         return self.forward_with_given_boxes(features, detections), {}
 
     def forward_with_given_boxes(self, features: FeatureMaps, instances: list[Instances]) -> list[Instances]:
@@ -195,9 +199,19 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
         maps = [features[name] for name in self.box_in_features]
         return self.box_head(self.box_pooler(maps, list(boxes)))
 
+    def encoder_of_image(self, features: FeatureMaps, regions: int) -> EncodeBoxes:
+        """Return what encodes chunks of the boxes of one image, from its maps [1, C, H, W]."""
+        return lambda boxes: self.encode(features, [boxes])
+
     def borrow(self, tower: ModifiedResNet) -> None:
         """Use the attention pool of the image tower as box head, if there is one."""
         if tower.attnpool is not None:
             # Detectron2 calls the attribute; __dict__ keeps it out of the registered modules.
             self._modules.pop("box_head", None)
             self.__dict__["box_head"] = tower.attnpool
+
+
+def _of_each_image(features: FeatureMaps) -> Iterator[FeatureMaps]:
+    """Yield the maps [1, C, H, W] of each image of a batch."""
+    for maps in zip(*(part.split(1) for part in features.values()), strict=True):
+        yield dict(zip(features, maps, strict=True))
