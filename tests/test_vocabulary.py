@@ -1,13 +1,15 @@
 """Vocabularies: words to embeddings, files, provenance, and bad input."""
 
 import json
+import os
+import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from regionclip.clip import get_architecture
@@ -16,6 +18,7 @@ from regionclip.clip.prompts import PROMPT_ENSEMBLES, PROMPT_TEMPLATES, fill_tem
 from regionclip.clip.text import tokenize
 from regionclip.clip.vocabulary import Classifier, Vocabulary, read_words
 from regionclip.data.word_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
+from regionclip.engine import text
 from regionclip.engine.text import load_embedder
 from regionclip.engine.vocabularies import VocabularyOptions, make_vocabulary, save_vocabulary, split_words
 from regionclip.errors import UserError
@@ -264,9 +267,44 @@ def test_the_cache_keeps_words_by_weights_and_templates(detector_folder, tmp_pat
     assert counting.words == ["bird", "cat"]
     with torch.no_grad():
         again.encoder.positional_embedding += 1
-    del again.weights_hash
+    again.__dict__.pop("weights_hash")
     Vocabulary.from_words(["cat"], again)
     assert counting.words == ["bird", "cat", "cat"]
+
+
+def test_words_of_the_cache_need_no_text_encoder(detector_folder, tmp_path, monkeypatch):
+    file = tmp_path / "text.safetensors"
+    shutil.copy(detector_folder / "text.safetensors", file)
+    cache, read = EmbeddingCache(tmp_path / "cache.sqlite"), []
+    load = text.load_weights
+    monkeypatch.setattr(
+        text, "load_weights", lambda *arguments, **options: read.append(1) or load(*arguments, **options)
+    )
+    expected = Vocabulary.from_words(["cat", "dog"], load_embedder(TINY_CLIP, str(file), cache=cache))
+    again = load_embedder(TINY_CLIP, str(file), cache=cache)
+    found = Vocabulary.from_words(["cat", "dog"], again)
+    assert torch.equal(found.embeddings, expected.embeddings)
+    assert found.text_weights == expected.text_weights
+    assert len(read) == 1
+    assert len(Vocabulary.from_words(["cat", "bird"], again)) == 2
+    assert len(read) == 2
+
+
+def test_weights_that_were_replaced_are_not_taken_for_those_of_the_cache(detector_folder, tmp_path):
+    file = tmp_path / "text.safetensors"
+    shutil.copy(detector_folder / "text.safetensors", file)
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    first = load_embedder(TINY_CLIP, str(file), cache=cache)
+    waiting = load_embedder(TINY_CLIP, str(file), cache=cache)
+    state, weights = file.stat(), load_file(file)
+    weights["lang_encoder.positional_embedding"] += 1
+    save_file(weights, file)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file.stat().st_size == state.st_size
+    other = load_embedder(TINY_CLIP, str(file), cache=cache)
+    assert other.weights_hash != first.weights_hash == waiting.weights_hash
+    with pytest.raises(UserError, match="as when it was first used"):
+        Vocabulary.from_words(["cat"], waiting)
 
 
 def test_a_user_without_a_home_has_a_cache(monkeypatch):

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 TABLE = "CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (scope, word))"
 
+FILES = "CREATE TABLE IF NOT EXISTS weights (file PRIMARY KEY, hash)"
+
 KEYS_AT_ONCE = 500
 """SQLite allows a limited number of parameters in a query."""
 
@@ -69,6 +71,30 @@ class EmbeddingCache:
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
+    def weights_hash(self, file: str) -> str | None:
+        """Return the hash that was kept for `file_state`; None where there is none."""
+        try:
+            if not (self._usable and self.path.is_file()):
+                return None
+            with closing(sqlite3.connect(self.path, timeout=60)) as database:
+                database.execute(FILES)
+                row = database.execute("SELECT hash FROM weights WHERE file = ?", (file,)).fetchone()
+            return row[0] if row else None
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+
+    def keep_weights_hash(self, file: str, weights_hash: str) -> None:
+        """Keep the hash of the weights in a file, by its `file_state`."""
+        try:
+            if self._usable:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                    database.execute(FILES)
+                    database.execute("INSERT OR REPLACE INTO weights VALUES (?, ?)", (file, weights_hash))
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
     def _read(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with closing(sqlite3.connect(self.path, timeout=60)) as database:
@@ -93,3 +119,9 @@ class EmbeddingCache:
         logger.warning(
             "The cache of embeddings %s cannot be used (%s); remove the file to start anew", self.path, error
         )
+
+
+def file_state(file: Path) -> str:
+    """Return what changes when a file is written, replaced or moved."""
+    state = file.stat()
+    return f"{file.resolve()} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"

@@ -6,7 +6,7 @@ Kept out of the package's `__init__`, as `text.py` is: open_clip takes seconds t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -38,25 +38,62 @@ class WordEmbedder:
         """Make an embedder.
 
         Args:
-            encoder: the text tower.
+            encoder: the text encoder.
             model: name of the CLIP size that it belongs to.
             device: where to compute.
             cache: keeps the embeddings; None keeps none.
         """
-        self.device = torch.device(device)
-        self.encoder = encoder.to(self.device).eval()
+        self._prepare(lambda: encoder, encoder.text_projection.shape[1], model, device, cache)
+
+    @classmethod
+    def of_known_weights(
+        cls,
+        load: Callable[[], TextEncoder],
+        weights_hash: str,
+        dim: int,
+        model: str,
+        device: torch.device | str,
+        cache: EmbeddingCache,
+    ) -> WordEmbedder:
+        """Return an embedder whose text encoder is loaded when a word is not in the cache.
+
+        Args:
+            load: gives the text encoder.
+            weights_hash: of its weights.
+            dim: width D of the joint space.
+            model: name of the CLIP size that it belongs to.
+            device: where to compute.
+            cache: keeps the embeddings.
+        """
+        embedder = cls.__new__(cls)
+        embedder._prepare(load, dim, model, device, cache)
+        embedder.__dict__["weights_hash"] = weights_hash
+        return embedder
+
+    def _prepare(
+        self,
+        load: Callable[[], TextEncoder],
+        dim: int,
+        model: str,
+        device: torch.device | str,
+        cache: EmbeddingCache | None,
+    ) -> None:
+        self._load = load
+        self.dim = dim
+        """Width D of the joint space."""
         self.model = model
+        self.device = torch.device(device)
         self.cache = cache
         self.tokenizer = Tokenizer()
 
-    @property
-    def dim(self) -> int:
-        """Width D of the joint space."""
-        return self.encoder.text_projection.shape[1]
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder, on its device."""
+        return self._load().to(self.device).eval()
 
     @cached_property
     def weights_hash(self) -> str:
-        """A short hash of the tower's weights: equal for equal values, whatever file they came from."""
+        """A short hash of the text encoder's weights: equal for equal values, whatever file they came from."""
         digest = hashlib.sha256()
         for key, value in sorted(self.encoder.state_dict().items()):
             digest.update(key.encode())

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from regionclip.clip import CLIPArchitecture
-from regionclip.clip.embedding_cache import EmbeddingCache
+from regionclip.clip.embedding_cache import EmbeddingCache, file_state
 from regionclip.clip.text import TextEncoder
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.engine.checkpoint import load_weights
+from regionclip.errors import user_error
+from regionclip.files import resolve_path
 from regionclip.isolation import with_own_settings
 
 
@@ -33,9 +35,33 @@ def load_embedder(
 ) -> WordEmbedder:
     """Return what embeds words with the text encoder of a CLIP or RegionCLIP checkpoint.
 
+    A file that the cache knows is not read before a word is missing there.
+
     Raises:
         UserError: the file cannot be read, or has no text tower of this size.
     """
-    tower = TextTower(architecture)
-    load_weights(tower, weights, trust_pickle=trust_pickle)
-    return WordEmbedder(tower.lang_encoder, architecture.name, device, cache)
+
+    def load() -> WordEmbedder:
+        tower = TextTower(architecture)
+        load_weights(tower, weights, trust_pickle=trust_pickle)
+        return WordEmbedder(tower.lang_encoder, architecture.name, device, cache)
+
+    file = resolve_path(weights).absolute()
+    if cache is None or not file.is_file():
+        return load()
+    key = f"{architecture} in {file_state(file)}"
+    known = cache.weights_hash(key)
+    if known is None:
+        embedder = load()
+        cache.keep_weights_hash(key, embedder.weights_hash)
+        return embedder
+
+    def load_known() -> TextEncoder:
+        embedder = load()
+        if embedder.weights_hash != known:
+            raise user_error(weights, f"text weights {known}, as when it was first used", "others", "load them again")
+        return embedder.encoder
+
+    return WordEmbedder.of_known_weights(
+        load_known, known, architecture.embedding_dim, architecture.name, device, cache
+    )
