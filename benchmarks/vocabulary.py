@@ -33,10 +33,10 @@ SIZES = (80, 1203, 20_000)
 """Words that are set."""
 
 
-def make_detector(name: str) -> RegionCLIP:
+def make_detector(name: str, *overrides: str) -> RegionCLIP:
     """Return the published detector of a CLIP size with generated weights."""
     published = MODELS[f"regionclip_pretrained-cc_{name.lower()}"]
-    cfg = load_config(published.config, [*published.overrides, "MODEL.DEVICE", "cpu"])
+    cfg = load_config(published.config, [*published.overrides, "MODEL.DEVICE", "cpu", *overrides])
     model = build_model(cfg)
     fill_deterministic(model)
     prepare_for_inference(model)
