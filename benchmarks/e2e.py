@@ -7,9 +7,9 @@ Weights are generated from names: times mean something, words do not. The pictur
 datasets/demo_images at 800 pixels; 1000 proposals, none of which is left out for its objectness, and
 1203 words. `emoji` is the shipped detector with its trained proposer, 1000 proposals, its 1174 words and
 the published fusion, for which proposals with negative objectness fall away, on datasets/demo_scenes.
-Each round runs the plain path, then ours in float32, in bfloat16, and in that from earlier stages of the backbone on,
-each in a process of its own that waits meanwhile; the ratio is the median over rounds. Memory is the peak of such a
-process.
+Each round runs the plain path, then ours in float32 and, where the processor has it, in bfloat16 and in that from
+earlier stages of the backbone on, each in a process of its own that waits meanwhile; the ratio is the median over
+rounds. Memory is the peak of such a process.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from regionclip.engine.pretrained import load_pretrained
 from regionclip.engine.zoo import MODELS
 from regionclip.files import REPOSITORY
 from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
+from regionclip.modeling.precision import is_native
 from regionclip.testing import fill_deterministic
 
 PATHS = {
@@ -46,6 +47,12 @@ PATHS = {
     "bfloat16_from_stem": ("bfloat16", "stem"),
 }
 """What each way to compute asks of `prepare_for_inference`; the plain one goes without."""
+
+
+def native_paths() -> list[str]:
+    """Return the ways whose precision the processor has."""
+    return [path for path, asked in PATHS.items() if not asked or is_native(asked[0], "cpu")]
+
 
 Detect = Callable[[Sequence[dict[str, Any]]], Any]
 
@@ -142,8 +149,8 @@ def peak_memory() -> int:
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Return for each path the seconds of each image and round, in the same order, and the memory."""
     spawn = multiprocessing.get_context("spawn")
-    pools = {path: spawn.Pool(1, load_path, (path, arguments)) for path in PATHS}
-    seconds: dict[str, list[float]] = {path: [] for path in PATHS}
+    pools = {path: spawn.Pool(1, load_path, (path, arguments)) for path in native_paths()}
+    seconds: dict[str, list[float]] = {path: [] for path in pools}
     for pool in pools.values():
         pool.apply(time_detection, (0,))
     for _ in range(arguments.repeat):
@@ -168,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seconds, memory = measure(arguments)
     rows, figures = [], {}
-    for path in PATHS:
+    for path in seconds:
         median = statistics.median(seconds[path])
         speedup = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[path], strict=True))
         rows.append([path, f"{median * 1e3:.0f}", f"{speedup:.2f}", f"{memory[path] / 1e9:.2f}"])

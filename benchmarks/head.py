@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.modeling import prepare_for_inference
+from regionclip.modeling.precision import is_native
 
 SIDES = (800, 1067)
 
@@ -74,10 +75,15 @@ def own_parts(heads: Any, features: Tensor, proposals: Instances) -> dict[str, C
     }
 
 
+def native_precisions() -> list[str]:
+    """Return the precisions that the processor has."""
+    return [precision for precision in ("float32", "bfloat16") if is_native(precision, "cpu")]
+
+
 def paths_of(arguments: argparse.Namespace) -> dict[str, dict[str, Callable[[], Any]]]:
     """Return for each path its parts, on the same regions."""
     proposals, paths = random_proposals(arguments.regions), {}
-    for path in ("plain", "float32", "bfloat16"):
+    for path in ("plain", *native_precisions()):
         model = make_model(arguments.model, "rpn", arguments.regions)
         classifier = model.roi_heads.box_predictor.cls_score
         rows = F.normalize(torch.randn(arguments.words, classifier.in_features), dim=1)
@@ -120,7 +126,7 @@ def main() -> None:
     ]
     print(f"{arguments.model}, {arguments.regions} regions, {arguments.words} words, {torch.get_num_threads()} threads")
     print(tabulate(rows, headers=["ms", *medians]))
-    ratios = {f"speedup_{path}": medians["plain"]["head"] / medians[path]["head"] for path in ("float32", "bfloat16")}
+    ratios = {f"speedup_{path}": medians["plain"]["head"] / medians[path]["head"] for path in native_precisions()}
     print(", ".join(f"{name.replace('_', ' ')} {ratio:.2f}" for name, ratio in ratios.items()))
     if arguments.json:
         print(json.dumps({**ratios, "seconds": medians}))

@@ -9,6 +9,7 @@ Each line gives the medians of both and their ratio; ratios below 1 are where we
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from timing import median_seconds
 from torch import Tensor
 from tqdm import tqdm
 
+from regionclip.modeling.precision import is_native
 from regionclip.ops import WinogradConv2d, batched_nms, nms, roi_align, soft_nms, use_implementation
 
 
@@ -83,7 +85,7 @@ def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
 def convolution_pairs() -> Iterator[Pair]:
     """Yield 3x3 convolutions without gradients: of 64 regions in layer4, of a pyramid's finest map, of a backbone."""
     for count, channels, height, width in ((64, 512, 14, 14), (64, 512, 7, 7), (1, 256, 200, 280), (1, 128, 100, 134)):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16) if is_native("bfloat16", "cpu") else (torch.float32,):
             layer = torch.nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
             ours = WinogradConv2d(layer.weight, layer.bias, dtype)
             layer.to(dtype, memory_format=torch.channels_last)
@@ -141,9 +143,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--implementation", default="native", help="native, or pytorch for the fall-back")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
     torch.manual_seed(0)
-    lines = []
+    lines, metrics = [], {}
     with use_implementation(args.implementation):
         for threads in args.threads if args.device == "cpu" else [torch.get_num_threads()]:
             torch.set_num_threads(threads)
@@ -155,8 +158,11 @@ def main() -> None:
                 ours = median_seconds(job.ours, args.repeats, args.device)
                 row = f"{theirs * 1e3:10.2f} ms {ours * 1e3:10.2f} ms {theirs / ours:8.1f} x"
                 lines.append(f"{threads:3} {job.name:55} {job.opponent:12} {row}")
+                metrics.setdefault(f"speedup of {threads} threads", {})[job.name.strip()] = theirs / ours
     print(f"\nthr {'job':55} {'against':12} {'theirs':>13} {'ours':>13} {'ratio':>10}")
     print("\n".join(lines))
+    if args.json:
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time detectors of others next to ours: one photo, two threads, 80 and 1203 class names, in one run.
 
-    pip install transformers; python benchmarks/peers.py [--detectors NAME ...] [--repeat 2] [--json FILE]
+    pip install transformers; python benchmarks/peers.py [--detectors NAME ...] [--repeat 2] [--json]
 
 All have random weights of the published sizes, so that times mean something and detections do not; only `emoji` is
 trained. Each has a process of its own, and they take turns. `names` are embedded before where the architecture allows
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +33,6 @@ from regionclip import RegionCLIP, Vocabulary
 from regionclip.clip.text import Tokenizer
 from regionclip.clip.word_embedder import WordEmbedder
 from regionclip.data.word_lists import WORD_LISTS
-from regionclip.files import write_json
-from regionclip.ops import native
 
 FEW, MANY = 80, 1203
 """Class names of COCO and LVIS."""
@@ -272,13 +270,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detectors", nargs="+", choices=list(DETECTORS), default=list(DETECTORS))
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     rows = measure(arguments.detectors, arguments.repeat)
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
     if arguments.json:
-        machine = {"processor": platform.processor(), "instruction_set": native.instruction_set(), "threads": 2}
-        write_json(arguments.json, {**machine, "torch": torch.__version__, "rows": rows})
+        print(json.dumps(rows))
 
 
 if __name__ == "__main__":
