@@ -119,6 +119,7 @@ setup(
         "parquet": ["pyarrow"],
         "supervision": ["supervision"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "bench": ["transformers"],
     },
     entry_points={"console_scripts": ["regionclip=regionclip.cli:main"]},
     **native_operators(),

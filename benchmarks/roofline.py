@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from e2e import make_model, read_inputs
 from gpu.work_counter import count_work
 from tabulate import tabulate
 from timing import median_seconds
-from torch import nn
+from torch import Tensor, nn
 
 from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
 from regionclip.modeling.backbone import clip_tower
@@ -46,10 +47,16 @@ def watched(model: CLIPFastRCNN, mark: Callable[[], None]) -> Iterator[None]:
     def after(module: nn.Module, arguments: Any, output: Any) -> None:
         mark()
 
-    handles = [tower.conv1.register_forward_pre_hook(before), stages["res2"].register_forward_pre_hook(before)]
+    def stem(x: Tensor) -> Tensor:
+        mark()
+        return whole(x)
+
+    whole = tower.stem
+    handles = [stages["res2"].register_forward_pre_hook(before)]
     handles += [stages[name].register_forward_hook(after) for name in ("res2", "res3", "res4", "res5")]
     handles.append(stages["res5"].register_forward_pre_hook(before))
-    yield
+    with mock.patch.object(tower, "stem", stem):
+        yield
     for handle in handles:
         handle.remove()
 
@@ -121,8 +128,8 @@ def main() -> None:
     operations = {name: work["TFLOP"] * 1e12 for name, work in stage_work(plain, inputs).items()}
     plain_seconds = stage_seconds(plain, inputs, arguments.repeat)
     model = prepare_for_inference(plain)
-    moved = {name: work["GB"] * 1e9 for name, work in stage_work(model, inputs).items()}
     own_seconds = stage_seconds(model, inputs, arguments.repeat)
+    moved = {name: work["GB"] * 1e9 for name, work in stage_work(model, inputs).items()}
     flops, bandwidth = ceilings(arguments.repeat)
     rows = {}
     for name in STAGES:
