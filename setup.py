@@ -85,6 +85,8 @@ def version() -> str:
 
 setup(
     name="regionclip",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
     version=version(),
     description="Open-vocabulary object detection with region-text models, on Detectron2",
     long_description=(ROOT / "README.md").read_text(),

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests of the operators on a build with address and undefined-behaviour sanitizers.
+# Run the tests of the operators on a build with address and undefined-behavior sanitizers, with each instruction set
+# that the processor has.
 #   bash tests/sanitize.sh [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +19,13 @@ REGIONCLIP_SANITIZE=1 FORCE_CUDA=0 "$python" setup.py -q build_ext --inplace
 [ -f regionclip/ops/_native.abi3.so ] || { echo "error: the build with sanitizers failed" >&2; exit 1; }
 
 # The sanitizer has to be in the process before Python is; Python and torch leave memory to its end.
-LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
-  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
-  "$python" -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_winograd.py
+sanitized() {
+  LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 "$python" "$@"
+}
+
+known='from regionclip.ops.native import INSTRUCTION_SETS as s, instruction_set as i; print(*s[: s.index(i()) + 1])'
+for instruction_set in $(sanitized -W ignore -c "$known"); do
+  echo "$instruction_set:"
+  REGIONCLIP_ISA=$instruction_set sanitized -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_winograd.py
+done
