@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -91,12 +92,13 @@ def convolution_pairs() -> Iterator[Pair]:
             layer.to(dtype, memory_format=torch.channels_last)
             maps = torch.randn(count, channels, height, width, dtype=dtype).to(memory_format=torch.channels_last)
             name = f"3x3 of {count} x {channels} x {height} x {width}, {str(dtype).removeprefix('torch.')}"
-            yield Pair(
-                name,
-                lambda ours=ours, maps=maps: ours(maps),
-                lambda layer=layer, maps=maps: layer(maps),
-                "torch",
-            )
+            yield Pair(name, partial(without_gradients, ours, maps), partial(without_gradients, layer, maps), "torch")
+
+
+@torch.no_grad()
+def without_gradients(layer: torch.nn.Module, maps: Tensor) -> Tensor:
+    """Return what a layer gives outside of training."""
+    return layer(maps)
 
 
 def suppression_pairs(device: str, count: int = 1000) -> Iterator[Pair]:
