@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -98,3 +99,17 @@ def test_an_instruction_set_that_is_not_there_is_an_error():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert "REGIONCLIP_ISA: expected one of baseline" in done.stderr
     assert "got 'avx9'" in done.stderr
+
+
+ARM_COMPILER = "aarch64-linux-gnu-g++"
+
+
+@pytest.mark.skipif(shutil.which(ARM_COMPILER) is None, reason=f"no {ARM_COMPILER}")
+@pytest.mark.parametrize("source", ["roi_align_loops", "winograd_loops", "box_list", "instruction_set"])
+def test_loops_compile_to_neon(source, tmp_path):
+    file = REPOSITORY / "regionclip" / "ops" / "csrc" / "cpu" / f"{source}.cpp"
+    assembly = tmp_path / "loops.s"
+    options = ["-std=c++17", "-O3", "-Wall", "-Werror", "-Wno-psabi", "-S", "-o", assembly]
+    subprocess.run([ARM_COMPILER, *options, file], check=True)
+    has_vectors = "fmul\tv" in assembly.read_text() or "fmla\tv" in assembly.read_text()
+    assert has_vectors == (source in ("roi_align_loops", "winograd_loops"))
