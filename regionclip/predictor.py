@@ -340,6 +340,7 @@ class RegionCLIP:
         found, rows = detect_among(
             image.regions,
             lambda embeddings, proposals: (predictor.refine(embeddings, proposals), self._probabilities(embeddings)),
+            sum(part.classes for part in self._classifiers),
             replace(selector, **changes),
             lowest_score=lowest,
         )

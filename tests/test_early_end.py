@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from regionclip import RegionCLIP
 from regionclip.data import list_images
 from regionclip.files import REPOSITORY
-from regionclip.modeling.early_end import LazyRegions, detect_among
+from regionclip.modeling.early_end import MANY_CLASSES, LazyRegions, detect_among
 from regionclip.modeling.postprocess import (
     AcrossClasses,
     DetectionSelector,
@@ -26,6 +26,7 @@ from regionclip.modeling.postprocess import (
 )
 from regionclip.modeling.region_encoder import REGIONS_AT_ONCE
 
+CLASSES = 5
 SCENES = list_images(REPOSITORY / "datasets" / "demo_scenes")
 FUSIONS = [GeometricMeanWithLogit(), GeometricMeanWithSigmoid(), ProbabilityOnly()]
 SUPPRESSIONS = [
@@ -72,11 +73,11 @@ class NeverFull(DetectionSelector):
         return torch.full_like(objectness_logits, np.inf)
 
 
-def detect_all(proposals, seed, selector):
+def detect_all(proposals, seed, selector, classes=CLASSES):
     """Select among all regions, each of which was encoded."""
     regions, _ = lazy(proposals, seed)
     never_full = NeverFull(**{part.name: getattr(selector, part.name) for part in fields(selector)})
-    result = detect_among(regions, classify, never_full)
+    result = detect_among(regions, classify, classes, never_full)
     assert regions.encoded == len(proposals) or selector.max_detections == 0
     return result
 
@@ -97,12 +98,14 @@ def assert_same(found, expected):
     st.sampled_from([None, 0, 1, 5, 30, 100]),
     st.sampled_from([report_score, report_probability]),
     st.booleans(),
+    st.sampled_from([CLASSES, MANY_CLASSES]),
 )
-def test_detections_are_those_of_all_regions(seed, count, fusion, suppression, limit, reported, in_order):
+def test_detections_are_those_of_all_regions(seed, count, fusion, suppression, limit, reported, in_order, classes):
     proposals = random_proposals(seed, count, in_order=in_order)
     selector = DetectionSelector(0.05, limit, fusion, suppression, reported)
     regions, encoded = lazy(proposals, seed)
-    assert_same(detect_among(regions, classify, selector), detect_all(proposals, seed, selector))
+    found = detect_among(regions, classify, classes, selector)
+    assert_same(found, detect_all(proposals, seed, selector, classes))
     assert len(encoded) == regions.encoded <= count
 
 
@@ -114,7 +117,7 @@ def test_detections_are_those_of_all_regions_at_once(seed, count, fusion, suppre
     embeddings = torch.cat([part for _, part in lazy(proposals, seed)[0].chunks()])
     boxes, probabilities = classify(embeddings, proposals)
     expected, _ = selector(boxes, probabilities, proposals.objectness_logits, proposals.image_size)
-    found, _ = detect_among(lazy(proposals, seed)[0], classify, selector)
+    found, _ = detect_among(lazy(proposals, seed)[0], classify, CLASSES, selector)
     torch.testing.assert_close(found.scores, expected.scores)  # where a value lies in a vector changes its last bit
 
 
@@ -123,7 +126,7 @@ def test_detections_are_those_of_all_regions_at_once(seed, count, fusion, suppre
 def test_detections_with_a_wanted_score_are_those_of_all_regions(seed, fusion, suppression, lowest):
     proposals = random_proposals(seed, 400)
     selector = DetectionSelector(0.05, 100, fusion, suppression)
-    found, rows = detect_among(lazy(proposals, seed)[0], classify, selector, lowest_score=lowest)
+    found, rows = detect_among(lazy(proposals, seed)[0], classify, CLASSES, selector, lowest_score=lowest)
     expected, expected_rows = detect_all(proposals, seed, selector)
     wanted, expected_wanted = found.scores >= lowest, expected.scores >= lowest
     assert_same((found[wanted], rows[wanted]), (expected[expected_wanted], expected_rows[expected_wanted]))
@@ -133,7 +136,9 @@ def test_detections_with_a_wanted_score_are_those_of_all_regions(seed, fusion, s
 @pytest.mark.parametrize(("limit", "lowest"), [(10, 0.0), (None, 0.5)])
 def test_regions_that_cannot_count_are_not_encoded(fusion, limit, lowest):
     regions, encoded = lazy(random_proposals(1, 640), 1)
-    detect_among(regions, classify, DetectionSelector(0.01, limit, fusion, HardSuppression(0.5)), lowest_score=lowest)
+    detect_among(
+        regions, classify, CLASSES, DetectionSelector(0.01, limit, fusion, HardSuppression(0.5)), lowest_score=lowest
+    )
     assert 0 < len(encoded) < 640
     assert len(encoded) % REGIONS_AT_ONCE == 0
 
@@ -143,7 +148,7 @@ def test_regions_that_cannot_count_are_not_encoded(fusion, limit, lowest):
 )
 def test_all_regions_are_encoded_where_an_early_end_is_not_exact(fusion, suppression):
     regions, encoded = lazy(random_proposals(1, 640), 1)
-    detect_among(regions, classify, DetectionSelector(0.01, 10, fusion, suppression))
+    detect_among(regions, classify, CLASSES, DetectionSelector(0.01, 10, fusion, suppression))
     assert len(encoded) == 640
 
 
@@ -151,11 +156,11 @@ def test_a_later_question_encodes_what_was_left_out():
     proposals = random_proposals(2, 640)
     regions, encoded = lazy(proposals, 2)
     few, many = (DetectionSelector(0.01, limit, FUSIONS[1], SUPPRESSIONS[0]) for limit in (5, None))
-    detect_among(regions, classify, few)
+    detect_among(regions, classify, CLASSES, few)
     before = len(encoded)
-    assert_same(detect_among(regions, classify, many), detect_all(proposals, 2, many))
+    assert_same(detect_among(regions, classify, CLASSES, many), detect_all(proposals, 2, many))
     assert before < len(encoded) == 640
-    assert_same(detect_among(regions, classify, few), detect_all(proposals, 2, few))
+    assert_same(detect_among(regions, classify, CLASSES, few), detect_all(proposals, 2, few))
     assert len(encoded) == 640
 
 
@@ -173,8 +178,8 @@ def test_an_interrupted_question_leaves_no_gap():
 
     regions._make_encoder = lambda count: interrupted
     with pytest.raises(KeyboardInterrupt):
-        detect_among(regions, classify, selector)
-    assert_same(detect_among(regions, classify, selector), detect_all(proposals, 3, selector))
+        detect_among(regions, classify, CLASSES, selector)
+    assert_same(detect_among(regions, classify, CLASSES, selector), detect_all(proposals, 3, selector))
     assert len(encoded) == 300
 
 

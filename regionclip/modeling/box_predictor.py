@@ -106,8 +106,13 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
             )
             return boxes, probabilities
 
-        detections, _ = detect_among(regions, classify, self.selector)
+        detections, _ = detect_among(regions, classify, self.scoring_layer.out_features, self.selector)
         return detections
+
+    @property
+    def scoring_layer(self) -> nn.Linear:
+        """The layer whose rows are compared with regions; learned classifiers have a row for background too."""
+        return self.cls_score
 
     def classifier(self) -> Callable[[Tensor], Predictions]:
         """Return what predicts from region embeddings [R, D]; what all regions share is computed once."""
@@ -173,10 +178,14 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         """Classify region embeddings [R, D], not normalised; deltas are predicted from them as they are."""
         return self.classifier()(x)
 
+    @property
+    def scoring_layer(self) -> nn.Linear:
+        """The layer that holds the class embeddings: those for tests in evaluation mode, where there are any."""
+        return self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
+
     def classifier(self) -> Callable[[Tensor], Predictions]:
         """Return what predicts from region embeddings [R, D]; class embeddings are normalized once."""
-        layer = self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
-        classes = F.normalize(layer.weight, dim=1).T  # [D, K]
+        classes = F.normalize(self.scoring_layer.weight, dim=1).T  # [D, K]
         return lambda x: (self.logits(x, lambda unit: unit @ classes), self.bbox_pred(x))
 
     def logits(self, x: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ remaining regions can have, these need not be encoded: hard suppression never le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from regionclip.modeling.postprocess import Candidates, DetectionSelector
 from regionclip.modeling.region_encoder import REGIONS_AT_ONCE, EncodeBoxes
+
+MANY_CLASSES, CHUNKS_FOR_MANY = 4096, 4
+"""Class embeddings that no cache holds are read once for several chunks."""
 
 Classify = Callable[[Tensor, Instances], tuple[Tensor, Tensor]]
 """From region embeddings [C, D] and their proposals to boxes [C, 4] or [C, 4 * K] and probabilities [C, K + 1]."""
@@ -51,26 +55,37 @@ class LazyRegions:
         """Float [E, D], not normalized, of the proposals that were encoded until now."""
         return torch.cat(self._chunks)
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows and embeddings [C, D], not normalized, of all proposals in their order, at least one chunk."""
-        for number, start in enumerate(range(0, max(len(self), 1), REGIONS_AT_ONCE)):
-            rows = slice(start, min(start + REGIONS_AT_ONCE, len(self)))
-            if number == len(self._chunks):
-                self._encode = self._encode or self._make_encoder(len(self))
-                self._chunks.append(self._encode(self.proposals.proposal_boxes[rows]))
-            if rows.stop == len(self):
+    def chunks(self, count: int = 1) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows and embeddings [C, D], not normalized, of all proposals in their order, at least once.
+
+        Args:
+            count: of chunks that are encoded one after the other and come together.
+        """
+        starts = range(0, max(len(self), 1), REGIONS_AT_ONCE)
+        for first in range(0, len(starts), count):
+            numbers = range(first, min(first + count, len(starts)))
+            embeddings = torch.cat([self._chunk(number) for number in numbers])
+            yield slice(starts[first], starts[first] + len(embeddings)), embeddings
+
+    def _chunk(self, number: int) -> Tensor:
+        if number == len(self._chunks):
+            start = number * REGIONS_AT_ONCE
+            self._encode = self._encode or self._make_encoder(len(self))
+            self._chunks.append(self._encode(self.proposals.proposal_boxes[start : start + REGIONS_AT_ONCE]))
+            if self.encoded == len(self):
                 self._encode = None  # it holds feature maps
-            yield rows, self._chunks[number]
+        return self._chunks[number]
 
 
 def detect_among(
-    regions: LazyRegions, classify: Classify, selector: DetectionSelector, *, lowest_score: float = 0.0
+    regions: LazyRegions, classify: Classify, classes: int, selector: DetectionSelector, *, lowest_score: float = 0.0
 ) -> tuple[Instances, Tensor]:
     """Return what `selector` chooses of all regions, having encoded no more chunks of them than that takes.
 
     Args:
         regions: of one image, best if in descending order of objectness.
         classify: is asked chunk by chunk.
+        classes: their number K.
         selector: chooses the detections.
         lowest_score: detections with a score below are not wanted, and can be missing.
 
@@ -80,14 +95,18 @@ def detect_among(
     image_size = regions.proposals.image_size
     limits = _largest_of_others(selector.largest_score(regions.objectness_logits))
     found: list[Candidates] = []
-    for rows, embeddings in regions.chunks():
+    highest: list[float] = []
+    for rows, embeddings in regions.chunks(1 if classes < MANY_CLASSES else CHUNKS_FOR_MANY):
         boxes, probabilities = classify(embeddings, regions.proposals[rows])
         objectness = regions.objectness_logits[rows]
         found.append(selector.candidates(boxes, probabilities, objectness, image_size, rows.start))
         if rows.stop == len(regions):
             break
-        largest_other = limits[rows.stop]
-        if largest_other < lowest_score or selector.is_full(Candidates.cat(found), largest_other):
+        scores = found[-1].scores
+        highest.append(float(scores.max()) if len(scores) else -math.inf)
+        other = limits[rows.stop]
+        better = [part[part.scores > other] for part, best in zip(found, highest, strict=True) if best > other]
+        if other < lowest_score or selector.is_full(better):
             break
     return selector.select(Candidates.cat(found), image_size)
 

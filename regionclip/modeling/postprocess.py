@@ -298,18 +298,19 @@ class DetectionSelector:
         certain = self.fusion(torch.ones_like(objectness_logits), objectness_logits) * (1 + SLACK)
         return torch.where(self.fusion.usable(objectness_logits), certain, -torch.inf)
 
-    def is_full(self, candidates: Candidates, largest_other: float) -> bool:
-        """Return whether all detections are among the candidates, when others score at most `largest_other`.
+    def is_full(self, better: Sequence[Candidates]) -> bool:
+        """Return whether all detections are among candidates whose score no other candidate reaches.
 
-        So it is once as many as are wanted survive suppression with better scores: a candidate is never
-        suppressed by one with a lower score. Suppression that changes scores is not looked into.
+        So it is once as many as are wanted survive suppression: a candidate is never suppressed by one with a
+        lower score. Suppression that changes scores is not looked into.
         """
         if self.max_detections is None or self.suppression.rescores:
             return False
-        better = candidates.scores > largest_other
-        if int(better.sum()) < self.max_detections:
+        if not better:
+            return self.max_detections == 0
+        if sum(len(part.scores) for part in better) < self.max_detections:
             return False
-        strong = candidates[better]
+        strong = Candidates.cat(better)
         keep, _ = self.suppression(strong.boxes, strong.scores, strong.classes, self.max_detections)
         return len(keep) == self.max_detections
 
