@@ -21,7 +21,7 @@ from typing import Any
 from machine import describe
 from tabulate import tabulate
 
-from regionclip.files import REPOSITORY, write_json
+from regionclip.files import REPOSITORY, atomic_write
 
 FILE = REPOSITORY / "docs" / "metrics.json"
 
@@ -112,7 +112,8 @@ def main() -> int:
             worse += [f"{name}{line}" for line in slower(result, own.get(name, {}).get("result"))]
         else:
             own[name] = {"machine": machine, "result": result}
-            write_json(arguments.output, metrics)
+            with atomic_write(arguments.output) as file:
+                file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
     print("\n".join(worse) if worse else "Done: no ratio fell")
     return 1 if worse else 0
 
