@@ -43,7 +43,8 @@ class WordEmbedder:
             device: where to compute.
             cache: keeps the embeddings; None keeps none.
         """
-        self._prepare(lambda: encoder, encoder.text_projection.shape[1], model, device, cache)
+        self._prepare(None, encoder.text_projection.shape[1], model, device, cache)
+        self.__dict__["encoder"] = encoder.to(self.device).eval()
 
     @classmethod
     def of_known_weights(
@@ -72,7 +73,7 @@ class WordEmbedder:
 
     def _prepare(
         self,
-        load: Callable[[], TextEncoder],
+        load: Callable[[], TextEncoder] | None,
         dim: int,
         model: str,
         device: torch.device | str,
@@ -89,6 +90,7 @@ class WordEmbedder:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder, on its device."""
+        assert self._load is not None
         return self._load().to(self.device).eval()
 
     @cached_property

@@ -18,6 +18,7 @@ from regionclip.isolation import with_own_settings
 from regionclip.modeling import CLIPFastRCNN
 from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
 from regionclip.modeling.early_end import LazyRegions
+from regionclip.modeling.region_encoder import EncodeBoxes
 
 
 class EncodedImage:
@@ -40,7 +41,10 @@ class EncodedImage:
 
     def _regions(self, proposals: Instances) -> LazyRegions:
         (proposals,) = text_predictor(self.model).usable([proposals])
-        return LazyRegions(proposals, lambda count: self.model.roi_heads.encoder_of_image(self._maps, count))
+        return LazyRegions(proposals, self._encoder)
+
+    def _encoder(self, regions: int) -> EncodeBoxes:
+        return self.model.roi_heads.encoder_of_image(self._maps, regions)
 
     @with_own_settings
     def encode(self, boxes: Boxes) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -24,6 +26,28 @@ class TextTower(nn.Module):
         self.lang_encoder = TextEncoder(architecture)
 
 
+@dataclass(frozen=True)
+class TextEncoderFile:
+    """Reads the text encoder of a file when it is called, in whatever process that is."""
+
+    architecture: CLIPArchitecture
+    weights: str
+    trust_pickle: bool
+    weights_hash: str = ""
+    """Of the weights that the file had when it was first used; empty takes any."""
+
+    def __call__(self) -> TextEncoder:
+        """Return the text encoder; raises `UserError` for a file that cannot be read, or has other weights now."""
+        tower = TextTower(self.architecture)
+        load_weights(tower, self.weights, trust_pickle=self.trust_pickle)
+        if self.weights_hash:
+            found = WordEmbedder(tower.lang_encoder, self.architecture.name, "cpu").weights_hash
+            if found != self.weights_hash:
+                expected = f"text weights {self.weights_hash}, as when it was first used"
+                raise user_error(self.weights, expected, found, "load them again")
+        return tower.lang_encoder
+
+
 @with_own_settings
 def load_embedder(
     architecture: CLIPArchitecture,
@@ -40,28 +64,15 @@ def load_embedder(
     Raises:
         UserError: the file cannot be read, or has no text tower of this size.
     """
-
-    def load() -> WordEmbedder:
-        tower = TextTower(architecture)
-        load_weights(tower, weights, trust_pickle=trust_pickle)
-        return WordEmbedder(tower.lang_encoder, architecture.name, device, cache)
-
+    load = TextEncoderFile(architecture, weights, trust_pickle)
     file = resolve_path(weights).absolute()
     if cache is None or not file.is_file():
-        return load()
+        return WordEmbedder(load(), architecture.name, device, cache)
     key = f"{architecture} in {file_state(file)}"
     known = cache.weights_hash(key)
     if known is None:
-        embedder = load()
+        embedder = WordEmbedder(load(), architecture.name, device, cache)
         cache.keep_weights_hash(key, embedder.weights_hash)
         return embedder
-
-    def load_known() -> TextEncoder:
-        embedder = load()
-        if embedder.weights_hash != known:
-            raise user_error(weights, f"text weights {known}, as when it was first used", "others", "load them again")
-        return embedder.encoder
-
-    return WordEmbedder.of_known_weights(
-        load_known, known, architecture.embedding_dim, architecture.name, device, cache
-    )
+    later = TextEncoderFile(architecture, str(file), trust_pickle, known)
+    return WordEmbedder.of_known_weights(later, known, architecture.embedding_dim, architecture.name, device, cache)

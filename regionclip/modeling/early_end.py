@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -40,6 +41,10 @@ class LazyRegions:
         self._make_encoder: Callable[[int], EncodeBoxes] = make_encoder
         self._encode: EncodeBoxes | None = None
         self._chunks: list[Tensor] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle needs: what encodes is made again from the feature maps."""
+        return {**self.__dict__, "_encode": None}
 
     def __len__(self) -> int:
         """Return the number of proposals R."""
