@@ -13,14 +13,12 @@ For example:
 from __future__ import annotations
 
 import hashlib
-import math
-import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -42,6 +40,7 @@ from regionclip.engine.pretrained import UNUSED, load_pretrained
 from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
 from regionclip.isolation import with_own_settings
+from regionclip.limits import require_limits, whole_number
 from regionclip.modeling import CLIPFastRCNN, prepare_as_configured
 from regionclip.modeling.backbone import clip_tower
 from regionclip.modeling.early_end import detect_among
@@ -380,27 +379,3 @@ class RegionCLIP:
             embeddings=embeddings.cpu().numpy() if with_embeddings else None,
             image=image.pixels,
         )
-
-
-def whole_number(value: object) -> int | None:
-    """Return a whole number of any kind, NumPy's and torch's too, as Python's own; None for anything else."""
-    try:
-        return operator.index(cast(SupportsIndex, value))
-    except TypeError:
-        return None
-
-
-def require_limits(
-    threshold: float | None, topk: int | None, words_per_box: int, words: int, *, with_boxes: bool = False
-) -> None:
-    """Raise a `UserError` for limits that `predict` cannot keep with so many words."""
-    if threshold is not None and (isinstance(threshold, str) or not math.isfinite(threshold)):
-        actual = repr(threshold) if isinstance(threshold, str) else str(threshold)
-        raise user_error("threshold", "a number", actual, "leave it out for the detector's own")
-    if topk is not None and with_boxes:
-        raise user_error("topk", "none with given boxes, which are all named", str(topk), "use threshold")
-    if topk is not None and (whole_number(topk) or 0) < 1:
-        actual = repr(topk) if isinstance(topk, str) else str(topk)
-        raise user_error("topk", "a whole number above 0", actual, "leave it out for the detector's own limit")
-    if not 0 <= (-1 if whole_number(words_per_box) is None else words_per_box) <= words:
-        raise user_error("words_per_box", f"0 to {words}, the words", str(words_per_box), "ask for fewer")

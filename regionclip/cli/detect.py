@@ -87,7 +87,7 @@ def run(args: Namespace) -> int:
     from regionclip.data.images import require_color
     from regionclip.data.picture_sources import find_pictures
     from regionclip.engine.command import DONE, SOME_FAILED
-    from regionclip.predictor import require_limits
+    from regionclip.limits import require_limits
 
     require_color(args.matte)
     left_out = LeftOut()

@@ -111,7 +111,8 @@ def detect_among(
         highest.append(float(scores.max()) if len(scores) else -math.inf)
         other = limits[rows.stop]
         better = [part[part.scores > other] for part, best in zip(found, highest, strict=True) if best > other]
-        if other < lowest_score or selector.is_full(better):
+        unwanted = other < lowest_score and not selector.suppression.rescores
+        if unwanted or selector.is_full(better):
             break
     return selector.select(Candidates.cat(found), image_size)
 
