@@ -94,7 +94,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["regionclip", "regionclip.*"]),
     package_data={
-        "regionclip": ["py.typed", "data/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
+        "regionclip": ["py.typed", "data/image_text/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
     },
     # Detectron2 has no distribution name that pip could require; INSTALL.md and `make setup` bring it.
     install_requires=[
@@ -123,6 +123,6 @@ setup(
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "bench": ["transformers"],
     },
-    entry_points={"console_scripts": ["regionclip=regionclip.cli:main"]},
+    entry_points={"console_scripts": ["regionclip=regionclip.cli.main:main"]},
     **native_operators(),
 )

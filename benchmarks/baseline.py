@@ -18,11 +18,11 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionclip.clip import ModifiedResNet
 from regionclip.clip.attention_pool import AttentionPool2d
-from regionclip.modeling import CLIPFastRCNN
-from regionclip.modeling.backbone import clip_tower
-from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
+from regionclip.clip.resnet import ModifiedResNet
+from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.backbones.clip_resnet import clip_tower
 from regionclip.modeling.preprocessing import ImagePreprocessor
 
 

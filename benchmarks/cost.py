@@ -21,11 +21,12 @@ from tabulate import tabulate
 from timing import median_seconds
 from torch.nn import functional as F
 
-from regionclip.data import list_images
+from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.images import read_image
-from regionclip.data.loaders import TestMapper
+from regionclip.data.test_loader import TestMapper
 from regionclip.files import REPOSITORY
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.inference.prepare import prepare_for_inference
 
 PROPOSALS, WORDS, SIDES, IMAGES = (100, 300, 1000, 2000), (80, 1203, 5000, 20000), (400, 600, 800, 1200), (1, 2, 4)
 

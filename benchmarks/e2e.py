@@ -28,16 +28,18 @@ from baseline import PlainDetector
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 
-from regionclip.config import load_config
-from regionclip.data import list_images
+from regionclip.config.loading import load_config
+from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.images import read_image
-from regionclip.data.loaders import TestMapper
-from regionclip.engine.pretrained import load_pretrained
-from regionclip.engine.zoo import MODELS
+from regionclip.data.test_loader import TestMapper
 from regionclip.files import REPOSITORY
-from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
-from regionclip.modeling.precision import is_native
-from regionclip.testing import fill_deterministic
+from regionclip.hub.pretrained import load_pretrained
+from regionclip.hub.zoo import MODELS
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.build import build_model
+from regionclip.modeling.inference.precision import is_native
+from regionclip.modeling.inference.prepare import prepare_for_inference
+from regionclip.testing.deterministic import fill_deterministic
 
 PATHS = {
     "plain": (),

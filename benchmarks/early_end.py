@@ -25,8 +25,8 @@ from timing import seconds_of
 from torch import Tensor
 from tqdm import tqdm
 
-from regionclip.modeling import prepare_for_inference
-from regionclip.modeling.early_end import LazyRegions
+from regionclip.modeling.inference.early_end import LazyRegions
+from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector
 
 

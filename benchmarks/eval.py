@@ -24,8 +24,7 @@ from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from regionclip.evaluation import LVISDetectionEvaluator
-from regionclip.evaluation.lvis import BACKENDS
+from regionclip.evaluation.lvis import BACKENDS, LVISDetectionEvaluator
 from regionclip.files import write_json
 
 CLASSES, OBJECTS, SIDE = 1203, 12, 640

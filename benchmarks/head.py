@@ -23,8 +23,8 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 
-from regionclip.modeling import prepare_for_inference
-from regionclip.modeling.precision import is_native
+from regionclip.modeling.inference.precision import is_native
+from regionclip.modeling.inference.prepare import prepare_for_inference
 
 SIDES = (800, 1067)
 

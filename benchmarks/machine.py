@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from regionclip import __version__
-from regionclip.modeling.precision import is_native
+from regionclip.modeling.inference.precision import is_native
 from regionclip.ops import native, native_problem
 
 

@@ -20,7 +20,7 @@ from timing import median_seconds
 from torch import Tensor
 from tqdm import tqdm
 
-from regionclip.modeling.precision import is_native
+from regionclip.modeling.inference.precision import is_native
 from regionclip.ops import WinogradConv2d, batched_nms, nms, roi_align, soft_nms, use_implementation
 
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from vocabulary import make_detector, make_embedder, random_vocabulary
 
 from regionclip import RegionCLIP, Vocabulary
-from regionclip.clip.text import Tokenizer
-from regionclip.clip.word_embedder import WordEmbedder
-from regionclip.data.word_lists import WORD_LISTS
+from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.text_encoder import Tokenizer
+from regionclip.data.class_lists import WORD_LISTS
 
 FEW, MANY = 80, 1203
 """Class names of COCO and LVIS."""

@@ -18,8 +18,8 @@ import torch
 from e2e import make_model, read_inputs
 from torch import Tensor
 
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
-from regionclip.modeling.prepared import ROUNDED_FROM
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.inference.prepare import ROUNDED_FROM, prepare_for_inference
 
 MARGIN = 0.02
 """Difference of the best two probabilities from which a class counts as decided."""

@@ -22,11 +22,11 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from tqdm import tqdm
 
-from regionclip.config import load_config
-from regionclip.data.image_text import Pair
+from regionclip.config.loading import load_config
+from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
-from regionclip.data.training import Batch, read_training_data, training_batches
-from regionclip.engine import DetectorTrainer
+from regionclip.data.training_loader import Batch, read_training_data, training_batches
+from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.files import REPOSITORY
 
 CONFIG = "configs/pretrain/RegionCLIP_RN50.yaml"

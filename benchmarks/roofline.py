@@ -27,8 +27,9 @@ from tabulate import tabulate
 from timing import median_seconds
 from torch import Tensor, nn
 
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
-from regionclip.modeling.backbone import clip_tower
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.inference.prepare import prepare_for_inference
 
 STAGES = ("preprocessing", "stem", "res2", "res3", "res4", "RoIAlign", "res5", "attention pool and scores")
 """What follows one another; each ends where a module begins or ends."""

@@ -24,8 +24,8 @@ from tabulate import tabulate
 from timing import seconds_of
 from tqdm import tqdm
 
-from regionclip.config import load_config
-from regionclip.engine import DetectorTrainer
+from regionclip.config.loading import load_config
+from regionclip.engine.training.trainer import DetectorTrainer
 
 COCO, LVIS = "configs/COCO-InstanceSegmentation", "configs/LVISv1-InstanceSegmentation"
 LARGE = "MODEL.CLIP.TEXT_EMB_DIM 640 MODEL.RESNETS.DEPTH 200 MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 18"

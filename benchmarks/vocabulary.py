@@ -19,15 +19,17 @@ from tabulate import tabulate
 from timing import median_seconds
 
 from regionclip import RegionCLIP, Vocabulary
-from regionclip.clip import get_architecture
-from regionclip.clip.word_embedder import WordEmbedder
-from regionclip.config import load_config
-from regionclip.data import list_images
-from regionclip.engine.text import TextTower
-from regionclip.engine.zoo import MODELS
+from regionclip.clip.architectures import get_architecture
+from regionclip.clip.embedder import WordEmbedder
+from regionclip.config.loading import load_config
+from regionclip.data.datasets.custom_images import list_images
 from regionclip.files import REPOSITORY
-from regionclip.modeling import CLIPFastRCNN, build_model, prepare_for_inference
-from regionclip.testing import fill_deterministic
+from regionclip.hub.zoo import MODELS
+from regionclip.inference.text_encoder import TextTower
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.build import build_model
+from regionclip.modeling.inference.prepare import prepare_for_inference
+from regionclip.testing.deterministic import fill_deterministic
 
 SIZES = (80, 1203, 20_000)
 """Words that are set."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regionclip.clip.vocabulary import Vocabulary
     from regionclip.detections import Detections
-    from regionclip.engine.vocabularies import VocabularyOptions
+    from regionclip.inference.vocabularies import VocabularyOptions
     from regionclip.predictor import RegionCLIP
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ _HOMES = {
     "Detections": "regionclip.detections",
     "RegionCLIP": "regionclip.predictor",
     "Vocabulary": "regionclip.clip.vocabulary",
-    "VocabularyOptions": "regionclip.engine.vocabularies",
+    "VocabularyOptions": "regionclip.inference.vocabularies",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m regionclip` is the command `regionclip`."""
 
-from regionclip.cli import main
+from regionclip.cli.main import main
 
 if __name__ == "__main__":
     main()

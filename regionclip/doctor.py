@@ -117,7 +117,7 @@ def check_extension() -> Finding:
 def check_processor() -> Finding:
     """Say which instruction set the loops use, and in which precisions the processor computes."""
     try:
-        from regionclip.modeling.precision import PRECISIONS, is_native
+        from regionclip.modeling.inference.precision import PRECISIONS, is_native
         from regionclip.ops import native, native_problem
     except ImportError:
         return Finding("processor", "unknown without torch and Detectron2", SETUP, required=False)

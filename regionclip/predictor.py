@@ -27,23 +27,24 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from regionclip.clip import ModifiedResNet
+from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.resnet import ModifiedResNet
 from regionclip.clip.vocabulary import Classifier, Vocabulary
-from regionclip.clip.word_embedder import WordEmbedder
-from regionclip.config import load_config
-from regionclip.data.given_boxes import check_boxes
+from regionclip.config.loading import load_config
 from regionclip.data.images import WHITE, read_image, to_rgb_pixels
-from regionclip.data.loaders import TestMapper
+from regionclip.data.test_loader import TestMapper
+from regionclip.data.user_boxes import check_boxes
 from regionclip.detections import Detections
-from regionclip.engine.encoded_image import EncodedImage, picture_key, require_text_classifier, text_predictor
-from regionclip.engine.pretrained import UNUSED, load_pretrained
-from regionclip.engine.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.errors import UserError, user_error
+from regionclip.hub.pretrained import UNUSED, load_pretrained
+from regionclip.inference.encoded_image import EncodedImage, picture_key, require_text_classifier, text_predictor
+from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
-from regionclip.modeling import CLIPFastRCNN, prepare_as_configured
-from regionclip.modeling.backbone import clip_tower
-from regionclip.modeling.early_end import detect_among
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.inference.early_end import detect_among
+from regionclip.modeling.inference.prepare import prepare_as_configured
 from regionclip.modeling.postprocess import AcrossClasses, report_score
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor

@@ -11,19 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import regionclip.engine  # noqa: F401 - registers datasets and models
-from regionclip.clip import get_architecture
-from regionclip.config import load_config
-from regionclip.engine.text import TextTower
-from regionclip.modeling import build_model
-from regionclip.testing import deterministic_text_embeddings, fill_deterministic
-
-REPOSITORY = Path(__file__).parent.parent
-DATA = Path(__file__).parent / "data"
-GOLDENS = DATA / "goldens"
-
-DEVICE = os.environ.get("REGIONCLIP_TEST_DEVICE", "cpu")
-"""Where the goldens are computed."""
+import regionclip.data.datasets.builtin  # noqa: F401 - registers datasets
+from regionclip.clip.architectures import get_architecture
+from regionclip.config.loading import load_config
+from regionclip.inference.text_encoder import TextTower
+from regionclip.modeling.build import build_model
+from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
+from tests.helpers.detectors import DEVICE, LVIS_CUSTOM, TINY, flat
+from tests.helpers.paths import DATA, GOLDENS, REPOSITORY
 
 torch.backends.cudnn.allow_tf32 = False  # float32 has the same tolerances everywhere
 
@@ -64,27 +59,6 @@ def golden_detector(embedding_file):
         return golden, model
 
     return build
-
-
-LVIS_CUSTOM = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_custom_img.yaml"
-
-TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.CLIP.ARCHITECTURE": str(DATA / "tiny_clip.json"),
-    "MODEL.CLIP.TEXT_EMB_DIM": "32",
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "4",
-    "INPUT.MIN_SIZE_TEST": "128",
-    "INPUT.MAX_SIZE_TEST": "256",
-    "MODEL.CLIP.CROP_REGION_TYPE": "RPN",
-    "MODEL.CLIP.OFFLINE_RPN_CONFIG": str(DATA / "tiny_rpn.yaml"),
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
-    "DATALOADER.NUM_WORKERS": "0",
-}
-
-
-def flat(overrides):
-    """Turn a dict of overrides into the list that command lines take."""
-    return [part for pair in overrides.items() for part in pair]
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +103,13 @@ def run_tool(monkeypatch, capfd):
         return stop.value.code or 0, captured.out + captured.err
 
     return call
+
+
+@pytest.fixture
+def run(monkeypatch, run_tool, tmp_path):
+    """Run a tool in `tmp_path` and return (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+    return run_tool
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -27,5 +27,5 @@ sanitized() {
 known='from regionclip.ops.native import INSTRUCTION_SETS as s, instruction_set as i; print(*s[: s.index(i()) + 1])'
 for instruction_set in $(sanitized -W ignore -c "$known"); do
   echo "$instruction_set:"
-  REGIONCLIP_ISA=$instruction_set sanitized -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_winograd.py
+  REGIONCLIP_ISA=$instruction_set sanitized -m pytest -q -p no:cacheprovider tests/ops/test_ops.py tests/ops/test_winograd.py
 done

@@ -14,10 +14,10 @@ from importlib import import_module
 import pytest
 from PIL import Image
 
-from regionclip.cli import main
+from regionclip.cli.main import main
 from regionclip.config.__main__ import config_page
-from tests.conftest import DATA, REPOSITORY
-from tests.test_cli import write_video
+from tests.helpers.paths import DATA, REPOSITORY
+from tests.helpers.videos import write_video
 
 PAGES = sorted(
     path
@@ -73,7 +73,7 @@ def workplace(tmp_path, monkeypatch, detector_folder):
     (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
     (tmp_path / "boxes.json").write_text(json.dumps({"photo.jpg": [[5, 5, 60, 60]]}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("regionclip.engine.zoo.DEFAULT_MODEL", str(detector_folder))
+    monkeypatch.setattr("regionclip.hub.zoo.DEFAULT_MODEL", str(detector_folder))
     return tmp_path
 
 

@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 FORBIDDEN = {
     "clip": ("detectron2", "regionclip.modeling", "regionclip.data", "regionclip.engine", "regionclip.config"),
@@ -50,7 +50,8 @@ def test_doctor_finds_this_installation_good():
 def test_config_can_be_checked_before_anything_else_is_imported():
     code = """
 import torch
-from regionclip.config import check_config, load_config
+from regionclip.config.checks import check_config
+from regionclip.config.loading import load_config
 torch.save(torch.rand(65, 1024), "embeddings.pth")
 config = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.yaml"
 check_config(load_config(config, ["MODEL.CLIP.CROP_REGION_TYPE", "GT", "MODEL.CLIP.TEXT_EMB_PATH", "embeddings.pth"]))

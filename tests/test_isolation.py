@@ -15,7 +15,7 @@ from PIL import Image
 from regionclip import RegionCLIP
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.isolation import own_settings
-from tests.conftest import DATA
+from tests.helpers.paths import DATA
 
 PHOTO = np.asarray(Image.open(sorted((DATA / "four_photos" / "pictures").iterdir())[0]).convert("RGB").resize((96, 64)))
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from regionclip import RegionCLIP, VocabularyOptions
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data import UnreadableImageError
-from regionclip.data.loaders import TestMapper
+from regionclip.data.images import UnreadableImageError
+from regionclip.data.test_loader import TestMapper
 from regionclip.drawing import color_of, place_labels
 from regionclip.errors import UserError
-from tests.conftest import DATA, LVIS_CUSTOM
+from tests.helpers.detectors import LVIS_CUSTOM
+from tests.helpers.paths import DATA
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
 WORDS = ["cat", "dog", "traffic cone", "car"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from regionclip.clip import architecture_from_depth, get_architecture
+from regionclip.clip.architectures import architecture_from_depth, get_architecture
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data.image_text import FACTORIES, open_pairs
-from regionclip.data.nouns import parse, spacy_parser
+from regionclip.data.image_text.nouns import parse, spacy_parser
+from regionclip.data.image_text.opening import FACTORIES, open_pairs
 from regionclip.engine.command import DONE, log_to_console, run_command
 from regionclip.engine.concept_pool import count_concepts, read_concept_names, write_names
-from regionclip.engine.text import load_embedder
 from regionclip.errors import user_error
+from regionclip.inference.text_encoder import load_embedder
 
 
 def parse_arguments() -> argparse.Namespace:

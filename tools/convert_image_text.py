@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from regionclip.data.image_text import FACTORIES, Pair, open_pairs
+from regionclip.data.image_text.opening import FACTORIES, open_pairs
+from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import PAIRS_IN_FILE, write_shards, write_tsv
 from regionclip.engine.command import DONE, SOME_FAILED, log_to_console, run_command
 

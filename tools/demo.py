@@ -15,11 +15,11 @@ from tabulate import tabulate
 from torchvision.ops import box_convert, box_iou
 
 from regionclip import Detections, RegionCLIP
-from regionclip.data import list_images
-from regionclip.data.emoji_scenes import read_concepts
+from regionclip.data.datasets.custom_images import list_images
+from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.engine.command import DONE, log_to_console, run_command
-from regionclip.engine.zoo import FILES, MODELS
 from regionclip.files import REPOSITORY
+from regionclip.hub.zoo import FILES, MODELS
 
 SCENES = REPOSITORY / "datasets" / "demo_scenes"
 PHOTOS = REPOSITORY / "datasets" / "demo_images"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
+from regionclip.clip.class_name_files import names_alone, read_words
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.clip.word_files import names_alone, read_words
-from regionclip.config import load_config
 from regionclip.config.checks import clip_architecture
+from regionclip.config.loading import load_config
 from regionclip.engine.command import DONE, choose_device, detector_argument_parser, log_to_console, run_command
-from regionclip.engine.text import load_embedder
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_text, resolve_path
+from regionclip.inference.text_encoder import load_embedder
 
 logger = logging.getLogger("regionclip.concepts")
 

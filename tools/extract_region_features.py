@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from detectron2.utils import comm
 
-from regionclip.config import load_config
-from regionclip.engine.checkpoint import load_weights
+from regionclip.config.loading import load_config
+from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.engine.command import (
     DONE,
     SOME_FAILED,
@@ -27,10 +27,17 @@ from regionclip.engine.command import (
     run_command,
 )
 from regionclip.engine.distributed import launch
-from regionclip.engine.features import ExtractionJob, check_extraction, extract_region_features
-from regionclip.engine.features.extraction import PROPOSALS, read_extraction_input
+from regionclip.engine.features.extraction import (
+    PROPOSALS,
+    ExtractionJob,
+    check_extraction,
+    extract_region_features,
+    read_extraction_input,
+)
 from regionclip.engine.features.formats import SHARD_KINDS
-from regionclip.modeling import CLIPFastRCNN, build_model, prepare_as_configured
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.build import build_model
+from regionclip.modeling.inference.prepare import prepare_as_configured
 
 logger = logging.getLogger("regionclip.features")
 

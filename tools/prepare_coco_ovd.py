@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from regionclip.data import prepare_coco_ovd
-from regionclip.data.coco_ovd import datasets_root
+from regionclip.data.datasets.coco_ovd import datasets_root, prepare_coco_ovd
 from regionclip.engine.command import DONE, run_command
 
 

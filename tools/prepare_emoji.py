@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from regionclip import Detections
-from regionclip.data.coco_ovd import datasets_root
-from regionclip.data.emoji_scenes import read_concepts
+from regionclip.data.datasets.coco_ovd import datasets_root
+from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.data.emoji_scenes.datasets import FOLDER, SPLITS, prepare
 from regionclip.data.emoji_scenes.pairs import PAIRS
 from regionclip.data.images import read_image

@@ -19,7 +19,7 @@ if [ ! -f "$teacher" ]; then fail "no teacher in $teacher: run tools/train_emoji
 "$python" - "$out/quarter.txt" << 'PROGRAM'
 import sys
 from pathlib import Path
-from regionclip.data.word_lists import WORD_LISTS
+from regionclip.data.class_lists import WORD_LISTS
 Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in WORD_LISTS["emoji"]()[::4]))
 PROGRAM
 embed "$out/quarter.txt" quarter_of_concepts

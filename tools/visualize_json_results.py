@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from regionclip.data import use_custom_image_folder
-from regionclip.data.custom_images import DEFAULT_FOLDER
-from regionclip.engine import VisualizationOptions, visualize_results
+from regionclip.data.datasets.custom_images import DEFAULT_FOLDER, use_custom_image_folder
 from regionclip.engine.command import DONE, SOME_FAILED, log_to_console, run_command
+from regionclip.engine.visualization import VisualizationOptions, visualize_results
 
 
 def argument_parser() -> argparse.ArgumentParser:

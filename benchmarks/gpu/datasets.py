@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from regionclip.data.emoji_scenes import read_concepts
+from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.files import REPOSITORY, write_json
 
 

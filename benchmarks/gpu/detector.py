@@ -17,7 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 from gpu.ceilings import measure_ceilings
 from gpu.step import Notes, Setting
 from gpu.work_counter import count_work
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.inference.prepare import prepare_for_inference
 
 WORDS = 1203
 PROFILED = ("plain float32", "float32", "float16")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from gpu.step import Notes, Setting
-from regionclip.data.coco_ovd import datasets_root
+from regionclip.data.datasets.coco_ovd import datasets_root
 from regionclip.files import REPOSITORY
 
 SHIPPED = "pretrained_ckpt/emoji"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from precision import compare
 
@@ -30,4 +29,4 @@ def work(setting: Setting, notes: Notes) -> None:
                 )
             )
     chosen = "test_region_features_agree and 460229" if setting.is_dry_run else tests.GOLDENS
-    tests.run(notes, setting.device, str(Path("tests", "test_goldens.py")), "-k", chosen)
+    tests.run(notes, setting.device, "tests/parity/test_goldens.py", "-k", chosen)

@@ -9,4 +9,4 @@ from gpu.step import Notes, Setting
 def work(setting: Setting, notes: Notes) -> None:
     """Run them, in a dry run some; raises `RuntimeError` when one fails."""
     chosen = ("-k", "gradient or classes or definition") if setting.is_dry_run else ()
-    tests.run(notes, setting.device, "tests/test_ops_cuda.py", *chosen)
+    tests.run(notes, setting.device, "tests/ops/test_ops_cuda.py", *chosen)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpu.step import Notes, Setting
 from regionclip.engine.distributed import Place, free_port, join
-from tests.training import note_losses, write_pictures
+from tests.helpers.training import note_losses, write_pictures
 
 STEPS = {
     "INPUT__MIN_SIZE_TRAIN": "(64,)",

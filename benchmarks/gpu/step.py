@@ -19,7 +19,7 @@ from regionclip.files import read_json_file, write_json
 LOG_TAIL = 4000
 """Characters of a log that go into the results."""
 
-PRELOADED = ["torchvision", "detectron2.modeling", "regionclip.predictor", "regionclip.engine"]
+PRELOADED = ["torchvision", "detectron2.modeling", "regionclip.predictor", "regionclip.engine.workflows"]
 """Imported once for all steps; none of them touches the GPU."""
 
 

@@ -23,16 +23,16 @@ from regionclip.batch.results import as_coco, as_detections, as_result
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
-from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture
+from regionclip.data.image_sources import Frame, PictureFile, count_frames
 from regionclip.data.images import WHITE, UnreadableImageError
-from regionclip.data.picture_sources import Frame, PictureFile, count_frames
 from regionclip.data.read_ahead import ReadAhead
+from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture
 from regionclip.detections import Detections
-from regionclip.engine.encoded_image import EncodedImage
-from regionclip.engine.journal import PredictionJournal
+from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
+from regionclip.inference.encoded_image import EncodedImage
 from regionclip.predictor import RegionCLIP
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from regionclip.data.image_sources import Frame, PictureFile
 from regionclip.data.images import UnreadableImageError
-from regionclip.data.picture_sources import Frame, PictureFile
 from regionclip.data.read_ahead import ReadAhead
-from regionclip.engine.encoded_image import EncodedImage
 from regionclip.errors import UserError
+from regionclip.inference.encoded_image import EncodedImage
 
 Prepared = tuple[Frame, EncodedImage]
 """A frame, and it as the detector takes it."""

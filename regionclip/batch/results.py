@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regionclip.data.picture_sources import Frame, PictureFile
+from regionclip.data.image_sources import Frame, PictureFile
 from regionclip.detections import Detections
 
 

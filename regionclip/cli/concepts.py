@@ -11,7 +11,7 @@ import typer
 from regionclip.cli import options as shared
 
 if TYPE_CHECKING:
-    from regionclip.clip.word_embedder import WordEmbedder
+    from regionclip.clip.embedder import WordEmbedder
 
 
 def concepts(
@@ -51,8 +51,8 @@ def concepts(
 def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     from regionclip.engine.command import DONE
-    from regionclip.engine.vocabularies import make_vocabulary, save_vocabulary, split_words
     from regionclip.errors import user_error
+    from regionclip.inference.vocabularies import make_vocabulary, save_vocabulary, split_words
 
     if bool(args.words) == bool(args.vocabulary):
         actual = "both" if args.words else "neither"
@@ -72,12 +72,12 @@ def run(args: Namespace) -> int:
 
 def text_tower(args: Namespace) -> WordEmbedder:
     """Return what embeds words: the tower of `--weights` and `--architecture`, else that of the detector."""
-    from regionclip.clip import get_architecture
+    from regionclip.clip.architectures import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache
-    from regionclip.engine.pretrained import require_device
-    from regionclip.engine.text import load_embedder
-    from regionclip.engine.zoo import DEFAULT_MODEL, MODELS, text_weights_of
     from regionclip.errors import user_error
+    from regionclip.hub.pretrained import require_device
+    from regionclip.hub.zoo import DEFAULT_MODEL, MODELS, text_weights_of
+    from regionclip.inference.text_encoder import load_embedder
 
     if args.model and (args.weights or args.architecture):
         raise user_error("--model, and --weights or --architecture", "one of them", "both", "leave one out")

@@ -14,7 +14,7 @@ from regionclip.cli import options as shared
 
 if TYPE_CHECKING:
     from regionclip import RegionCLIP
-    from regionclip.batch import DetectReport
+    from regionclip.batch.detect import DetectReport
     from regionclip.data.image_listing import LeftOut
 
 SHOWN_PICTURES, SHOWN_ROWS = 10, 10
@@ -80,12 +80,12 @@ def detect(
 
 def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
-    from regionclip.batch import DetectOptions
-    from regionclip.batch import detect as detect_all
-    from regionclip.data.given_boxes import read_boxes
+    from regionclip.batch.detect import DetectOptions
+    from regionclip.batch.detect import detect as detect_all
     from regionclip.data.image_listing import LeftOut
+    from regionclip.data.image_sources import find_pictures
     from regionclip.data.images import require_color
-    from regionclip.data.picture_sources import find_pictures
+    from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.limits import require_limits
 
@@ -114,8 +114,8 @@ def choose_words(
     detector: RegionCLIP, words: str | None, vocabulary: str, background: str, templates: str, synonyms: str
 ) -> None:
     """Set the vocabulary that the options name; raises `UserError` where they contradict."""
-    from regionclip.engine.vocabularies import is_list_or_file, split_words
     from regionclip.errors import user_error
+    from regionclip.inference.vocabularies import is_list_or_file, split_words
 
     if words is not None and vocabulary:
         raise user_error("--words and --vocabulary", "one of them", "both", "leave one out")

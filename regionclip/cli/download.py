@@ -35,8 +35,8 @@ def download(
         from tabulate import tabulate
 
         from regionclip.engine.command import BAD_INPUT, DONE
-        from regionclip.engine.zoo import FILES, MODELS, check, fetch
         from regionclip.errors import UserError, user_error
+        from regionclip.hub.zoo import FILES, MODELS, check, fetch
 
         unknown = [name for name in names or [] if name not in MODELS and name not in FILES]
         if unknown:

@@ -36,9 +36,9 @@ def export(
 def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     from regionclip.engine.command import DONE
-    from regionclip.engine.export import export_detector
+    from regionclip.engine.export.files import export_detector
     from regionclip.engine.ownership import own_folder
-    from regionclip.engine.pretrained import load_pretrained
+    from regionclip.hub.pretrained import load_pretrained
 
     pairs = shared.override_pairs(args.overrides)
     with own_folder(args.output, f"--output {args.output}"):

@@ -30,7 +30,7 @@ def load_detector(
 ) -> RegionCLIP:
     """Return the detector that the options name; raises `UserError` where they are wrong."""
     from regionclip import RegionCLIP
-    from regionclip.engine.zoo import DEFAULT_MODEL
+    from regionclip.hub.zoo import DEFAULT_MODEL
 
     return RegionCLIP.from_pretrained(
         model or DEFAULT_MODEL,
@@ -55,7 +55,7 @@ def override_pairs(overrides: list[str]) -> list[str]:
 
 def vocabulary_options(templates: str, synonyms: str) -> VocabularyOptions:
     """Return how words are embedded; raises `UserError` for an unknown word."""
-    from regionclip.engine.vocabularies import VocabularyOptions
+    from regionclip.inference.vocabularies import VocabularyOptions
 
     return VocabularyOptions(templates, cast(Literal["max", "mean"], synonyms))
 

@@ -42,9 +42,9 @@ def run(args: Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
-    from regionclip.engine.packing import pack_detector
-    from regionclip.engine.pretrained import load_pretrained
     from regionclip.errors import user_error
+    from regionclip.hub.packing import pack_detector
+    from regionclip.hub.pretrained import load_pretrained
 
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.clip.class_name_files import Word, read_words, split_synonyms
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble, same_to_clip
-from regionclip.clip.word_files import Word, read_words, split_synonyms
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import atomic_write, read_lines, resolve_path
 from regionclip.isolation import with_own_settings
 
 if TYPE_CHECKING:
-    from regionclip.clip.word_embedder import WordEmbedder
+    from regionclip.clip.embedder import WordEmbedder
 
 __all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_words"]
 

@@ -10,12 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-from regionclip.clip import (
-    CLIPArchitecture,
-    architecture_from_depth,
-    get_architecture,
-    load_class_embeddings,
-)
+from regionclip.clip.architectures import CLIPArchitecture, architecture_from_depth, get_architecture
+from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.config.keys import FIXED_KEYS, get_value
 from regionclip.errors import Problem, UserError
 from regionclip.files import resolve_path
@@ -27,23 +23,13 @@ CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 DENSE_HEADS = ("CLIPTransformerROIHeads",)
 CLIP_BACKBONES = ("build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone")
 ALWAYS_REGISTERED = "coco_2017_ovd_all_test"
-"""A dataset that tells whether `regionclip.data` was imported."""
+"""A dataset that tells whether `regionclip.data.datasets.builtin` was imported."""
 
 LEARN_FROM_PAIRS = ("PretrainFastRCNN", "ImageTextCLIP")
 """Meta-architectures whose training data are image-text pairs."""
 
 REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
 """Values of CROP_REGION_TYPE by meta-architecture."""
-
-OWN_NAMES = (
-    *("CLIPFastRCNN", "CLIPGeneralizedRCNN", "CLIPProposalNetwork", "PretrainFastRCNN", "PretrainRes5ROIHeads"),
-    "ImageTextCLIP",
-    *CLIP_BACKBONES,
-    *DENSE_TOWERS,
-    *CLIP_HEADS,
-    *DENSE_HEADS,
-)
-"""What this package registers; a config can be checked before `regionclip.modeling` was imported."""
 
 CHOICES = {
     "MODEL.CLIP.RPN_SCORE_FUSION": ("upstream", "sigmoid"),
@@ -66,7 +52,7 @@ def check_config(cfg: CfgNode) -> None:
     """Raise one error that lists every contradiction of `cfg`.
 
     Each problem names the key, what was expected, what was found, and the fix. Test sets are looked
-    at only when `regionclip.data` has been imported, which registers them.
+    at only when `regionclip.data.datasets.builtin` has been imported, which registers them.
 
     Raises:
         UserError: at least one problem was found.
@@ -259,7 +245,7 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
     }
     for key, registry in registries.items():
         name = get_value(cfg, key)
-        if name not in registry and name not in OWN_NAMES:
+        if name not in registry:
             yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
     key, parts = "MODEL.CLIP.INFERENCE_PRECISION", (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME)
     if get_value(cfg, key) != "float32" and parts != ("CLIPFastRCNN", "CLIPRes5ROIHeads"):

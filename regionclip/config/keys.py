@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from regionclip.method import register
+
 
 class Key(NamedTuple):
     """A configuration key."""
@@ -230,8 +232,10 @@ DEAD_KEYS: tuple[Key, ...] = (
 def get_cfg() -> CfgNode:
     """Return Detectron2's default config with every key of `KEYS` and `FIXED_KEYS` added.
 
-    Files and overrides that set a key of `DEAD_KEYS` merge; yacs warns and ignores the value.
+    Files and overrides that set a key of `DEAD_KEYS` merge; yacs warns and ignores the value. From then on
+    Detectron2's registries know the parts of all methods, and its own `build_model` builds them.
     """
+    register()
     cfg = get_detectron2_cfg()
     for key in KEYS + FIXED_KEYS:
         *parents, leaf = key.name.split(".")

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from regionclip.clip import load_concepts
-from regionclip.clip.class_embeddings import read_names
+from regionclip.clip.class_embeddings import load_concepts, read_names
 from regionclip.config.checks import clip_architecture, dataset_problems, teacher_architecture
 from regionclip.errors import Problem, UserError
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
 from typing import Generic, Self, TypeVar
 
-from regionclip.data.picture_sources import Frame, PictureFile, read_frames
+from regionclip.data.image_sources import Frame, PictureFile, read_frames
 
 FILES_AHEAD, FRAMES_AHEAD = min(4, max((os.cpu_count() or 1) // 2, 1)), 2
 """So many files are decoded at once, and of each so many frames wait: the detector needs processors too."""

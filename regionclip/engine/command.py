@@ -18,9 +18,10 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 import regionclip
-from regionclip.config import check_config, load_config
+from regionclip.config.checks import check_config
+from regionclip.config.loading import load_config
 from regionclip.console import streams_that_may_close
-from regionclip.data import use_custom_image_folder
+from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.data.images import raise_pixel_limit
 from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from regionclip.data.captions import all_captions
-from regionclip.data.image_text import PairSource
-from regionclip.data.nouns import Parser
+from regionclip.data.caption_loader import all_captions
+from regionclip.data.image_text.nouns import Parser
+from regionclip.data.image_text.pairs import PairSource
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_text
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from regionclip.data.registrations import Registrations
+from regionclip.data.datasets.registrations import Registrations
 from regionclip.errors import user_error
 
 TIMEOUT = timedelta(minutes=30)

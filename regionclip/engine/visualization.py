@@ -19,11 +19,11 @@ from pycocotools import mask as mask_tools
 from tqdm import tqdm
 
 from regionclip.config.checks import dataset_problems
-from regionclip.data import UnreadableImageError, read_image
-from regionclip.data.annotation_file import id_key, id_order
-from regionclip.data.masks import as_run_lengths, usable_mask
-from regionclip.data.registered import read_records
-from regionclip.engine.results_file import Result, read_results
+from regionclip.data.datasets.annotation_file import id_key, id_order
+from regionclip.data.datasets.masks import as_run_lengths, usable_mask
+from regionclip.data.datasets.registered import read_records
+from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.engine.evaluation.results_file import Result, read_results
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, read_json_file
 

@@ -14,13 +14,15 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from regionclip.config.training_checks import training_problems
-from regionclip.engine.checkpoint import RunCheckpoints, load_weights
+from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
-from regionclip.engine.evaluate import check_test_sets, evaluate, prepare_evaluation
+from regionclip.engine.evaluation.evaluate import check_test_sets, evaluate, prepare_evaluation
 from regionclip.engine.ownership import own_folder
-from regionclip.engine.training import DetectorTrainer, TrainingReport
+from regionclip.engine.training.trainer import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
-from regionclip.modeling import build_model, prepare_as_configured
+from regionclip.modeling.build import build_model
+from regionclip.modeling.inference.prepare import prepare_as_configured
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from regionclip.data.registered import read_clean_records
+from regionclip.data.datasets.registered import read_clean_records
 from regionclip.errors import user_error
 from regionclip.evaluation.coco import COCODetectionEvaluator
 from regionclip.evaluation.ground_truth import read_coco_truth, read_lvis_truth

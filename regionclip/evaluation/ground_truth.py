@@ -12,11 +12,11 @@ from typing import Any
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_tools
 
-from regionclip.data.annotation_file import by_id, id_key, read_annotations, report_left_out
-from regionclip.data.cleaning import clean_test_records
-from regionclip.data.coco_json import coco_records
-from regionclip.data.lvis import CLASS_LISTS, lvis_records
-from regionclip.data.masks import as_run_lengths, usable_mask
+from regionclip.data.datasets.annotation_file import by_id, id_key, read_annotations, report_left_out
+from regionclip.data.datasets.cleaning import clean_test_records
+from regionclip.data.datasets.coco_json import coco_records
+from regionclip.data.datasets.lvis import CLASS_LISTS, lvis_records
+from regionclip.data.datasets.masks import as_run_lengths, usable_mask
 from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Results
 

@@ -13,7 +13,7 @@ import pycocotools.coco
 import pycocotools.cocoeval
 from detectron2.structures import BoxMode
 
-from regionclip.data.annotation_file import id_key, id_order
+from regionclip.data.datasets.annotation_file import id_key, id_order
 from regionclip.evaluation.coco import indexed
 from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_truth
 from regionclip.evaluation.predictions import Prediction, PredictionWriter, Results

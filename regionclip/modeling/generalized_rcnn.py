@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
 
-from regionclip.modeling.backbone import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.preprocessing import pixels_to_unit_range
-from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
 
 
-@META_ARCH_REGISTRY.register()
 class CLIPGeneralizedRCNN(GeneralizedRCNN):
     """Faster/Mask R-CNN whose C4 head borrows CLIP's last stage; images are scaled to CLIP's range."""
 
@@ -22,12 +20,11 @@ class CLIPGeneralizedRCNN(GeneralizedRCNN):
         """Return the arguments of the constructor."""
         arguments = {**super().from_config(cfg), **_pixel_statistics(cfg)}
         tower = clip_tower(arguments["backbone"])
-        if tower is not None and isinstance(arguments["roi_heads"], CLIPRes5ROIHeads):
+        if tower is not None and isinstance(arguments["roi_heads"], BorrowsLastStage):
             arguments["roi_heads"].borrow(tower)
         return arguments
 
 
-@META_ARCH_REGISTRY.register()
 class CLIPProposalNetwork(ProposalNetwork):
     """Region proposal network on a CLIP backbone; images are scaled to CLIP's range."""
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import torch
 
-from regionclip.ops import embedding_bag, native, reference, torchvision_ops
+from regionclip.ops import native, reference, torchvision_ops
+from regionclip.ops import pytorch_ops as embedding_bag
 
 VARIABLE: Final = "REGIONCLIP_OPS"
 """Environment variable that forces one of `IMPLEMENTATIONS`."""

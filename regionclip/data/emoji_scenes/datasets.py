@@ -9,8 +9,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from regionclip.data.coco_json import load_coco
-from regionclip.data.coco_ovd import datasets_root
+from regionclip.data.datasets.coco_json import load_coco
+from regionclip.data.datasets.coco_ovd import datasets_root
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings, prepare_drawings
 from regionclip.data.emoji_scenes.pairs import PAIRS, write_pairs

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regionclip.data.annotation_file import by_id, id_key, read_annotation_file, report_left_out, unique_images
-from regionclip.data.coco_json import image_file
+from regionclip.data.datasets.annotation_file import by_id, id_key, read_annotation_file, report_left_out, unique_images
+from regionclip.data.datasets.coco_json import image_file
 from regionclip.data.image_text.pairs import CAPTION_KEYS, Pair, PathPairs
 from regionclip.errors import user_error
 

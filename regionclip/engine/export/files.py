@@ -19,10 +19,11 @@ from torch.export import Dim, ExportedProgram
 
 from regionclip.engine.export.graphs import BackboneGraph, HeadGraph, ProposerGraph
 from regionclip.engine.export.operators import onnx_translations
-from regionclip.engine.pretrained import Pretrained
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, write_json
-from regionclip.modeling import CLIPFastRCNN, prepare_for_inference
+from regionclip.hub.pretrained import Pretrained
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.inference.prepare import prepare_for_inference
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from regionclip.engine.export.operators import best_boxes, pool_regions, top_rows
 from regionclip.errors import user_error
-from regionclip.modeling import CLIPFastRCNN
-from regionclip.modeling.backbone import clip_tower
-from regionclip.modeling.box_predictor import TextEmbeddingOutputLayers
+from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
+from regionclip.modeling.backbones.clip_resnet import clip_tower
 from regionclip.modeling.postprocess import HardSuppression, report_probability, report_score
 from regionclip.modeling.preprocessing import ImagePreprocessor
-from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
 
 LARGEST = 2**31 - 1
 """A limit that nothing reaches."""

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import regionclip
-from regionclip.config import check_config, load_config
-from regionclip.config.checks import dataset_problems, find_weights
-from regionclip.data import list_images
-from regionclip.data.given_boxes import ImageBoxes, boxes_by_picture, read_boxes
-from regionclip.data.loaders import TestMapper
-from regionclip.data.registered import read_clean_records
+from regionclip.config.checks import check_config, dataset_problems, find_weights
+from regionclip.config.loading import load_config
+from regionclip.data.datasets.custom_images import list_images
+from regionclip.data.datasets.registered import read_clean_records
+from regionclip.data.test_loader import TestMapper
+from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture, read_boxes
 from regionclip.engine.features.formats import Portion, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
@@ -40,10 +40,10 @@ from regionclip.engine.features.regions import (
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import read_json_file, resolve_path, write_json
-from regionclip.modeling import CLIPFastRCNN
-from regionclip.modeling.proposals import GroundTruthProposals, ProposalSource
-from regionclip.modeling.region_boxes import GridBoxes
-from regionclip.modeling.roi_heads import CLIPRes5ROIHeads
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
+from regionclip.modeling.proposals.generated_boxes import GridBoxes
+from regionclip.modeling.proposals.sources import GroundTruthProposals, ProposalSource
 
 MANIFEST = "features.json"
 """Says which config and weights the files of a folder come from."""

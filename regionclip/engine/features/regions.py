@@ -8,9 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from regionclip.data.given_boxes import ImageBoxes, check_boxes
-from regionclip.modeling import CLIPFastRCNN
-from regionclip.modeling.proposals import ImageInput, ProposalSource
+from regionclip.data.user_boxes import ImageBoxes, check_boxes
+from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
 Features = dict[str, Tensor]
 """`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalised;

@@ -21,9 +21,11 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from regionclip.data.training import Batch, read_training_data, training_batches, unreadable_images
-from regionclip.engine.checkpoint import RunCheckpoints, load_weights, read_checkpoint
-from regionclip.engine.evaluate import evaluate, prepare_evaluation
+from regionclip.data.training_loader import Batch, read_training_data, training_batches, unreadable_images
+from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.engine.checkpoint.reading import read_checkpoint
+from regionclip.engine.checkpoint.run import RunCheckpoints
+from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.signals import Interrupted, StopSignals
 from regionclip.engine.training.averaging import WeightAverage
 from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures, SampleLog
@@ -39,8 +41,8 @@ from regionclip.engine.training.state import (
 )
 from regionclip.engine.training.writers import PeriodicLines
 from regionclip.errors import UserError, user_error
-from regionclip.modeling import build_model
-from regionclip.modeling.proposal_cache import flush_proposals
+from regionclip.modeling.build import build_model
+from regionclip.modeling.proposals.cache import flush_proposals
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,151 @@
+"""From words to rows in the joint image-text space, through prompts and CLIP's text tower.
+
+Kept out of the package's `__init__`, as `text.py` is: open_clip takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from regionclip.clip.embedding_cache import EmbeddingCache
+from regionclip.clip.prompts import PromptEnsemble, fill_template
+from regionclip.clip.text_encoder import END_OF_TEXT, START_OF_TEXT, TextEncoder, Tokenizer, tokenize
+from regionclip.isolation import with_own_settings
+
+PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
+"""Prompts in a pass of the tower, and prompts that are sorted by length before."""
+
+TOKENS_OF_WORD = 60
+"""Tokens of a word that surely fit beside those of a template."""
+
+QUIET_BELOW = 200
+"""No progress bar for fewer prompts."""
+
+
+class WordEmbedder:
+    """Embeds words with one text tower, and remembers them in a cache."""
+
+    def __init__(
+        self, encoder: TextEncoder, model: str, device: torch.device | str, cache: EmbeddingCache | None = None
+    ) -> None:
+        """Make an embedder.
+
+        Args:
+            encoder: the text encoder.
+            model: name of the CLIP size that it belongs to.
+            device: where to compute.
+            cache: keeps the embeddings; None keeps none.
+        """
+        self._prepare(None, encoder.text_projection.shape[1], model, device, cache)
+        self.__dict__["encoder"] = encoder.to(self.device).eval()
+
+    @classmethod
+    def of_known_weights(
+        cls,
+        load: Callable[[], TextEncoder],
+        weights_hash: str,
+        dim: int,
+        model: str,
+        device: torch.device | str,
+        cache: EmbeddingCache,
+    ) -> WordEmbedder:
+        """Return an embedder whose text encoder is loaded when a word is not in the cache.
+
+        Args:
+            load: gives the text encoder.
+            weights_hash: of its weights.
+            dim: width D of the joint space.
+            model: name of the CLIP size that it belongs to.
+            device: where to compute.
+            cache: keeps the embeddings.
+        """
+        embedder = cls.__new__(cls)
+        embedder._prepare(load, dim, model, device, cache)
+        embedder.__dict__["weights_hash"] = weights_hash
+        return embedder
+
+    def _prepare(
+        self,
+        load: Callable[[], TextEncoder] | None,
+        dim: int,
+        model: str,
+        device: torch.device | str,
+        cache: EmbeddingCache | None,
+    ) -> None:
+        self._load = load
+        self.dim = dim
+        """Width D of the joint space."""
+        self.model = model
+        self.device = torch.device(device)
+        self.cache = cache
+        self.tokenizer = Tokenizer()
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder, on its device."""
+        assert self._load is not None
+        return self._load().to(self.device).eval()
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """A short hash of the text encoder's weights: equal for equal values, whatever file they came from."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.encoder.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+    def token_ids(self, word: str) -> tuple[int, ...]:
+        """Return what the tower reads of a word: equal ids are the same word to CLIP.
+
+        A prompt has places for 75 tokens, some of which belong to its template.
+        """
+        return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_WORD]
+
+    def has_marks(self, tokens: Sequence[int]) -> bool:
+        """Return whether a start or end of text is among the ids of a word."""
+        return START_OF_TEXT in tokens or END_OF_TEXT in tokens
+
+    @with_own_settings
+    def embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
+        """Return float32 [N, D] on the CPU, from the cache where it has them.
+
+        The mean over the prompts of each word: of their embeddings as they are, as upstream, or of
+        unit vectors where the ensemble says so.
+        """
+        scope = f"{self.weights_hash}/{ensemble.fingerprint}" if self.cache else ""
+        found = self.cache.get(scope, words, self.dim) if self.cache else {}
+        missing = [word for word in dict.fromkeys(words) if word not in found]
+        step = max(PROMPTS_IN_MEMORY // len(ensemble.templates), 1)
+        hidden = len(missing) * len(ensemble.templates) < QUIET_BELOW
+        with tqdm(total=len(missing), desc="words", unit="word", disable=hidden) as progress:
+            for start in range(0, len(missing), step):
+                part = missing[start : start + step]
+                rows = self._embed(part, ensemble)
+                found.update(zip(part, rows, strict=True))
+                if self.cache:
+                    self.cache.put(scope, part, rows)
+                progress.update(len(part))
+        return torch.stack([found[word] for word in words]) if words else torch.empty(0, self.dim)
+
+    def _embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
+        prompts = [fill_template(template, word) for word in words for template in ensemble.templates]
+        tokens = tokenize(prompts, self.tokenizer)
+        # Sorted by length and cut behind the longest of a pass: most of 77 places are padding.
+        lengths = tokens.argmax(dim=1) + 1
+        order = lengths.argsort(stable=True)
+        embeddings = torch.empty(len(prompts), self.dim)
+        for rows in order.split(PROMPTS_AT_ONCE):
+            ids = tokens[rows, : int(lengths[rows].max())]
+            embeddings[rows] = self.encoder(ids.to(self.device)).float().cpu()
+        embeddings = embeddings.view(len(words), len(ensemble.templates), self.dim)
+        if not ensemble.normalised:
+            return embeddings.mean(dim=1)
+        return F.normalize(F.normalize(embeddings, dim=2).mean(dim=1), dim=1)

@@ -1,0 +1,1 @@
+"""Transformer image encoders as plain torch."""

@@ -1,0 +1,52 @@
+"""Lists of class names that come with the package, so that `--vocabulary lvis` needs no file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+from regionclip.clip.prompts import clean_name
+from regionclip.data.datasets.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
+from regionclip.data.emoji_scenes.concepts import BASE, read_concepts
+
+
+def _coco() -> list[str]:
+    return [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
+
+
+def _lvis(*, base_only: bool = False) -> list[str]:
+    categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+    return [clean_name(c["name"]) for c in categories if not (base_only and c["frequency"] == "r")]
+
+
+WORD_LISTS: dict[str, Callable[[], list[str]]] = {
+    "coco": _coco,
+    "coco65": lambda: list(ALL_CATEGORIES.values()),
+    "coco48": lambda: list(BASE_CATEGORIES.values()),
+    "coco17": lambda: list(NOVEL_CATEGORIES.values()),
+    "lvis": _lvis,
+    "lvis866": lambda: _lvis(base_only=True),
+    "emoji": lambda: [concept.name for concept in read_concepts()],
+    "emoji880": lambda: [concept.name for concept in read_concepts() if concept.split == BASE],
+}
+"""Names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel), LVIS (1203; 866 base), and of the
+small world of emoji scenes (1174; 880 base)."""
+
+PUBLISHED_EMBEDDINGS = {
+    "coco65": "coco_65_cls_emb",
+    "coco48": "coco_48_base_cls_emb",
+    "coco17": "coco_17_target_cls_emb",
+    "lvis": "lvis_1203_cls_emb",
+    "lvis866": "lvis_866_base_cls_emb",
+}
+"""Stem of upstream's file of embeddings by word list; that of RN50x4 has `_rn50x4` after it."""
+
+
+def names_of_published(path: str | Path) -> list[str]:
+    """Return the class names of an embedding file by upstream's file names; empty for other files."""
+    stem = re.sub(r"_rn50x4$", "", Path(path).stem)
+    return next((WORD_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])

@@ -1,0 +1,1 @@
+"""Registered datasets and their annotation files; `builtin` registers all names."""

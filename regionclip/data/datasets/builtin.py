@@ -1,0 +1,9 @@
+"""Registers every dataset name of this package with Detectron2's catalogs, when it is imported."""
+
+from regionclip.data.datasets import coco_ovd, custom_images, lvis
+from regionclip.data.emoji_scenes import datasets as emoji_scenes
+
+coco_ovd.register()
+lvis.register()
+custom_images.register()
+emoji_scenes.register()

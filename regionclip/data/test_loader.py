@@ -1,0 +1,129 @@
+"""The test-time mapper and loader."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from regionclip.data.datasets.annotation_file import report_left_out
+from regionclip.data.datasets.cleaning import clean_test_records
+from regionclip.data.datasets.declared_size import size_problem
+from regionclip.data.datasets.lvis import drop_empty_images_as_upstream
+from regionclip.data.datasets.registered import annotations_of, read_clean_records
+from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.errors import user_error
+
+TestLoader = DataLoader | list[list[dict[str, Any]]]
+"""Batches of mapped images; a plain list when nothing is left to do."""
+
+
+_BOX_AND_CLASS = ("bbox", "bbox_mode", "category_id")
+
+
+class TestMapper:
+    """Reads and resizes one image; keeps its annotations when ground-truth boxes are the proposals.
+
+    An unreadable image is passed on with the key `error` instead of `image`, so that a run over
+    many images can report it and go on.
+    """
+
+    __test__ = False  # no test, in spite of the name
+
+    def __init__(self, shortest_side: int, longest_side: int, channels: str, *, keep_annotations: bool) -> None:
+        """Make a mapper; sides in pixels, channels "RGB" or "BGR"."""
+        self.shortest_side = shortest_side
+        self.longest_side = longest_side
+        self.channels = channels
+        self.keep_annotations = keep_annotations
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return `record` with `image` uint8 [3, H, W], and `instances` in pixels of that image."""
+        result = {key: value for key, value in record.items() if key != "annotations"}
+        try:
+            pixels = read_image(record["file_name"], self.channels)
+        except UnreadableImageError as error:
+            return {**result, "error": str(error)}
+        if problem := _declared_otherwise(record, pixels):
+            return {**result, "error": f"{record['file_name']}: {problem}"}
+        result |= self._map(pixels)
+        if self.keep_annotations and "annotations" in record:
+            transform = self._resize_transform(*pixels.shape[:2])
+            result["instances"] = self._instances(record, transform, tuple(result["image"].shape[1:]))
+        return result
+
+    def map_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return `image`, `height` and `width` of decoded pixels, uint8 [H, W, 3] in RGB."""
+        return self._map(pixels if self.channels == "RGB" else pixels[:, :, ::-1])
+
+    def _map(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        height, width = pixels.shape[:2]
+        resized = self._resize_transform(height, width).apply_image(pixels)
+        image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
+
+    def _resize_transform(self, height: int, width: int) -> T.Transform:
+        if self.shortest_side == 0:  # Detectron2's word for leaving the size alone
+            return T.NoOpTransform()
+        shape = T.ResizeShortestEdge.get_output_shape(height, width, self.shortest_side, self.longest_side)
+        # A very thin image would shrink to nothing.
+        return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
+
+    def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
+        annotations = [
+            # Nothing looks at masks and keypoints. A copy, since the transform works in place.
+            utils.transform_instance_annotations({key: annotation[key] for key in _BOX_AND_CLASS}, transform, size)
+            for annotation in record["annotations"]
+            if not annotation.get("iscrowd", 0)
+        ]
+        return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
+
+
+def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> str | None:
+    """Return how the size of an image contradicts its annotations, where it has any."""
+    height, width = record.get("height"), record.get("width")
+    if not record.get("annotations") or not height or not width:
+        return None
+    return size_problem((height, width), (pixels.shape[0], pixels.shape[1]))
+
+
+def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
+    """Return Detectron2's records of the images of a registered dataset to test on.
+
+    Annotations that cannot be tested against are left out, counted and logged once.
+
+    Raises:
+        UserError: the dataset cannot be read, or has no boxes where they are the proposals.
+    """
+    records = read_clean_records(dataset_name)
+    if cfg.MODEL.MASK_ON:
+        report_left_out(annotations_of(dataset_name), clean_test_records(records, masks=True)[1])
+    annotated = any(record.get("annotations") for record in records)
+    if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
+        fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
+        raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)
+    if cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES and dataset_name.startswith("lvis") and annotated:
+        return drop_empty_images_as_upstream(records)
+    return records
+
+
+def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader:
+    """Return Detectron2's test loader, one image a batch, for records of `read_test_records`."""
+    if not records:
+        return []  # Detectron2's sampler refuses to have nothing to do
+    mapper = TestMapper(
+        cfg.INPUT.MIN_SIZE_TEST,
+        cfg.INPUT.MAX_SIZE_TEST,
+        cfg.INPUT.FORMAT,
+        keep_annotations=cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT",
+    )
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    return build_detection_test_loader(records, mapper=mapper, num_workers=workers)

@@ -1,0 +1,236 @@
+"""The training-time records, mapper and loader."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.data.build import load_proposals_into_dataset
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from regionclip.config.checks import LEARN_FROM_PAIRS
+from regionclip.config.training_checks import class_problems, mixed_class_problems
+from regionclip.data.caption_loader import CaptionMapper, read_pairs, shuffled_groups
+from regionclip.data.datasets.annotation_file import report_left_out
+from regionclip.data.datasets.cleaning import clean_records
+from regionclip.data.datasets.declared_size import size_problem
+from regionclip.data.datasets.masks import as_run_lengths
+from regionclip.data.datasets.registered import annotations_of, read_records
+from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.data.sampling import Draw, TrainingBatches, endless_order
+from regionclip.data.stacking import StackedBatch
+from regionclip.errors import UserError, user_error
+from regionclip.randomness import derived_seed, seeded_on_cpu
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+Batch = list[Record]
+
+MAX_UNREADABLE = 100
+"""Unreadable images in a row after which a training stops."""
+
+
+class TrainingMapper(DatasetMapper):
+    """Detectron2's mapper on this package's image reader, with large-scale jitter as an option."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        arguments = super().from_config(cfg, is_train)
+        if cfg.INPUT.SCALE_JITTER:
+            side = cfg.INPUT.SCALE_JITTER_SIZE
+            resize = T.ResizeScale(*cfg.INPUT.SCALE_JITTER, side, side)
+            crop = T.FixedSizeCrop((side, side), pad=False)
+            flips = [step for step in arguments["augmentations"] if isinstance(step, T.RandomFlip)]
+            arguments["augmentations"] = [resize, crop, *flips]
+            arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        if arguments["recompute_boxes"]:
+            arguments["instance_mask_format"] = "bitmask"  # cropping polygons would need one more library
+        return arguments
+
+    def __call__(self, record: Record) -> Record:
+        """Return `record` with `image` uint8 [3, H, W] and `instances` in pixels of that image.
+
+        Raises:
+            UnreadableImageError: the file cannot be decoded, or has another size than its record.
+        """
+        pixels = read_image(record["file_name"], self.image_format)
+        height, width = pixels.shape[:2]
+        if problem := size_problem((record["height"], record["width"]), (height, width)):
+            raise UnreadableImageError(f"{record['file_name']}: {problem}")
+        picture = T.AugInput(pixels)
+        transforms = self.augmentations(picture)
+        result = {key: value for key, value in record.items() if key != "annotations"}
+        result["image"] = torch.from_numpy(np.ascontiguousarray(picture.image.transpose(2, 0, 1)))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(result, picture.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
+        for annotation in record["annotations"]:
+            if self.recompute_boxes or isinstance(annotation.get("segmentation"), dict):
+                annotation["segmentation"] = as_run_lengths(annotation["segmentation"], height, width)
+        result["annotations"] = record["annotations"]
+        self._transform_annotations(result, transforms, picture.image.shape[:2])
+        return result
+
+
+class Records(Protocol):
+    """Records of a dataset by number."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, number: int) -> Record:
+        """Return one, to be changed at will."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learned from: records, how they become inputs of a model, and in which order they come."""
+
+    records: Records
+    mapper: Callable[[Record], Record]
+    order: Callable[[int], Iterable[int]]
+    """The endless order of record numbers for a seed."""
+    lying: Sequence[bool] | None = None
+    """For each record whether the image is wider than high; None mixes them in a batch."""
+
+
+def read_training_data(cfg: CfgNode) -> TrainingData:
+    """Return the data that a config trains on.
+
+    Raises:
+        UserError: it cannot be read, or nothing is left of it.
+    """
+    if cfg.MODEL.META_ARCHITECTURE in LEARN_FROM_PAIRS:
+        pairs = read_pairs(cfg)
+        logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
+        return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))
+    records = read_training_records(cfg)
+    lying = None
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        lying = [record["width"] > record["height"] for record in records]
+    return TrainingData(DatasetFromList(records), TrainingMapper(cfg), partial(endless_order, cfg, records), lying)
+
+
+class TrainingImages(Dataset[Record]):
+    """Mapped images by their draw: the same draw gives the same pixels in any process, at any time."""
+
+    def __init__(self, data: TrainingData, seed: int) -> None:
+        """Make a dataset; with the same seed it is the same."""
+        self.records, self.mapper, self.seed = data.records, data.mapper, seed
+
+    def __getitem__(self, draw: Draw) -> Record:
+        """Return the mapped image, with the `seed` of its draw.
+
+        Unreadable images are replaced by the next in the dataset; `unreadable` lists a line for each.
+        When too many are, there is nothing else in the result.
+        """
+        seed = derived_seed(self.seed, draw.position)
+        unreadable: list[str] = []
+        while len(unreadable) < min(MAX_UNREADABLE, len(self.records)):
+            record = self.records[(draw.image + len(unreadable)) % len(self.records)]
+            try:
+                with seeded_on_cpu(seed):
+                    mapped = self.mapper(record)
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+            else:
+                return {**mapped, "seed": seed, "unreadable": unreadable}
+        return {"unreadable": unreadable}
+
+
+def read_training_records(cfg: CfgNode) -> list[Record]:
+    """Return the records of DATASETS.TRAIN that can be learned from; what is left out is logged once.
+
+    Raises:
+        UserError: a dataset cannot be read, or nothing is left of it.
+    """
+    mask_format = None
+    if cfg.MODEL.MASK_ON:
+        cropped = cfg.INPUT.SCALE_JITTER or cfg.INPUT.CROP.ENABLED
+        mask_format = "bitmask" if cropped else cfg.INPUT.MASK_FORMAT
+    records = []
+    for number, name in enumerate(cfg.DATASETS.TRAIN):
+        dataset = read_records(name)
+        if cfg.MODEL.LOAD_PROPOSALS:
+            dataset = load_proposals_into_dataset(dataset, cfg.DATASETS.PROPOSAL_FILES_TRAIN[number])
+        # Detectron2 knows the classes of a dataset of the user's own only now.
+        problems = [*class_problems(cfg, name), *mixed_class_problems(cfg)]
+        if problems:
+            raise UserError(problems)
+        keep_empty = not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        num_classes = None if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        usable, counts = clean_records(dataset, num_classes, mask_format=mask_format, keep_empty=keep_empty)
+        report_left_out(annotations_of(name), counts)
+        if not usable:
+            fix = "check its annotation file (datasets/README.md)"
+            raise user_error(f"DATASETS.TRAIN {name}", "images with boxes", f"none of {len(dataset)}", fix)
+        logger.info("%s: %d of %d images to learn from", name, len(usable), len(dataset))
+        records += usable
+    return records
+
+
+def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: int = 0) -> Iterator[Batch]:
+    """Return the batches of this process without end, from the batch of an iteration on.
+
+    Args:
+        cfg: SOLVER.IMS_PER_BATCH images a batch over all processes, a multiple of their number.
+        data: as `read_training_data` returns it.
+        seed: decides order and augmentation, whatever the number of processes and workers.
+        first_batch: iteration to begin with.
+    """
+    batches = TrainingBatches(
+        data.order(seed),
+        cfg.SOLVER.IMS_PER_BATCH,
+        lying=data.lying,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+        first_batch=first_batch,
+    )
+    images = TrainingImages(data, seed)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    # A generator of its own keeps the loader from drawing on the random numbers of the model.
+    loader = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=StackedBatch.of,
+        worker_init_fn=_leave_signals_to_main_process,
+        generator=torch.Generator(),
+    )
+    return _checked(loader)
+
+
+def _checked(batches: Iterable[StackedBatch]) -> Iterator[Batch]:
+    for stacked in batches:
+        batch = stacked.records()
+        for image in batch:
+            if "image" not in image:
+                fix = "see datasets/README.md for the place of the images"
+                raise user_error("training images", "files that can be read", image["unreadable"][0], fix)
+        yield batch
+
+
+def _leave_signals_to_main_process(worker: int) -> None:
+    # A cluster sends SIGTERM to all processes; the workers are ended by the one that trains.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def unreadable_images(batch: Batch) -> list[str]:
+    """Return a line for each image that had to be replaced in a batch."""
+    return [line for image in batch for line in image["unreadable"]]

@@ -1,0 +1,1 @@
+"""Evaluation of a model on registered datasets, resumed after an interruption."""

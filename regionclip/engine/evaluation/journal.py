@@ -1,0 +1,140 @@
+"""A journal of predictions, so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+import regionclip
+from regionclip.config.checks import find_weights
+from regionclip.config.loading import load_config
+from regionclip.errors import user_error
+from regionclip.evaluation.predictions import Prediction
+
+
+class PredictionJournal:
+    """One line for each finished image, in a file for each process.
+
+    The first line is a fingerprint of the run: the journal of another run is never taken over, and
+    replaced only when it holds no finished image.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, name: str = "predictions") -> None:
+        """Make a journal in `folder`, of files that begin with `name`; nothing is written before the first image."""
+        self.folder = folder
+        self.name = name
+        self.fingerprint = fingerprint
+        self._file: TextIO | None = None
+
+    def finished(self) -> list[Prediction]:
+        """Return the predictions that interrupted runs of this fingerprint left behind, each image once."""
+        by_image: dict[int, Prediction] = {}
+        for path in self._paths():
+            head, *lines = path.read_text().split("\n")
+            if head == self.fingerprint:
+                by_image.update((prediction["image_id"], prediction) for prediction in _complete(lines))
+        return list(by_image.values())
+
+    def require_own(self) -> None:
+        """Raise a `UserError` when the folder has results of another run that was not finished."""
+        others = []
+        for path in self._paths():
+            head, *lines = path.read_text().split("\n")
+            if head != self.fingerprint and _complete(lines):
+                others.append(path.name)
+        if others:
+            expected = "no unfinished results, or those of this run"
+            actual = f"those of a run with other words, model, images or options in {', '.join(others)}"
+            fix = "finish that run with its own command, name another folder, or remove these files"
+            raise user_error(f"output {self.folder}", expected, actual, fix)
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Add finished images."""
+        if self._file is None:
+            self._file = self._open()
+        try:
+            for prediction in predictions:
+                self._file.write(json.dumps(prediction) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
+
+    def remove(self) -> None:
+        """Delete the journals of all processes: the results are written."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if comm.is_main_process():
+            for path in self._paths():
+                path.unlink()
+
+    def _open(self) -> TextIO:
+        path = self.folder / f"{self.name}.{comm.get_rank()}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_text() if path.is_file() else ""
+        if not content.startswith(self.fingerprint + "\n"):
+            file = path.open("w")
+            file.write(self.fingerprint + "\n")
+            return file
+        file = path.open("a")
+        if not content.endswith("\n"):
+            file.write("\n")  # a torn last line must not run into the next one
+        return file
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}.*.jsonl"))
+
+
+def fingerprint(
+    cfg: CfgNode,
+    dataset_name: str,
+    records: Sequence[dict[str, Any]],
+    weights: Sequence[str],
+    allow_missing: Sequence[str] = (),
+) -> str:
+    """Return a hash of everything that decides the predictions of an evaluation.
+
+    Args:
+        cfg: its values, and the state (size and time) of the files that it names.
+        dataset_name: registered dataset, with its annotation file.
+        records: the images, and the state of their files.
+        weights: checkpoint files, as the user names them.
+        allow_missing: prefixes of weights that may keep their initial values.
+    """
+    clip = cfg.MODEL.CLIP
+    files = [find_weights(name) for name in weights]
+    files += [find_weights(name) for name in (clip.TEXT_EMB_PATH, clip.OPENSET_TEST_TEXT_EMB_PATH) if name]
+    files += [Path(name) for name in (MetadataCatalog.get(dataset_name).get("json_file"),) if name]
+    files += [Path(record["file_name"]) for record in records]
+    parts: list[Any] = [regionclip.__version__, dataset_name, cfg.dump(), sorted(allow_missing)]
+    if clip.OFFLINE_RPN_CONFIG:
+        parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
+    parts += [record["image_id"] for record in records]
+    parts += [(str(path), _state(path)) for path in files]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    # A file that is not there is reported when it is read.
+    if not path.is_file():
+        return ()
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _complete(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Parse the lines that were written to their end."""
+    complete = []
+    for line in lines:
+        try:
+            complete.append(json.loads(line))
+        except ValueError:
+            continue
+    return complete

@@ -1,0 +1,1 @@
+"""Published models: names, downloads, loading and packing."""

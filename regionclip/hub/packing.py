@@ -1,0 +1,102 @@
+"""Packing a detector into a folder that needs no other file: what `from_pretrained` reads, and what is passed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from safetensors.torch import save
+from torch import Tensor
+
+from regionclip.clip.embedder import WordEmbedder
+from regionclip.config.loading import load_config
+from regionclip.files import atomic_write, resolve_path
+from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, UNUSED, VOCABULARY_FILE, WEIGHT_FILES, Pretrained
+from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary, save_vocabulary
+
+PROPOSER_FILE = "proposer.yaml"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of a packed detector."""
+
+    path: Path
+    size: int
+    """Bytes."""
+
+
+def pack_detector(
+    detector: Pretrained, output: Path, vocabulary: Words | None = None, *, half: bool = False
+) -> list[PackedFile]:
+    """Write a detector with its proposer, its text tower and its words into a folder.
+
+    Args:
+        detector: as `load_pretrained` found it.
+        output: the folder; files of these names are replaced.
+        vocabulary: the words that the detector knows from the start; None leaves them out.
+        half: store float16, half as large; it is read as float32 again.
+
+    Returns:
+        The files, with their sizes.
+
+    Raises:
+        UserError: no text tower, or no words.
+    """
+    embedder = detector.embedder()
+    if half:
+        embedder = _rounded(embedder)
+    # All that can fail comes before the first file.
+    made = None if vocabulary is None else make_vocabulary(vocabulary, lambda: embedder, VocabularyOptions())
+    weights = {key: value for key, value in detector.model.state_dict().items() if not key.startswith(UNUSED)}
+    text = {f"lang_encoder.{key}": value for key, value in embedder.encoder.state_dict().items()}
+    output.mkdir(parents=True, exist_ok=True)
+    paths = _write_configs(detector.cfg, output)
+    paths.append(_write_state(output / WEIGHT_FILES[0], weights, half=half))
+    paths.append(_write_state(output / TEXT_FILE, text, half=half))
+    (output / VOCABULARY_FILE).unlink(missing_ok=True)  # of another detector that was packed here
+    if made is not None:
+        save_vocabulary(made, output / VOCABULARY_FILE)
+        paths.append(output / VOCABULARY_FILE)
+    return [PackedFile(path, path.stat().st_size) for path in paths]
+
+
+@torch.no_grad()
+def _rounded(embedder: WordEmbedder) -> WordEmbedder:
+    """Return an embedder with weights that float16 has: the hash that goes into a vocabulary is of these."""
+    for weight in embedder.encoder.parameters():
+        weight.copy_(weight.half())
+    return WordEmbedder(embedder.encoder, embedder.model, embedder.device, embedder.cache)
+
+
+def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
+    """Write the detector's config, the proposer's, and the size of the CLIP where a file describes it."""
+    configs = {CONFIG_FILE: cfg.clone()}
+    configs[CONFIG_FILE].defrost()
+    if cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:
+        configs[PROPOSER_FILE] = load_config(cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG)
+        configs[CONFIG_FILE].MODEL.CLIP.OFFLINE_RPN_CONFIG = PROPOSER_FILE
+    contents = {}
+    for name, config in configs.items():
+        config.MODEL.WEIGHTS = config.MODEL.CLIP.BB_RPN_WEIGHTS = ""
+        if config.MODEL.CLIP.ARCHITECTURE.endswith(".json"):
+            size = resolve_path(config.MODEL.CLIP.ARCHITECTURE)
+            contents[size.name] = size.read_bytes()
+            config.MODEL.CLIP.ARCHITECTURE = size.name
+        contents[name] = config.dump().encode()
+    return [_write(output / name, content) for name, content in contents.items()]
+
+
+def _write_state(path: Path, state: dict[str, Tensor], *, half: bool) -> Path:
+    kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    if half:
+        kept = {key: value.half() if value.is_floating_point() else value for key, value in kept.items()}
+    return _write(path, save(kept))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with atomic_write(path) as file:
+        file.write(content)
+    return path

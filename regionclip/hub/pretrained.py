@@ -1,0 +1,203 @@
+"""From a name or a path to a detector with its weights, and to what embeds its words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from regionclip.clip.architectures import CLIPArchitecture
+from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedding_cache import EmbeddingCache
+from regionclip.clip.vocabulary import Vocabulary
+from regionclip.config.checks import check_config, clip_architecture, find_weights
+from regionclip.config.loading import load_config
+from regionclip.data.class_lists import names_of_published
+from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.engine.checkpoint.run import RunCheckpoints
+from regionclip.errors import UserError, user_error
+from regionclip.files import REPOSITORY, resolve_path
+from regionclip.hub.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, fetch, text_weights_of
+from regionclip.inference.text_encoder import load_embedder
+from regionclip.isolation import with_own_settings
+from regionclip.modeling.build import build_model
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHT_FILES = "config.yaml", ("model.safetensors", "model_final.pth")
+"""What a folder of a detector holds."""
+
+TEXT_FILE, VOCABULARY_FILE = "text.safetensors", "vocabulary.safetensors"
+"""What it may hold beside: a text tower, and the words that it knows from the start."""
+
+CLONE = (
+    "they come with the repository, not with a wheel: install with pip install -e from a clone, or name another "
+    "detector with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
+)
+"""What to do where the files that are shipped beside the package are missing."""
+
+UNUSED = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.test_cls_score", "roi_heads.mask_head")
+"""Weights that words chosen at run time take the place of, and masks, which are not predicted."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A detector as it was found."""
+
+    model: nn.Module
+    cfg: CfgNode
+    embedder: Callable[[], WordEmbedder]
+    """Reads the text tower."""
+    vocabulary: Vocabulary | None = None
+    published_suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class TextTowerSource:
+    """Reads the text tower of a detector when it is called, in whatever process or folder that is."""
+
+    architecture: CLIPArchitecture
+    weights: str
+    """File of the detector, which may hold the tower too."""
+    device: str
+    named: str = ""
+    """File that the user names."""
+    beside: str = ""
+    published_clip: str = ""
+    trust_pickle: bool = False
+
+    def __call__(self) -> WordEmbedder:
+        """Return what embeds words; raises `UserError` when no file has the tower."""
+        file = self.named or (self.beside if Path(self.beside).is_file() else "")
+        file = file or (text_weights_of(self.published_clip) if self.published_clip else self.weights)
+        cache = EmbeddingCache()
+        try:
+            return load_embedder(self.architecture, file, self.device, cache=cache, trust_pickle=self.trust_pickle)
+        except UserError as error:
+            if not error.problems[0].what.startswith("weights of lang_encoder"):
+                raise
+            fix = "name a checkpoint of the same CLIP that has it (text_weights), such as clip/RN50.pt"
+            raise user_error(file, "a text tower, to embed words", "none", fix) from error
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The files of a detector."""
+
+    config: str
+    overrides: tuple[str, ...]
+    weights: str
+    text_file: str = ""
+    """Of the text tower, beside the weights; it may be missing."""
+    published_clip: str = ""
+    """Size of the CLIP whose published text tower belongs to the weights."""
+    vocabulary: Path | None = None
+    published_suffix: str | None = None
+
+
+@with_own_settings
+def load_pretrained(
+    name_or_path: str,
+    config: str = "",
+    overrides: Sequence[str] = (),
+    text_weights: str = "",
+    device: str = "",
+    source: str = "",
+    *,
+    trust_pickle: bool = False,
+) -> Pretrained:
+    """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
+    parts = _find(name_or_path, config, source)
+    device = require_device(device)
+    emptied = ("WEIGHTS", "CLIP.TEACHER_WEIGHTS", "CLIP.TEXT_EMB_PATH", "CLIP.OPENSET_TEST_TEXT_EMB_PATH")
+    without_files = [part for key in emptied for part in (f"MODEL.{key}", "")]
+    fixed = ("MODEL.MASK_ON", "False", *without_files, "DATASETS.TEST", "()", "MODEL.DEVICE", device)
+    cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
+    check_config(cfg)
+    cfg.freeze()
+    model = build_model(cfg)
+    rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
+    load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
+
+    embedder = TextTowerSource(
+        clip_architecture(cfg),
+        _wherever(parts.weights),
+        device,
+        *(_wherever(text_weights), _wherever(parts.text_file), parts.published_clip),
+        trust_pickle=trust_pickle,
+    )
+    vocabulary = None
+    if parts.vocabulary is not None and parts.vocabulary.is_file():
+        vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
+    return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
+
+
+def _wherever(file: str) -> str:
+    """Return a path that stays right when the working directory changes; empty where there is none."""
+    return str(find_weights(file).absolute()) if file else ""
+
+
+def require_device(device: str = "") -> str:
+    """Return a device by name, or the best there is; raises `UserError` for one that is not there."""
+    if not device:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).cpu()  # there is also a device that holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        actual = f"{device!r} ({str(error).splitlines()[0][:100]})"
+        raise user_error("device", "cpu, cuda or cuda:N", actual, "name one that this machine has") from error
+    return device
+
+
+def _find(name_or_path: str, config: str, source: str) -> _Parts:
+    if config and not find_weights(name_or_path).is_file():
+        logger.warning("config %s is not used: detector %s has its own", config, name_or_path)
+    if name_or_path in MODELS:
+        return _published(MODELS[name_or_path], source)
+    path = resolve_path(Path(FOLDER) / SHIPPED[name_or_path]) if name_or_path in SHIPPED else find_weights(name_or_path)
+    if path.is_dir():
+        return _folder(path)
+    if name_or_path in SHIPPED:
+        raise user_error(f"detector {name_or_path}", f"its files in {REPOSITORY / path}", "no such folder", CLONE)
+    if path.is_file() and config:
+        return _Parts(config, (), str(path))
+    if path.is_file():
+        fix = "name the YAML that the weights belong to, one of configs/"
+        raise user_error(f"detector {name_or_path}", "a config with the file of weights", "none", fix)
+    expected = f"one of {', '.join((*SHIPPED, *MODELS))}; a folder with {CONFIG_FILE} and weights; or a file of weights"
+    raise user_error(f"detector {name_or_path}", expected, "neither", "correct the name or the path")
+
+
+def _published(model: PublishedModel, source: str) -> _Parts:
+    paths = [fetch(FILES[path], source) for path in model.files]
+    return _Parts(
+        model.config,
+        (*model.overrides, *(("MODEL.CLIP.BB_RPN_WEIGHTS", str(paths[1])) if len(paths) > 1 else ())),
+        str(paths[0]),
+        published_clip=model.clip,
+        vocabulary=resolve_path(FILES[model.vocabulary].place),
+        published_suffix=model.suffix,
+    )
+
+
+def _folder(folder: Path) -> _Parts:
+    newest = RunCheckpoints(folder).newest()
+    candidates = [folder / name for name in WEIGHT_FILES] + [newest] * (newest is not None)
+    weights = next((path for path in candidates if path is not None and path.is_file()), None)
+    config = folder / CONFIG_FILE
+    if weights is None or not config.is_file():
+        missing = CONFIG_FILE if weights else "no weights"
+        expected = f"{CONFIG_FILE} and {' or '.join(WEIGHT_FILES)}"
+        raise user_error(f"folder {folder}", expected, f"without {missing}", "name a folder of a finished training")
+    return _Parts(
+        str(config),
+        ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run have its proposer
+        str(weights),
+        text_file=str(folder / TEXT_FILE),
+        vocabulary=folder / VOCABULARY_FILE,
+    )

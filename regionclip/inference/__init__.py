@@ -1,0 +1,1 @@
+"""Encoded images and vocabularies, which the predictor and `batch` stand on."""

@@ -1,0 +1,1 @@
+"""One package for each detection method; they never import each other."""

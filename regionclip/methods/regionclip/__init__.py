@@ -1,0 +1,20 @@
+"""RegionCLIP (Zhong et al., CVPR 2022): region-text pretraining, zero-shot detection and transfer learning."""
+
+from regionclip.method import Method
+
+METHOD = Method(
+    name="regionclip",
+    title="RegionCLIP",
+    paper="https://arxiv.org/abs/2112.09106",
+    license="Apache-2.0",
+    meta_architectures={
+        "CLIPFastRCNN": "regionclip.methods.regionclip.detector",
+        "PretrainFastRCNN": "regionclip.methods.regionclip.pretraining",
+    },
+    roi_heads={
+        "CLIPRes5ROIHeads": "regionclip.methods.regionclip.heads",
+        "CLIPStandardROIHeads": "regionclip.methods.regionclip.heads",
+        "CLIPTransformerROIHeads": "regionclip.methods.regionclip.transformer_heads",
+        "PretrainRes5ROIHeads": "regionclip.methods.regionclip.pretraining",
+    },
+)

@@ -1,0 +1,205 @@
+"""The RegionCLIP detector: a CLIP backbone looks at the boxes of an independent proposal source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import Backbone, build_backbone, build_roi_heads
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from regionclip.clip.region_text_encoder import EMBEDDING_DIM
+from regionclip.clip.text_encoder import TextEncoder
+from regionclip.config.checks import clip_architecture
+from regionclip.errors import user_error
+from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
+from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads, make_projection
+from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.transformers import FEATURE
+from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.proposals.cache import CachedProposals
+from regionclip.modeling.proposals.sources import (
+    GroundTruthProposals,
+    ImageInput,
+    ProposalSource,
+    RPNProposals,
+    build_offline_rpn,
+)
+
+RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
+
+
+class CLIPFastRCNN(nn.Module):
+    """Two-stage open-vocabulary detector, with the published state-dict keys."""
+
+    backbone: Backbone
+    roi_heads: RegionHeads
+    preprocessor: ImagePreprocessor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        roi_heads: RegionHeads,
+        preprocessor: ImagePreprocessor,
+        offline_rpn: RPNProposals | None = None,
+        proposal_cache: str = "",
+        lang_encoder: nn.Module | None = None,
+        image_projection: nn.Parameter | None = None,
+    ) -> None:
+        """Make a detector.
+
+        Args:
+            backbone: CLIP image tower, with or without a feature pyramid.
+            roi_heads: a head that can borrow from the tower.
+            preprocessor: normalises images for the backbone.
+            offline_rpn: proposer; None takes ground-truth boxes.
+            proposal_cache: folder that keeps the boxes of the proposer; empty keeps none.
+            lang_encoder: text tower, kept for concept features.
+            image_projection: [C, D] from the region vectors of a dense tower to the joint space.
+        """
+        super().__init__()
+        self.offline_backbone = offline_rpn.backbone if offline_rpn else None
+        self.backbone = backbone
+        self.lang_encoder = lang_encoder
+        self.offline_proposal_generator = offline_rpn.proposal_generator if offline_rpn else None
+        self.roi_heads = roi_heads
+        self.preprocessor = preprocessor
+        self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
+        self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
+        if offline_rpn and proposal_cache:
+            self.proposal_source = CachedProposals(offline_rpn, proposal_cache)
+        self.image_projection = image_projection
+        tower = clip_tower(backbone)
+        if isinstance(roi_heads, CLIPTransformerROIHeads):
+            roi_heads.borrow(self)
+        elif tower is not None:
+            cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(tower)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
+            "preprocessor": ImagePreprocessor(
+                cfg.MODEL.PIXEL_MEAN,
+                cfg.MODEL.PIXEL_STD,
+                unit_range=pixels_to_unit_range(cfg),
+                size_divisibility=backbone.size_divisibility,
+            ),
+            "offline_rpn": _build_offline_rpn_if_wanted(cfg),
+            "proposal_cache": cfg.MODEL.CLIP.PROPOSAL_CACHE,
+            "lang_encoder": _build_text_encoder_if_wanted(cfg),
+            "image_projection": _build_projection_if_wanted(cfg, backbone),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.preprocessor.mean.device
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Embed class names for a detector that reads them itself; raises `TypeError` for any other."""
+        if not isinstance(self.roi_heads, CLIPTransformerROIHeads):
+            raise TypeError("this detector compares with class embeddings from a file: set MODEL.CLIP.TEXT_EMB_PATH")
+        self.roi_heads.set_classes(names)
+
+    def train(self, mode: bool = True) -> CLIPFastRCNN:
+        """Set training mode; the proposer always stays in evaluation mode."""
+        super().train(mode)
+        for module in (self.offline_backbone, self.offline_proposal_generator):
+            if module is not None:
+                module.eval()
+        return self
+
+    def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
+        """Return a dict of losses in training mode, and `inference(batched_inputs)` in evaluation mode.
+
+        Args:
+            batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `instances`
+                with `gt_boxes` and `gt_classes` in training and for ground-truth proposals;
+                `height` and `width` of the original image; `seed` decides which regions are sampled.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        if isinstance(self.roi_heads, ForegroundSampling):
+            self.roi_heads.seed_sampling(image["seed"] for image in batched_inputs if "seed" in image)
+        targets = [image["instances"].to(self.device) for image in batched_inputs]
+        proposals = self.proposal_source.propose(batched_inputs, self.device)
+        images = self.preprocessor([image["image"] for image in batched_inputs])
+        _, losses = self.roi_heads(images, self.backbone(images.tensor), proposals, targets)
+        return losses
+
+    def inference(
+        self,
+        batched_inputs: Sequence[ImageInput],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[Any]:
+        """Detect objects.
+
+        Args:
+            batched_inputs: as for `forward`.
+            detected_instances: known boxes and classes, for which only masks are predicted.
+            do_postprocess: rescale to `height`, `width`, and return `[{"instances": ...}]`.
+
+        Returns:
+            For each image Instances with `pred_boxes`, `scores`, `pred_classes` (and `pred_masks`).
+        """
+        images = self.preprocessor([image["image"] for image in batched_inputs])
+        features = self.backbone(images.tensor)
+        if detected_instances is None:
+            proposals = self.proposal_source.propose(batched_inputs, self.device)
+            results, _ = self.roi_heads(images, features, proposals, None)
+        else:
+            known = [instances.to(self.device) for instances in detected_instances]
+            results = self.roi_heads.forward_with_given_boxes(features, known)
+        if not do_postprocess:
+            return results
+        return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
+
+    @torch.no_grad()
+    def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> list[Tensor]:
+        """Return for each image the embeddings [R, D] of its `proposal_boxes`, not normalised."""
+        maps = self.image_features(batched_inputs)
+        return [
+            self.encode_boxes({name: part[i : i + 1] for name, part in maps.items()}, proposal.proposal_boxes)
+            for i, proposal in enumerate(proposals)
+        ]
+
+    @torch.no_grad()
+    def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
+        """Return the embeddings [R, D], not normalised, of boxes on the maps [1, C, H, W] of one image."""
+        return self.roi_heads.encode(maps, [boxes])
+
+    @torch.no_grad()
+    def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
+        """Return the maps [N, C, H, W] of the backbone, which the ROI head pools regions from."""
+        return self.backbone(self.preprocessor([image["image"] for image in batched_inputs]).tensor)
+
+
+def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:
+    source = cfg.MODEL.CLIP.CROP_REGION_TYPE
+    if source not in ("GT", "RPN"):
+        fix = "add MODEL.CLIP.CROP_REGION_TYPE RPN"
+        raise user_error("MODEL.CLIP.CROP_REGION_TYPE", "GT or RPN", repr(source), fix)
+    return build_offline_rpn(cfg) if source == "RPN" else None
+
+
+def _build_projection_if_wanted(cfg: CfgNode, backbone: Backbone) -> nn.Parameter | None:
+    if CLIPTransformerROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
+        return None
+    return make_projection(backbone.output_shape()[FEATURE].channels, EMBEDDING_DIM)
+
+
+def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
+    if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
+        return None
+    return TextEncoder(clip_architecture(cfg))

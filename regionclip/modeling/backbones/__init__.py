@@ -1,0 +1,1 @@
+"""Image encoders as Detectron2 backbones."""

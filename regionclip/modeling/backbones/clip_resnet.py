@@ -1,0 +1,99 @@
+"""CLIP image towers as Detectron2 backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.clip.architectures import CLIPArchitecture
+from regionclip.clip.resnet import ModifiedResNet, NormFactory
+from regionclip.config.checks import clip_architecture
+
+_STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+_TEXT_CLASSIFIER_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
+
+
+class CLIPResNetBackbone(ModifiedResNet, Backbone):
+    """CLIP's ModifiedResNet with Detectron2's backbone interface and the published keys."""
+
+    def __init__(
+        self,
+        architecture: CLIPArchitecture,
+        out_features: Sequence[str],
+        *,
+        norm: NormFactory,
+        freeze_at: int = 0,
+        with_attention_pool: bool = False,
+    ) -> None:
+        """Make a backbone.
+
+        Args:
+            architecture: the CLIP size.
+            out_features: feature maps to return, among `stem`, `res2` ... `res5`.
+            norm: makes the normalisation layers.
+            freeze_at: 1 freezes the stem, 2 also `layer1` ... 5 also `layer4`; the attention pool
+                always trains.
+            with_attention_pool: own the attention pool, which the ROI head applies.
+        """
+        super().__init__(architecture, norm, with_attention_pool=with_attention_pool)
+        self.out_features = tuple(out_features)
+        frozen: list[nn.Module] = [self.conv1, self.conv2, self.conv3, *self.stages.values()]
+        stem_parts = 3
+        for module in frozen[: stem_parts + freeze_at - 1] if freeze_at else []:
+            module.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Map normalised RGB [N, 3, H, W] to `{name: [N, C, H / stride, W / stride]}`, floored.
+
+        Images smaller than the largest stride are padded with zeros to it: a pool would leave nothing.
+        """
+        smallest = max(_STRIDES[name] for name in self.out_features)
+        height, width = images.shape[-2:]
+        padding = (0, max(smallest - width, 0), 0, max(smallest - height, 0))
+        return self.feature_maps(F.pad(images, padding) if any(padding) else images, self.out_features)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Return channels and stride of each map that `forward` returns."""
+        channels = {"stem": self.architecture.width, **self.architecture.stage_channels}
+        return {name: ShapeSpec(channels=channels[name], stride=_STRIDES[name]) for name in self.out_features}
+
+
+def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPResNetBackbone:
+    """Build the CLIP backbone of a C4 detector; the attention pool comes along when the ROI head uses it."""
+    return CLIPResNetBackbone(
+        clip_architecture(cfg),
+        cfg.MODEL.RESNETS.OUT_FEATURES,
+        norm=lambda channels: get_norm(cfg.MODEL.RESNETS.NORM, channels),
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        with_attention_pool=_head_uses_attention_pool(cfg),
+    )
+
+
+def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build Detectron2's feature pyramid on a CLIP backbone (keys `bottom_up.*`, `fpn_*`)."""
+    return FPN(
+        bottom_up=build_clip_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def clip_tower(backbone: nn.Module) -> ModifiedResNet | None:
+    """Return the CLIP tower inside a backbone, with or without a feature pyramid; None if there is none."""
+    tower = getattr(backbone, "bottom_up", backbone)
+    return tower if isinstance(tower, ModifiedResNet) else None
+
+
+def _head_uses_attention_pool(cfg: CfgNode) -> bool:
+    head = cfg.MODEL.ROI_HEADS.NAME
+    with_words = head in _TEXT_CLASSIFIER_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER
+    return with_words or head == "PretrainRes5ROIHeads"

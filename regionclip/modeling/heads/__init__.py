@@ -1,0 +1,1 @@
+"""From feature maps and boxes to region embeddings."""

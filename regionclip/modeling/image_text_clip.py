@@ -1,0 +1,108 @@
+"""CLIP itself: whole pictures against captions, for towers small enough to be trained anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import get_norm
+from torch import Tensor, nn
+
+from regionclip.clip.architectures import CLIPArchitecture
+from regionclip.clip.attention_pool import AttentionPool2d
+from regionclip.clip.resnet import Bottleneck, ModifiedResNet, NormFactory
+from regionclip.clip.text_encoder import TextEncoder
+from regionclip.config.checks import clip_architecture
+from regionclip.modeling.gathering import gather_rows
+from regionclip.modeling.losses.pretraining import image_text_loss
+from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.proposals.sources import ImageInput
+
+LENGTHS = 4
+"""Parts of a batch of captions: most are short, and some are long."""
+
+LARGEST_SCALE = 100.0
+"""The cosines are multiplied by a learned number, at most this, as in CLIP."""
+
+
+class ImageTextCLIP(TextEncoder):
+    """CLIP's two towers and its contrastive loss; the keys are open_clip's (`visual.*` and bare text keys)."""
+
+    @configurable
+    def __init__(
+        self, *, architecture: CLIPArchitecture, norm: NormFactory, preprocessor: ImagePreprocessor, gather: bool
+    ) -> None:
+        """Make both towers with random weights.
+
+        Args:
+            architecture: the CLIP size.
+            norm: makes the normalisation layers of the image tower.
+            preprocessor: normalises images, all of `architecture.image_resolution`.
+            gather: share embeddings among processes (GATHER_GPUS).
+        """
+        super().__init__(architecture)
+        self.visual = ModifiedResNet(architecture, norm)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        _initialise(self.visual)
+        self.preprocessor = preprocessor
+        self.gather = gather
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            "architecture": clip_architecture(cfg),
+            "norm": lambda channels: get_norm(cfg.MODEL.RESNETS.NORM, channels),
+            "preprocessor": ImagePreprocessor(
+                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
+            ),
+            "gather": cfg.MODEL.CLIP.GATHER_GPUS,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.preprocessor.mean.device
+
+    def forward(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the loss of a batch.
+
+        Args:
+            batched_inputs: for each image `image`, uint8 [3, S, S] in INPUT.FORMAT, and `tokens`, int64
+                [77], of its caption.
+
+        Raises:
+            RuntimeError: in evaluation mode; the result is evaluated by `CLIPFastRCNN`.
+        """
+        if not self.training:
+            raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
+        pictures = self.preprocessor([image["image"] for image in batched_inputs]).tensor
+        images = self.visual.embed_images(pictures)
+        texts = self._embed_texts(torch.stack([image["tokens"] for image in batched_inputs]))
+        if self.gather:
+            images, texts = gather_rows(images), gather_rows(texts)
+        scale = self.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        with torch.autocast(self.device.type, enabled=False):
+            return {"loss_image_text": image_text_loss(images.float(), texts.float(), 1 / scale)}
+
+    def _embed_texts(self, tokens: Tensor) -> Tensor:
+        """Embed captions [N, 77] in parts of like length, without the padding behind the longest of each."""
+        lengths = tokens.argmax(dim=1) + 1
+        order = lengths.argsort()
+        parts = [tokens[rows, : int(lengths[rows].max())] for rows in order.tensor_split(LENGTHS) if len(rows)]
+        embedded = torch.cat([super(ImageTextCLIP, self).forward(part.to(self.device)) for part in parts])
+        return embedded[order.argsort().to(self.device)]
+
+
+def _initialise(tower: ModifiedResNet) -> None:
+    """Begin as CLIP did: each residual block as the identity, the attention pool with the scale of its width."""
+    for block in tower.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(cast(Tensor, block.bn3.weight))
+    pool = cast(AttentionPool2d, tower.attnpool)
+    for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+        nn.init.normal_(projection.weight, std=pool.c_proj.in_features**-0.5)
+        nn.init.zeros_(projection.bias)

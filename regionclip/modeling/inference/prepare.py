@@ -1,0 +1,148 @@
+"""A loaded detector, rewritten so that it computes the same in less time."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d
+from detectron2.modeling import FPN
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import Tensor, nn
+
+from regionclip.clip.architectures import STAGES
+from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
+from regionclip.clip.resnet import ModifiedResNet
+from regionclip.memory import keep_freed_memory
+from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.heads.region_encoder import BorrowsLastStage
+from regionclip.modeling.inference.hoisted_convolutions import MovedConvolutionsEncoder
+from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
+from regionclip.modeling.proposals.rpn import ExactRPN
+from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
+
+ROUNDED_FROM = ("stem", *STAGES)
+"""Values of MODEL.CLIP.INFERENCE_PRECISION_FROM."""
+
+
+def prepare_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Rewrite a detector as MODEL.CLIP.INFERENCE_PRECISION, its _FROM and EMULATED_PRECISION say.
+
+    Raises:
+        UserError: a precision that the processor emulates, where that is to be an error.
+    """
+    clip = cfg.MODEL.CLIP
+    return prepare_for_inference(
+        model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM, clip.EMULATED_PRECISION
+    )
+
+
+def prepare_for_inference(
+    model: nn.Module, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
+) -> nn.Module:
+    """Rewrite a detector in place, and return it in evaluation mode.
+
+    Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
+    often, and RoI heads on CLIP's last stage share work among regions: results stay the same up to rounding.
+    State-dict keys are no longer the published ones, and the model cannot be trained any more. On a CPU the
+    process keeps freed memory from then on (`keep_freed_memory`).
+
+    Args:
+        model: with its weights, on the device where it will run.
+        precision: of the proposer's convolutions and those of the last stages, one of `PRECISIONS`. Less than
+            float32 changes the results; by how much, docs/performance.md says. All else stays in float32, and
+            so do the first convolution and the shortcut of `res5`.
+        first_stage: of the image encoder in that precision, one of `ROUNDED_FROM`.
+        when_emulated: what to do on a processor without that precision, one of `precision.WHEN_EMULATED`.
+
+    Raises:
+        UserError: a precision that the processor emulates, where that is to be an error.
+    """
+    model.eval().requires_grad_(False)
+    devices = {values.device for values in model.parameters()}
+    for device in devices:
+        precision = usable_precision(precision, device, when_emulated)
+    backbone = getattr(model, "backbone", None)
+    tower = clip_tower(backbone) if backbone is not None else None
+    for owner in (backbone, getattr(model, "offline_backbone", None)):
+        if owner is not None:
+            _fold(owner)
+    heads: Any = getattr(model, "roi_heads", None)
+    if tower is not None and hasattr(heads, "borrow"):
+        heads.borrow(tower)  # its attention pool is another one now
+    if isinstance(heads, BorrowsLastStage) and tower is not None:
+        heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
+        _convolve_in(model, tower, PRECISIONS[precision], first_stage)
+    _multiply_less(model, torch.float32)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if all(device.type == "cpu" for device in devices):
+        keep_freed_memory()
+    return model
+
+
+@torch.no_grad()
+def _fold(backbone: nn.Module) -> None:
+    for module in list(backbone.modules()):
+        if isinstance(module, ModifiedResNet):
+            fold_tower(module)
+        elif isinstance(module, Conv2d) and module.norm is not None:
+            found = folded(module.weight, module.bias, module.norm)
+            if found is not None:
+                module.weight, module.bias = (nn.Parameter(values, requires_grad=False) for values in found)
+                module.norm = None
+    for module in list(backbone.modules()):
+        for number, (name, block) in enumerate(list(module.named_children())):
+            if type(block) is BottleneckBlock:
+                layers = cast(Any, block)
+                *convolutions, shortcut = (layers.conv1, layers.conv2, layers.conv3, layers.shortcut)
+                if all(layer is None or layer.norm is None for layer in (*convolutions, shortcut)):
+                    setattr(module, name, FoldedBottleneck(convolutions, shortcut, keeps_input=number == 0))
+
+
+def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
+    """Change the type of the proposer's convolutions, and of the tower from a stage on.
+
+    The last stage runs once a region. Those before run once an image, and theirs is the rounding that moves scores;
+    the first convolution and the shortcut of the last stage too, which is why they stay in float32.
+    """
+    if dtype == torch.float32:
+        return
+    *earlier, last = (stage for name, stage in tower.stages.items() if name >= first_stage or first_stage == "stem")
+    _multiply_less(last, dtype)
+    first_block, *blocks = cast(nn.Sequential, last)
+    parts = [*earlier, cast(nn.Module, first_block.conv2), cast(nn.Module, first_block.conv3), *blocks]
+    if first_stage == "stem":
+        parts += [tower.conv1, tower.conv2, tower.conv3]
+    if getattr(model, "offline_backbone", None) is not None:
+        model.offline_preprocessor.dtype = dtype
+        parts.append(cast(nn.Module, model.offline_backbone))
+        for module in model.modules():
+            if isinstance(module, ExactRPN):
+                _multiply_less(module.rpn_head, dtype)
+                parts.append(module.rpn_head.conv)
+                module.rpn_head.conv.register_forward_hook(_to_float32)
+    for part in parts:
+        _multiply_less(part, dtype)
+        part.to(dtype)
+
+
+def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
+    """Replace convolutions inside a module by those that multiply less often, where such run."""
+    if native_problem("cpu") or any(values.device.type != "cpu" for values in part.parameters()):
+        return
+    for module in list(part.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.Conv2d) and suits_winograd(layer) and getattr(layer, "norm", None) is None:
+                activation = getattr(layer, "activation", None)
+                rectify = isinstance(activation, nn.ReLU) or (isinstance(module, FoldedBottleneck) and name == "conv2")
+                if rectify or activation is None:
+                    setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, rectify=rectify))
+        if isinstance(module, FPN):
+            # It keeps a list besides, from the coarsest level to the finest.
+            outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]
+            module.output_convs = outputs[::-1]
+
+
+def _to_float32(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.float()

@@ -1,0 +1,1 @@
+"""Where boxes come from: ground truth, an offline RPN, a cache, generated boxes."""

@@ -1,0 +1,181 @@
+"""Proposals of a frozen proposer on disk, so that later epochs skip it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import torch
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from regionclip.errors import user_error
+from regionclip.files import atomic_write, read_json_file, write_json
+from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
+
+SHARD_BYTES = 64 * 2**20
+"""A shard is written when so much has gathered, and when `flush` is called."""
+
+MANIFEST, LOCK_FILE = "proposer.json", ".lock"
+
+
+class CachedProposals:
+    """A proposal source that asks the proposer once for each picture of each size.
+
+    The proposer looks at pictures one by one, as in testing, so that an entry does not depend on
+    the others of its batch. A key has the image id, the size, and a hash of the pixels; the folder
+    belongs to one proposer, known by the hash of its weights and settings.
+    """
+
+    def __init__(self, proposer: RPNProposals, folder: str | Path) -> None:
+        """Make a source; the folder is opened when the first image comes, after the weights were loaded."""
+        self.proposer = proposer
+        self.folder = Path(folder)
+        self._shards: dict[str, Path] | None = None
+        self._files: dict[Path, Any] = {}
+        self._pending: dict[str, Tensor] = {}
+        self._written = 0
+
+    def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
+        """Return the proposals of each image, from the folder where it has them.
+
+        Raises:
+            UserError: the folder belongs to another proposer, or cannot be read.
+        """
+        shards = self._open()
+        proposals = []
+        for image in inputs:
+            key = _key(image)
+            if f"{key}.boxes" not in self._pending and key not in shards:
+                # In evaluation there is no mixed precision; both find the same boxes.
+                with torch.autocast(device.type, enabled=False):
+                    (found,) = self.proposer.propose([image], device)
+                self._pending[f"{key}.boxes"] = found.proposal_boxes.tensor.float().cpu()
+                self._pending[f"{key}.logits"] = found.objectness_logits.float().cpu()
+            proposals.append(self._instances(key, tuple(image["image"].shape[1:])).to(device))
+        if sum(value.nbytes for value in self._pending.values()) > SHARD_BYTES:
+            self.flush()
+        return proposals
+
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        if not self._pending:
+            return
+        shards, path = self._open(), self._next_shard()
+        with atomic_write(path) as file:
+            file.write(save(self._pending))
+        shards.update((name.removesuffix(".boxes"), path) for name in self._pending if name.endswith(".boxes"))
+        self._pending = {}
+
+    def _instances(self, key: str, size: tuple[int, ...]) -> Instances:
+        names = f"{key}.boxes", f"{key}.logits"
+        if names[0] in self._pending:
+            boxes, logits = (self._pending[name] for name in names)
+        else:
+            file = self._file(self._open()[key])
+            boxes, logits = (file.get_tensor(name) for name in names)
+        return Instances(size, proposal_boxes=Boxes(boxes.clone()), objectness_logits=logits.clone())
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._files:
+            self._files[path] = safe_open(path, framework="pt")
+        return self._files[path]
+
+    def _open(self) -> dict[str, Path]:
+        """Return the shard of each key; on the first call check whose the folder is."""
+        if self._shards is None:
+            self._check_manifest()
+            self._shards = {
+                name.removesuffix(".boxes"): path
+                for path in sorted(self.folder.glob("*.safetensors"))
+                for name in _names(path)
+                if name.endswith(".boxes")
+            }
+        return self._shards
+
+    def _check_manifest(self) -> None:
+        path, wanted = self.folder / MANIFEST, describe_proposer(self.proposer)
+        found = read_json_file(path)
+        if found is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / LOCK_FILE):  # of two new proposers one comes second, and sees the first
+                found = read_json_file(path) or self._claim(path, wanted)
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                expected = f"boxes of a proposer with {name} {value}"
+                raise user_error(
+                    f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {found.get(name)}", _FIX
+                )
+
+    def _claim(self, path: Path, wanted: dict[str, str]) -> dict[str, str]:
+        if any(self.folder.glob("*.safetensors")):
+            raise user_error(
+                f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
+            )
+        write_json(path, wanted)  # by every process: each machine may have a disk of its own
+        return wanted
+
+    def _next_shard(self) -> Path:
+        # Runs that share the folder write at the same time: no name may come twice.
+        self._written += 1
+        unique = uuid.uuid4().hex[:12]
+        return self.folder / f"proposals.{comm.get_rank()}.{self._written - 1:05d}.{unique}.safetensors"
+
+
+def flush_proposals(model: nn.Module) -> None:
+    """Write the proposals that a detector has gathered, where it keeps any."""
+    source = getattr(model, "proposal_source", None)
+    if isinstance(source, CachedProposals):
+        source.flush()
+
+
+_FIX = "name an empty folder, or remove this one"
+
+
+def describe_proposer(proposer: RPNProposals) -> dict[str, str]:
+    """Return what the boxes of a proposer depend on, by name: weights and settings."""
+    generator = cast(RPN, proposer.proposal_generator)
+    settings = {
+        "selection": [generator.pre_nms_topk[False], generator.post_nms_topk[False], generator.nms_thresh],
+        "min_box_size": generator.min_box_size,
+        "size_divisibility": proposer.preprocessor.size_divisibility,
+        "flip_channels": proposer.preprocessor.flip_channels,
+        "mean": proposer.preprocessor.mean.flatten().tolist(),
+        "std": proposer.preprocessor.std.flatten().tolist(),
+    }
+    states = [proposer.backbone.state_dict(), proposer.proposal_generator.state_dict()]
+    return {"weights": _hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
+
+
+def _hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for state in states:
+        for key, value in state.items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _key(image: ImageInput) -> str:
+    pixels = image["image"]
+    digest = hashlib.blake2b(pixels.cpu().contiguous().numpy(), digest_size=8).hexdigest()
+    name = quote(str(image.get("image_id", "")), errors="replace")
+    return f"{name}-{pixels.shape[1]}x{pixels.shape[2]}-{digest}"
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise user_error(str(path), "a shard of proposals", str(error), "remove the file") from error

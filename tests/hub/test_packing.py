@@ -1,0 +1,107 @@
+"""A detector as one folder that can be passed on."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from regionclip import RegionCLIP
+from regionclip.cli.main import main
+from regionclip.hub.packing import pack_detector
+from regionclip.hub.pretrained import load_pretrained
+from tests.helpers.paths import DATA
+
+PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+FILES = {
+    "config.yaml",
+    "proposer.yaml",
+    "tiny_clip.json",
+    "model.safetensors",
+    "text.safetensors",
+    "vocabulary.safetensors",
+}
+
+
+@pytest.fixture
+def pack(monkeypatch, capfd, tmp_path, detector_folder):
+    """Pack the tiny detector and return (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        command = ["regionclip", "pack", str(detector_folder), "--output", str(tmp_path / "packed"), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, *capfd.readouterr()
+
+    return call
+
+
+def find(folder, words=("cat", "dog", "car")):
+    detector = RegionCLIP.from_pretrained(folder, device="cpu")
+    detector.set_image(PHOTO)
+    detector.set_vocabulary(list(words), background=None)
+    return detector.predict(threshold=0.0, topk=20)
+
+
+def test_a_packed_detector_finds_the_same_wherever_it_is_moved(pack, detector_folder, tmp_path):
+    (tmp_path / "words.txt").write_text("cat | kitten\ntraffic cone\n")
+    code, output, error = pack("--vocabulary", str(tmp_path / "words.txt"), "--json")
+    assert code == 0, error
+    sizes = json.loads(output.splitlines()[-1])["bytes"]
+    assert set(sizes) == FILES == {path.name for path in (tmp_path / "packed").iterdir()}
+    moved = shutil.move(tmp_path / "packed", tmp_path / "elsewhere")
+    assert not [line for name in ("config.yaml", "proposer.yaml") for line in lines_with(moved / name, str(DATA))]
+    expected, found = find(detector_folder), find(moved)
+    assert len(found) == len(expected) > 5
+    assert np.array_equal(found.boxes, expected.boxes)
+    assert np.array_equal(found.scores, expected.scores)
+    assert RegionCLIP.from_pretrained(moved, device="cpu").vocabulary.names == ("cat", "traffic cone")
+
+
+def lines_with(path, text):
+    return [line for line in path.read_text().splitlines() if text in line]
+
+
+def test_half_precision_halves_the_files_and_keeps_the_finds(pack, detector_folder, tmp_path):
+    _, output, _ = pack("--json")
+    whole = json.loads(output.splitlines()[-1])["bytes"]
+    code, output, error = pack("--half", "--vocabulary", "coco17", "--json")
+    assert code == 0, error
+    half = json.loads(output.splitlines()[-1])["bytes"]
+    for name in ("model.safetensors", "text.safetensors"):
+        assert half[name] == pytest.approx(whole[name] / 2, rel=0.05)
+    expected, found = find(detector_folder), find(tmp_path / "packed")
+    best = expected.scores.argmax()
+    nearest = np.abs(found.boxes - expected.boxes[best]).max(axis=1).argmin()
+    np.testing.assert_allclose(found.boxes[nearest], expected.boxes[best], atol=1)
+    assert found.scores[nearest] == pytest.approx(expected.scores[best], abs=0.02)
+    # The words belong to the rounded text tower, so that further ones can be set beside them.
+    detector = RegionCLIP.from_pretrained(tmp_path / "packed", device="cpu")
+    assert len(detector.vocabulary) == 17
+    assert len(detector.set_vocabulary(["cat"])) == 1
+    assert len(detector.background) == 16
+
+
+def test_what_cannot_be_packed_is_said(pack, detector_folder, tmp_path, monkeypatch, capfd):
+    code, _, error = pack("--vocabulary", "nowhere.txt")
+    assert code == 2
+    assert "nowhere.txt" in error
+    assert not (tmp_path / "packed").exists()
+    bare = tmp_path / "bare"
+    shutil.copytree(detector_folder, bare, ignore=shutil.ignore_patterns("text.safetensors"))
+    monkeypatch.setattr(sys, "argv", ["regionclip", "pack", str(bare), "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "a text tower" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_words_of_another_detector_stay_in_a_folder(detector_folder, tmp_path):
+    detector = load_pretrained(str(detector_folder))
+    pack_detector(detector, tmp_path, ["cat", "dog"])
+    assert (tmp_path / "vocabulary.safetensors").is_file()
+    pack_detector(detector, tmp_path)
+    assert not (tmp_path / "vocabulary.safetensors").exists()
