@@ -37,6 +37,8 @@ class Method:
     """What MODEL.META_ARCHITECTURE can be."""
     roi_heads: Parts = field(default_factory=dict)
     """What MODEL.ROI_HEADS.NAME can be."""
+    region_features: Mapping[str, str] = field(default_factory=dict)
+    """Values of keys with which region features can be extracted; empty where none can."""
 
 
 SHARED: Mapping[str, Parts] = {

@@ -15,37 +15,33 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from regionclip.clip.embedder import WordEmbedder
-from regionclip.clip.resnet import ModifiedResNet
-from regionclip.clip.vocabulary import Classifier, Vocabulary
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.loading import load_config
 from regionclip.data.images import WHITE, read_image, to_rgb_pixels
 from regionclip.data.test_loader import TestMapper
 from regionclip.data.user_boxes import check_boxes
 from regionclip.detections import Detections
+from regionclip.engine.checkpoint.loading import declared_weights
 from regionclip.errors import UserError, user_error
-from regionclip.hub.pretrained import UNUSED, load_pretrained
-from regionclip.inference.encoded_image import EncodedImage, picture_key, require_text_classifier, text_predictor
+from regionclip.hub.pretrained import load_pretrained
+from regionclip.inference.classifier import BackgroundClassifier
+from regionclip.inference.encoded_image import EncodedImage, image_key
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
-from regionclip.methods.regionclip.detector import CLIPFastRCNN
-from regionclip.modeling.backbones.clip_resnet import clip_tower
-from regionclip.modeling.inference.early_end import detect_among
+from regionclip.modeling.detector import Selection, require_detector
 from regionclip.modeling.inference.prepare import prepare_as_configured
-from regionclip.modeling.postprocess import AcrossClasses, report_score
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL picture, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
@@ -63,7 +59,7 @@ class RegionCLIP:
     @with_own_settings
     def __init__(
         self,
-        model: CLIPFastRCNN,
+        model: nn.Module,
         cfg: CfgNode,
         *,
         embedder: Callable[[], WordEmbedder],
@@ -84,8 +80,9 @@ class RegionCLIP:
         Raises:
             UserError: a model that cannot take new words.
         """
-        require_text_classifier(model)
-        self.model = model.eval()
+        self.model = require_detector(model.eval())
+        self.model.require_open_vocabulary()
+        self._optional_weights = declared_weights(model, "optional_weights")
         self.cfg = cfg
         self._make_embedder = embedder
         self._own_vocabulary = vocabulary
@@ -100,7 +97,7 @@ class RegionCLIP:
         self._vocabulary = vocabulary
         self.background: Vocabulary | None = None
         """The words that share the score and are never reported."""
-        self._classifiers = [Classifier(vocabulary, model.device)] if vocabulary else []
+        self._classifier = BackgroundClassifier(vocabulary, None, self.model.device) if vocabulary else None
 
     @classmethod
     @with_own_settings
@@ -138,7 +135,7 @@ class RegionCLIP:
         )
         prepare_as_configured(found.model, found.cfg)
         return cls(
-            cast(CLIPFastRCNN, found.model),
+            found.model,
             found.cfg,
             embedder=found.embedder,
             vocabulary=found.vocabulary,
@@ -158,9 +155,8 @@ class RegionCLIP:
         proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
         configs = [self.cfg.dump(), load_config(proposer).dump() if proposer else ""]
         digest = hashlib.sha256("".join(configs).encode())
-        predictor = text_predictor(self.model)
         # What a file need not have is random, and another in each run.
-        random = (*UNUSED, *(f"roi_heads.box_predictor.{name}" for name in predictor.optional_weights))
+        random = (*self.model.unused_with_class_names, *self._optional_weights)
         for key, value in self.model.state_dict().items():
             if not key.startswith(random):
                 digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
@@ -210,8 +206,7 @@ class RegionCLIP:
             known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
             others = others.without(known)
         self.background = others
-        parts = [vocabulary] if self.background is None else [vocabulary, self.background]
-        self._classifiers = [Classifier(part, self.model.device) for part in parts]
+        self._classifier = BackgroundClassifier(vocabulary, others, self.model.device)
         self._vocabulary = vocabulary
         return vocabulary
 
@@ -243,7 +238,7 @@ class RegionCLIP:
         Arguments and errors are those of `set_image`. A picture that is remembered is returned as it is.
         """
         pixels = read_image(image, matte=matte) if isinstance(image, str | Path) else to_rgb_pixels(image, matte)
-        key = picture_key(pixels)
+        key = image_key(pixels)
         return self._images.get(key) or EncodedImage(self.model, pixels, self._mapper, key)
 
     def forget_images(self) -> None:
@@ -258,7 +253,7 @@ class RegionCLIP:
     @property
     def usual_threshold(self) -> float:
         """Score from which finds are worth showing: that of the config, but at least 0.05."""
-        return max(text_predictor(self.model).selector.score_threshold, LEAST_SHOWN)
+        return max(self.model.score_threshold, LEAST_SHOWN)
 
     @with_own_settings
     def predict(
@@ -296,8 +291,9 @@ class RegionCLIP:
         if boxes is not None:
             found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0)
         else:
-            found = self._detect(image, threshold, topk, per_class=per_class)
-        return self._detections(image, *found, words_per_box, embeddings)
+            selection = Selection(threshold, topk, per_class)
+            found = self.model.detect(image.encoding, self._classifier, selection)
+        return self._detections(image, found, words_per_box, embeddings)
 
     def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
         vocabulary = make_vocabulary(words, lambda: self.embedder, options, self._published_suffix)
@@ -311,63 +307,28 @@ class RegionCLIP:
         return vocabulary
 
     def _require_fit(self, vocabulary: Vocabulary, text_weights: str = "") -> None:
-        architecture = cast(ModifiedResNet, clip_tower(self.model.backbone)).architecture
-        vocabulary.require_fit(architecture.embedding_dim, architecture.name, text_weights)
+        space = self.model.text_space
+        vocabulary.require_fit(space.dim, space.clip, text_weights)
 
-    def _probabilities(self, embeddings: Tensor) -> Tensor:
-        """Return [R, K + 1]: the words, and the rest."""
-        logits = text_predictor(self.model).logits(
-            embeddings, lambda unit: torch.cat([classify(unit) for classify in self._classifiers], dim=1)
-        )
-        probabilities = logits.softmax(dim=1)
-        if len(self._classifiers) == 1:
-            return probabilities
-        rest = probabilities[:, len(self.vocabulary) :].sum(dim=1, keepdim=True)
-        return torch.cat([probabilities[:, : len(self.vocabulary)], rest], dim=1)
+    def _classify(self, image: EncodedImage, boxes: Tensor, threshold: float) -> Instances:
+        scaled = Boxes((boxes * image.scale).to(self.model.device))
+        found = Instances(image.network_size, pred_boxes=scaled)
+        found.embeddings = self.model.embed_regions(image.encoding, scaled)
+        found.scores, found.pred_classes = self._probabilities(found)[:, :-1].max(dim=1)
+        return found[found.scores >= threshold]
 
-    def _detect(
-        self, image: EncodedImage, threshold: float | None, topk: int | None, *, per_class: bool
-    ) -> tuple[Instances, Tensor, Tensor]:
-        predictor = text_predictor(self.model)
-        selector = predictor.selector
-        changes: dict[str, Any] = {} if per_class else {"suppression": AcrossClasses(selector.suppression)}
-        if threshold is not None:
-            changes["score_threshold"] = min(threshold, selector.score_threshold)
-        if topk is not None:
-            changes["max_detections"] = topk
-        # The score that selects may be another than the reported one, which is what the user limits.
-        lowest = (threshold or 0.0) if selector.reported_score is report_score else 0.0
-        found, rows = detect_among(
-            image.regions,
-            lambda embeddings, proposals: (predictor.refine(embeddings, proposals), self._probabilities(embeddings)),
-            sum(part.classes for part in self._classifiers),
-            replace(selector, **changes),
-            lowest_score=lowest,
-        )
-        kept = found.pred_boxes.nonempty() & (found.scores >= (threshold or 0.0))
-        embeddings = image.regions.embeddings[rows[kept]]
-        return found[kept], self._probabilities(embeddings), embeddings
-
-    def _classify(self, image: EncodedImage, boxes: Tensor, threshold: float) -> tuple[Instances, Tensor, Tensor]:
-        scaled = (boxes * image.scale).to(self.model.device)
-        embeddings = image.encode(Boxes(scaled))
-        probabilities = self._probabilities(embeddings)
-        scores, classes = probabilities[:, :-1].max(dim=1)
-        kept = (scores >= threshold).nonzero()[:, 0]
-        found = Instances(image.network_size)
-        found.pred_boxes, found.scores, found.pred_classes = Boxes(scaled[kept]), scores[kept], classes[kept]
-        return found, probabilities[kept], embeddings[kept]
+    def _probabilities(self, found: Instances) -> Tensor:
+        """Return [R, K + 1]: the class names, and the rest."""
+        return self.model.probabilities(found.embeddings, self._classifier)
 
     def _detections(
         self,
         image: EncodedImage,
         found: Instances,
-        probabilities: Tensor,
-        embeddings: Tensor,
         words_per_box: int,
         with_embeddings: bool,
     ) -> Detections:
-        top = probabilities[:, :-1].topk(words_per_box, dim=1)
+        top = self._probabilities(found)[:, :-1].topk(words_per_box, dim=1)
         boxes = found.pred_boxes.tensor.cpu() / image.scale
         return Detections(
             boxes=boxes.numpy(),
@@ -377,6 +338,6 @@ class RegionCLIP:
             image_size=image.size,
             top_class_ids=top.indices.cpu().numpy(),
             top_scores=top.values.cpu().numpy(),
-            embeddings=embeddings.cpu().numpy() if with_embeddings else None,
+            embeddings=found.embeddings.cpu().numpy() if with_embeddings else None,
             image=image.pixels,
         )

@@ -134,7 +134,7 @@ def _detect(
         WriteBehind() as writer,
         ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
     ):
-        source = _encode_ahead(detector, reader, unread, finished, options.batch, regions=boxes is None)
+        source = _encode_ahead(detector, reader, unread, finished, options.batch, proposals=boxes is None)
         run = _Run(detector, output, options, finished, journal, source, writer)
         for file in files:
             try:
@@ -157,7 +157,7 @@ def _encode_ahead(
     finished: Collection[str],
     count: int,
     *,
-    regions: bool,
+    proposals: bool,
 ) -> ReadAhead[Prepared] | EncodeAhead:
     """Return a source of frames, so many of which are encoded at once, without those of an interrupted run."""
     if count == 1:
@@ -165,7 +165,7 @@ def _encode_ahead(
 
     def encode(pictures: Sequence[tuple[PictureFile, Prepared]]) -> None:
         wanted = [image for file, (frame, image) in pictures if _image_id(file, frame.number) not in finished]
-        EncodedImage.encode_together(wanted, regions=regions)
+        EncodedImage.encode_together(wanted, proposals=proposals)
 
     return EncodeAhead(reader, files, encode, count)
 

@@ -43,7 +43,7 @@ def run(args: Namespace) -> int:
     pairs = shared.override_pairs(args.overrides)
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(args.model, args.config, pairs, "", "cpu", trust_pickle=args.trust_pickle)
-        paths = export_detector(detector, args.output, args.form)
+        paths = export_detector(detector.model, detector.cfg, args.output, args.form)
     sizes = {path.name: path.stat().st_size for path in paths}
     print(f"Done: {len(paths)} files, {sum(sizes.values()) / 1e6:.1f} MB in {args.output}")
     if args.as_json:

@@ -13,8 +13,9 @@ from torch import Tensor
 from regionclip.clip.embedder import WordEmbedder
 from regionclip.config.loading import load_config
 from regionclip.files import atomic_write, resolve_path
-from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, UNUSED, VOCABULARY_FILE, WEIGHT_FILES, Pretrained
+from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, VOCABULARY_FILE, WEIGHT_FILES, Pretrained
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary, save_vocabulary
+from regionclip.modeling.detector import require_detector
 
 PROPOSER_FILE = "proposer.yaml"
 
@@ -50,7 +51,8 @@ def pack_detector(
         embedder = _rounded(embedder)
     # All that can fail comes before the first file.
     made = None if vocabulary is None else make_vocabulary(vocabulary, lambda: embedder, VocabularyOptions())
-    weights = {key: value for key, value in detector.model.state_dict().items() if not key.startswith(UNUSED)}
+    unused = require_detector(detector.model).unused_with_class_names
+    weights = {key: value for key, value in detector.model.state_dict().items() if not key.startswith(unused)}
     text = {f"lang_encoder.{key}": value for key, value in embedder.encoder.state_dict().items()}
     output.mkdir(parents=True, exist_ok=True)
     paths = _write_configs(detector.cfg, output)

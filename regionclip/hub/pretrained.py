@@ -26,6 +26,7 @@ from regionclip.hub.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, f
 from regionclip.inference.text_encoder import load_embedder
 from regionclip.isolation import with_own_settings
 from regionclip.modeling.build import build_model
+from regionclip.modeling.detector import require_detector
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,6 @@ CLONE = (
     "detector with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
 )
 """What to do where the files that are shipped beside the package are missing."""
-
-UNUSED = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.test_cls_score", "roi_heads.mask_head")
-"""Weights that words chosen at run time take the place of, and masks, which are not predicted."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,9 @@ def load_pretrained(
     check_config(cfg)
     cfg.freeze()
     model = build_model(cfg)
+    unused = require_detector(model).unused_with_class_names
     rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
-    load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=UNUSED)
+    load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=unused)
 
     embedder = TextTowerSource(
         clip_architecture(cfg),

@@ -157,12 +157,12 @@ def _new_report(model: nn.Module, entries: dict[str, Tensor]) -> LoadReport:
     optional = {key for key in entries if key.endswith("num_batches_tracked")}
     return LoadReport(
         tuple(entries),
-        configured=frozenset(_declared(model, "configured_weights")),
-        optional=frozenset(optional | _declared(model, "optional_weights")),
+        configured=frozenset(declared_weights(model, "configured_weights")),
+        optional=frozenset(optional | declared_weights(model, "optional_weights")),
     )
 
 
-def _declared(model: nn.Module, attribute: str) -> set[str]:
+def declared_weights(model: nn.Module, attribute: str) -> set[str]:
     """Collect the entry names that modules declare about themselves under `attribute`."""
     return {f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, attribute, ())}
 

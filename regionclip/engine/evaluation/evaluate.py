@@ -33,7 +33,7 @@ from regionclip.errors import UserError, user_error
 from regionclip.evaluation.build import build_evaluator
 from regionclip.evaluation.predictions import Prediction, PredictionWriter
 from regionclip.files import write_json
-from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.detector import EmbedsClassNames
 from regionclip.modeling.proposals.cache import flush_proposals
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     """
     reports = {}
     for job in jobs:
-        if isinstance(model, CLIPFastRCNN) and reads_class_names(cfg):
+        if reads_class_names(cfg) and isinstance(model, EmbedsClassNames):
             model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
         reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal, job.finished)
         flush_proposals(model)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import regionclip
 from regionclip.config.checks import check_config, dataset_problems, find_weights
+from regionclip.config.keys import get_value
 from regionclip.config.loading import load_config
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
@@ -29,10 +30,10 @@ from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture, read_boxes
 from regionclip.engine.features.formats import Portion, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
+    Choice,
     Features,
     GivenBoxes,
-    Selection,
-    best_word,
+    best_class,
     detections,
     every_region,
     region_features,
@@ -40,8 +41,8 @@ from regionclip.engine.features.regions import (
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import read_json_file, resolve_path, write_json
-from regionclip.methods.regionclip.detector import CLIPFastRCNN
-from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
+from regionclip.method import method_of, methods
+from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.proposals.generated_boxes import GridBoxes
 from regionclip.modeling.proposals.sources import GroundTruthProposals, ProposalSource
 
@@ -102,17 +103,13 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
     without_data.defrost()
     without_data.DATASETS.TEST = ()  # the images are those of INPUT_DIR
     check_config(without_data)
-    wanted = {
-        "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, CLIPFastRCNN.__name__),
-        "MODEL.ROI_HEADS.NAME": (cfg.MODEL.ROI_HEADS.NAME, CLIPRes5ROIHeads.__name__),
-        "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER": (str(cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER), "True"),
-    }
+    wanted = dict(values_for_features(cfg))
     if not job.keeps_regions:
-        wanted["MODEL.CLIP.CROP_REGION_TYPE"] = (cfg.MODEL.CLIP.CROP_REGION_TYPE, "RPN")
+        wanted["MODEL.CLIP.CROP_REGION_TYPE"] = "RPN"
     problems = [
         Problem(key, f"{expected} to extract region features", repr(actual), f"add {key} {expected}")
-        for key, (actual, expected) in wanted.items()
-        if actual != expected
+        for key, expected in wanted.items()
+        if (actual := str(get_value(cfg, key))) != expected
     ]
     if job.dataset:
         problems += dataset_problems(job.dataset, "--dataset")
@@ -120,6 +117,14 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
             problems.append(Problem("--regions", "none with --dataset", job.regions, "leave one of them out"))
     if problems:
         raise UserError(problems)
+
+
+def values_for_features(cfg: CfgNode) -> Mapping[str, str]:
+    """Return the values of keys with which the method of a config extracts features, or the first method that does."""
+    own = method_of(cfg)
+    if own is not None and own.region_features:
+        return own.region_features
+    return next(method.region_features for method in methods() if method.region_features)
 
 
 def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
@@ -136,7 +141,7 @@ def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
 
 
 def extract_region_features(
-    cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob, given: ExtractionInput | None = None
+    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, given: ExtractionInput | None = None
 ) -> ExtractionReport:
     """Write the features of all images to OUTPUT_DIR; what is there already stays.
 
@@ -160,10 +165,10 @@ def extract_region_features(
 
 
 def _extract(
-    cfg: CfgNode, model: CLIPFastRCNN, job: ExtractionJob, given: ExtractionInput, output: Path
+    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, given: ExtractionInput, output: Path
 ) -> ExtractionReport:
     records = given.records
-    source, select = _source(model, job, given.boxes), _selection(cfg, job)
+    source, choose = _source(job, given.boxes), _choice(cfg, job)
     target = make_format(job.format, output, job.images_per_shard)
     portions = target.portions(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
@@ -182,7 +187,7 @@ def _extract(
     with _progress(sum(len(portion.names) for portion in share)) as progress:
         for portion in share:
             images = _read(portion, records, mapper, cfg.DATALOADER.NUM_WORKERS)
-            features, failures = _portion_features(model, images, source, select, job.images_at_once, progress)
+            features, failures = _portion_features(model, images, source, choose, job.images_at_once, progress)
             target.write(portion, features, failures)
             written += len(features)
             lines += failures.values()
@@ -217,18 +222,18 @@ def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
-def _source(model: CLIPFastRCNN, job: ExtractionJob, boxes: dict[str, ImageBoxes] | None) -> ProposalSource:
+def _source(job: ExtractionJob, boxes: dict[str, ImageBoxes] | None) -> ProposalSource | None:
     if boxes is not None:
         return GivenBoxes(boxes)
     if job.dataset:
         return GroundTruthProposals()
-    return model.proposal_source if job.regions == PROPOSALS else GridBoxes()
+    return None if job.regions == PROPOSALS else GridBoxes()
 
 
-def _selection(cfg: CfgNode, job: ExtractionJob) -> Selection:
+def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
     if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
         return every_region
-    return best_word if job.keeps_regions else detections
+    return best_class if job.keeps_regions else detections
 
 
 def _read(portion: Portion, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
@@ -253,10 +258,10 @@ class _Mapped(torch.utils.data.Dataset):
 
 
 def _portion_features(
-    model: CLIPFastRCNN,
+    model: OpenVocabularyDetector,
     images: DataLoader,
-    source: ProposalSource,
-    select: Selection,
+    source: ProposalSource | None,
+    choose: Choice,
     images_at_once: int,
     progress: tqdm,
 ) -> tuple[dict[str, Features], dict[str, str]]:
@@ -265,7 +270,7 @@ def _portion_features(
     for batch in _batches(images, images_at_once):
         failures |= {image["name"]: image["error"] for image in batch if "error" in image}
         good = [image for image in batch if "error" not in image]
-        found, bad = _features_of(model, good, source, select)
+        found, bad = _features_of(model, good, source, choose)
         features |= found
         failures |= bad
         progress.update(len(batch))
@@ -273,17 +278,17 @@ def _portion_features(
 
 
 def _features_of(
-    model: CLIPFastRCNN, images: list[dict[str, Any]], source: ProposalSource, select: Selection
+    model: OpenVocabularyDetector, images: list[dict[str, Any]], source: ProposalSource | None, choose: Choice
 ) -> tuple[dict[str, Features], dict[str, str]]:
     """Return the features of images, and for those with bad boxes what is wrong."""
     if not images:
         return {}, {}
     try:
-        found = region_features(model, images, source, select)
+        found = region_features(model, images, source, choose)
     except UserError as error:
         if len(images) == 1:
             return {}, {images[0]["name"]: str(error)}
-        alone = [_features_of(model, [image], source, select) for image in images]
+        alone = [_features_of(model, [image], source, choose) for image in images]
         return (
             {name: content for features, _ in alone for name, content in features.items()},
             {name: line for _, failures in alone for name, line in failures.items()},

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from regionclip.data.user_boxes import ImageBoxes, check_boxes
-from regionclip.methods.regionclip.detector import CLIPFastRCNN
+from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, Selection
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
 Features = dict[str, Tensor]
@@ -17,9 +17,9 @@ Features = dict[str, Tensor]
 with class embeddings also `classes` int64 [N], and `probs` float [N, K + 1], background last. Rows of
 all entries belong to the same regions."""
 
-Selection = Callable[[CLIPFastRCNN, Instances, Tensor], tuple[Boxes, Tensor, Features]]
-"""From proposals and embeddings [R, D] to boxes [N, 4] in pixels of the network input, the row [N] of
-the proposal that each belongs to, and further entries."""
+Choice = Callable[[OpenVocabularyDetector, ImageEncoding, Instances], tuple[Boxes, Tensor, Features]]
+"""From a detector, an image and its regions to boxes [N, 4] in pixels of the network input, their embeddings [N, D],
+and further entries."""
 
 
 class GivenBoxes:
@@ -43,47 +43,50 @@ class GivenBoxes:
 
 @torch.no_grad()
 def region_features(
-    model: CLIPFastRCNN, images: Sequence[ImageInput], source: ProposalSource, select: Selection
+    model: OpenVocabularyDetector, images: Sequence[ImageInput], source: ProposalSource | None, choose: Choice
 ) -> list[Features]:
     """Return the features of each image.
 
     Args:
         model: in evaluation mode.
         images: mapped images, with `height` and `width` of the originals.
-        source: gives the regions.
-        select: decides which of them are kept, and what is said about each.
+        source: gives the regions; None takes the proposals of the detector.
+        choose: decides which of them are kept, and what is said about each.
     """
-    proposals = source.propose(images, model.device)
-    embeddings = model.encode_regions(images, proposals)
+    encodings = model.encode_images(images, proposals=source is None)
+    proposals = source.propose(images, model.device) if source else [encoding.proposals for encoding in encodings]
     results = []
-    for image, own, rows_of_image in zip(images, proposals, embeddings, strict=True):
-        boxes, rows, entries = select(model, own, rows_of_image)
+    for image, encoding, own in zip(images, encodings, proposals, strict=True):
+        boxes, embeddings, entries = choose(model, encoding, own)
         boxes, kept = _to_original(boxes, own.image_size, image)
-        features = {"boxes": boxes, **entries, "feats": rows_of_image[rows]}
+        features = {"boxes": boxes, **entries, "feats": embeddings}
         results.append({name: value[kept].cpu() for name, value in features.items()})
     return results
 
 
-def every_region(model: CLIPFastRCNN, proposals: Instances, embeddings: Tensor) -> tuple[Boxes, Tensor, Features]:
+def every_region(
+    model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
+) -> tuple[Boxes, Tensor, Features]:
     """Keep all regions, and say nothing about them."""
-    return proposals.proposal_boxes, torch.arange(len(proposals), device=embeddings.device), {}
+    return regions.proposal_boxes, model.embed_regions(encoding, regions.proposal_boxes), {}
 
 
-def best_word(model: CLIPFastRCNN, proposals: Instances, embeddings: Tensor) -> tuple[Boxes, Tensor, Features]:
+def best_class(
+    model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
+) -> tuple[Boxes, Tensor, Features]:
     """Keep all regions, each with its most probable class."""
-    logits, _ = model.roi_heads.box_predictor(embeddings)
-    probabilities = logits.softmax(dim=1)
-    boxes, rows, _ = every_region(model, proposals, embeddings)
-    return boxes, rows, {"classes": probabilities[:, :-1].argmax(dim=1), "probs": probabilities}
+    boxes, embeddings, _ = every_region(model, encoding, regions)
+    probabilities = model.probabilities(embeddings, None)
+    return boxes, embeddings, {"classes": probabilities[:, :-1].argmax(dim=1), "probs": probabilities}
 
 
-def detections(model: CLIPFastRCNN, proposals: Instances, embeddings: Tensor) -> tuple[Boxes, Tensor, Features]:
+def detections(
+    model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
+) -> tuple[Boxes, Tensor, Features]:
     """Keep what the detector would report, as published: a region may come with several classes."""
-    predictor = model.roi_heads.box_predictor
-    predictions = predictor(embeddings)
-    (found,), (rows,) = predictor.inference(predictions, [proposals])
-    probabilities = predictions[0][rows].softmax(dim=1)
-    return found.pred_boxes, rows, {"classes": found.pred_classes, "probs": probabilities}
+    found = model.detect(encoding, None, Selection())
+    entries = {"classes": found.pred_classes, "probs": model.probabilities(found.embeddings, None)}
+    return found.pred_boxes, found.embeddings, entries
 
 
 def _to_original(boxes: Boxes, size: tuple[int, int], image: ImageInput) -> tuple[Tensor, Tensor]:

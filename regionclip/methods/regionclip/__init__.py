@@ -17,4 +17,9 @@ METHOD = Method(
         "CLIPTransformerROIHeads": "regionclip.methods.regionclip.transformer_heads",
         "PretrainRes5ROIHeads": "regionclip.methods.regionclip.pretraining",
     },
+    region_features={
+        "MODEL.META_ARCHITECTURE": "CLIPFastRCNN",
+        "MODEL.ROI_HEADS.NAME": "CLIPRes5ROIHeads",
+        "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER": "True",
+    },
 )

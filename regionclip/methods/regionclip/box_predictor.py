@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.modeling.inference.early_end import LazyRegions, detect_among, objectness_of
+from regionclip.modeling.inference.early_end import Classify, LazyRegions, detect_among, objectness_of
 from regionclip.modeling.losses.classification import ClassificationLoss, build_classification_loss
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
 
@@ -97,6 +97,11 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
 
     def detect(self, regions: LazyRegions) -> Instances:
         """Return the detections of one image, for which no more of its regions are encoded than they take."""
+        classify, classes = self.classify_as_configured(), self.scoring_layer.out_features
+        return detect_among(regions, classify, classes, self.selector)[0]
+
+    def classify_as_configured(self) -> Classify:
+        """Return what gives boxes and probabilities of the classes of the config."""
         predict = self.classifier()
 
         def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
@@ -106,8 +111,7 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
             )
             return boxes, probabilities
 
-        detections, _ = detect_among(regions, classify, self.scoring_layer.out_features, self.selector)
-        return detections
+        return classify
 
     @property
     def scoring_layer(self) -> nn.Linear:

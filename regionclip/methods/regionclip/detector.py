@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,10 +17,15 @@ from regionclip.clip.region_text_encoder import EMBEDDING_DIM
 from regionclip.clip.text_encoder import TextEncoder
 from regionclip.config.checks import clip_architecture
 from regionclip.errors import user_error
+from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
+from regionclip.methods.regionclip.export import export_parts
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads, make_projection
 from regionclip.modeling.backbones.clip_resnet import clip_tower
 from regionclip.modeling.backbones.transformers import FEATURE
+from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
+from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
+from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.cache import CachedProposals
 from regionclip.modeling.proposals.sources import (
@@ -29,6 +35,7 @@ from regionclip.modeling.proposals.sources import (
     RPNProposals,
     build_offline_rpn,
 )
+from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
 
 RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
@@ -164,6 +171,96 @@ class CLIPFastRCNN(nn.Module):
         if not do_postprocess:
             return results
         return GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
+
+    @property
+    def text_space(self) -> TextSpace:
+        """The CLIP of the image encoder."""
+        tower = clip_tower(self.backbone)
+        assert tower is not None, "require_open_vocabulary() was not asked"
+        return TextSpace(tower.architecture.embedding_dim, tower.architecture.name)
+
+    @property
+    def score_threshold(self) -> float:
+        """SCORE_THRESH_TEST."""
+        return self.roi_heads.box_predictor.selector.score_threshold
+
+    @property
+    def unused_with_class_names(self) -> tuple[str, ...]:
+        """Class embeddings, which class names replace, and masks, which are not predicted with them."""
+        predictor = "roi_heads.box_predictor"
+        return f"{predictor}.cls_score", f"{predictor}.test_cls_score", "roi_heads.mask_head"
+
+    def require_open_vocabulary(self) -> None:
+        """Raise a `UserError` unless the classifier compares with text embeddings, and boxes hold for any class."""
+        predictor = self.roi_heads.box_predictor
+        if not isinstance(predictor, TextEmbeddingOutputLayers):
+            fix = "use a config with CLIPFastRCNN, CLIPRes5ROIHeads and USE_TEXT_EMB_CLASSIFIER"
+            raise user_error("detector", "a classifier of text embeddings", type(predictor).__name__, fix)
+        if not predictor.keep_proposal_boxes and predictor.bbox_pred.out_features != 4:
+            fix = "use a config with MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
+            raise user_error("detector", "box deltas that hold for any word", "some for each trained class", fix)
+
+    @torch.no_grad()
+    def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[RegionEncoding]:
+        """Return the feature maps of each image, and its proposals, now or when they are first asked for."""
+        encodings = [
+            RegionEncoding(maps, partial(self._propose, image), self._regions)
+            for maps, image in zip(each_image(self.image_features(inputs)), inputs, strict=True)
+        ]
+        if proposals:
+            found = self.proposal_source.propose(inputs, self.device)
+            for encoding, boxes in zip(encodings, found, strict=True):
+                encoding.proposals = boxes
+        return encodings
+
+    def _propose(self, image: ImageInput) -> Instances:
+        return self.proposal_source.propose([image], self.device)[0]
+
+    def _regions(self, maps: FeatureMaps, proposals: Instances) -> LazyRegions:
+        (scorable,) = self.roi_heads.box_predictor.usable([proposals])
+        return LazyRegions(scorable, partial(self.roi_heads.encoder_of_image, maps))
+
+    @torch.no_grad()
+    def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
+        """Return the detections of one image; see `OpenVocabularyDetector.detect`."""
+        predictor = self.roi_heads.box_predictor
+        if classifier is None:
+            classify, classes = predictor.classify_as_configured(), predictor.scoring_layer.out_features
+        else:
+            classify, classes = partial(self._classify, classifier), classifier.classes
+        return detect_selected(encoding.regions, classify, classes, predictor.selector, selection)
+
+    def _classify(self, classifier: Classifier, embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
+        boxes = self.roi_heads.box_predictor.refine(embeddings, proposals)
+        return boxes, self.probabilities(embeddings, classifier)
+
+    @torch.no_grad()
+    def embed_regions(self, encoding: RegionEncoding, boxes: Boxes) -> Tensor:
+        """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
+        return self.encode_boxes(encoding.maps, boxes)
+
+    @torch.no_grad()
+    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
+        """Return the softmax [R, K + 1] over all classes; background names and the background row are the rest."""
+        predictor = self.roi_heads.box_predictor
+        if classifier is None:
+            return predictor(embeddings)[0].softmax(dim=1)
+        probabilities = predictor.logits(embeddings, classifier).softmax(dim=1)
+        rest = probabilities[:, classifier.classes :]
+        if rest.shape[1] == 1:
+            return probabilities
+        return torch.cat([probabilities[:, : classifier.classes], rest.sum(dim=1, keepdim=True)], dim=1)
+
+    def prepare_for_inference(
+        self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
+    ) -> CLIPFastRCNN:
+        """Rewrite the detector in place; see `modeling.inference.prepare`."""
+        prepare_for_inference(self, precision, first_stage, when_emulated)
+        return self
+
+    def export_parts(self) -> Iterator[Part]:
+        """Yield `backbone`, `rpn` where there is one, and `head`; raises `UserError` for what ONNX has not."""
+        return export_parts(self)
 
     @torch.no_grad()
     def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> list[Tensor]:

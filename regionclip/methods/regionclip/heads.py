@@ -26,8 +26,7 @@ from regionclip.methods.regionclip.box_predictor import CLIPOutputLayers, build_
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage, EncodeBoxes
 from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.poolers import build_pooler, use_own_roi_align
-
-FeatureMaps = dict[str, Tensor]
+from regionclip.modeling.region_encoding import FeatureMaps, each_image
 
 
 class ForegroundSampling(ROIHeads):
@@ -126,7 +125,7 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
         proposals = self.box_predictor.usable(proposals, self.box_predictor.selector.score_threshold)
         detections = [
             self.box_predictor.detect(LazyRegions(proposal, partial(self.encoder_of_image, maps)))
-            for maps, proposal in zip(_of_each_image(features), proposals, strict=True)
+            for maps, proposal in zip(each_image(features), proposals, strict=True)
         ]
         return self.forward_with_given_boxes(features, detections), {}
 
@@ -206,9 +205,3 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
             # Detectron2 calls the attribute; __dict__ keeps it out of the registered modules.
             self._modules.pop("box_head", None)
             self.__dict__["box_head"] = tower.attnpool
-
-
-def _of_each_image(features: FeatureMaps) -> Iterator[FeatureMaps]:
-    """Yield the maps [1, C, H, W] of each image of a batch."""
-    for maps in zip(*(part.split(1) for part in features.values()), strict=True):
-        yield dict(zip(features, maps, strict=True))

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from regionclip.modeling.detector import Selection
 from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE, EncodeBoxes
-from regionclip.modeling.postprocess import Candidates, DetectionSelector
+from regionclip.modeling.postprocess import AcrossClasses, Candidates, DetectionSelector, report_score
 
 MANY_CLASSES, CHUNKS_FOR_MANY = 4096, 4
 """Class embeddings that no cache holds are read once for several chunks."""
@@ -115,6 +117,26 @@ def detect_among(
         if unwanted or selector.is_full(better):
             break
     return selector.select(Candidates.cat(found), image_size)
+
+
+def detect_selected(
+    regions: LazyRegions, classify: Classify, classes: int, selector: DetectionSelector, selection: Selection
+) -> Instances:
+    """Return the detections that are wanted, with their `embeddings` [M, D], not normalized.
+
+    Arguments are those of `detect_among`.
+    """
+    changes: dict[str, Any] = {} if selection.per_class else {"suppression": AcrossClasses(selector.suppression)}
+    threshold = selection.threshold
+    if threshold is not None:
+        changes["score_threshold"] = min(threshold, selector.score_threshold)
+    if selection.topk is not None:
+        changes["max_detections"] = selection.topk
+    # The score that selects may be another than the reported one, which is what the user limits.
+    lowest = (threshold or 0.0) if selector.reported_score is report_score else 0.0
+    found, rows = detect_among(regions, classify, classes, replace(selector, **changes), lowest_score=lowest)
+    found.embeddings = regions.embeddings[rows]
+    return found[found.pred_boxes.nonempty() & (found.scores >= (threshold or 0.0))]
 
 
 def objectness_of(proposals: Instances) -> Tensor:

@@ -16,6 +16,7 @@ from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
 from regionclip.clip.resnet import ModifiedResNet
 from regionclip.memory import keep_freed_memory
 from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.inference.hoisted_convolutions import MovedConvolutionsEncoder
 from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
@@ -33,9 +34,10 @@ def prepare_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
         UserError: a precision that the processor emulates, where that is to be an error.
     """
     clip = cfg.MODEL.CLIP
-    return prepare_for_inference(
-        model, clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM, clip.EMULATED_PRECISION
-    )
+    options = clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM, clip.EMULATED_PRECISION
+    if isinstance(model, OpenVocabularyDetector):
+        return model.prepare_for_inference(*options)
+    return prepare_for_inference(model, *options)
 
 
 def prepare_for_inference(

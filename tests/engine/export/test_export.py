@@ -56,6 +56,10 @@ def embeddings(tmp_path_factory):
     return path, rows
 
 
+def export(found, *arguments):
+    return export_detector(found.model, found.cfg, *arguments)
+
+
 def detector(embeddings, **overrides):
     options = TINY | SPREAD | {"MODEL.MASK_ON": "False", "MODEL.ROI_HEADS.NUM_CLASSES": str(CLASSES)}
     options |= {"MODEL.CLIP.TEXT_EMB_PATH": str(embeddings[0]), **overrides}
@@ -137,7 +141,7 @@ def assert_same_on_random_images(detect, model, embeddings, count):
 @pytest.fixture(scope="module")
 def published(embeddings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    paths = export_detector(detector(embeddings, **VARIANTS["published fusion"]), folder)
+    paths = export(detector(embeddings, **VARIANTS["published fusion"]), folder)
     assert {path.name for path in paths} == {"backbone.onnx", "rpn.onnx", "head.onnx", "export.json"}
     return folder
 
@@ -150,7 +154,7 @@ def test_onnx_finds_what_the_detector_finds(published, embeddings):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", list(VARIANTS)[1:])
 def test_onnx_follows_the_config(variant, embeddings, tmp_path):
-    export_detector(detector(embeddings, **VARIANTS[variant]), tmp_path)
+    export(detector(embeddings, **VARIANTS[variant]), tmp_path)
     model = detector(embeddings, **VARIANTS[variant]).model
     assert_same_on_random_images(with_onnxruntime(tmp_path), model, embeddings, 6)
 
@@ -179,13 +183,13 @@ def test_words_are_chosen_at_run_time(published, embeddings):
 @pytest.mark.slow
 def test_torch_programs_find_what_the_detector_finds(embeddings, tmp_path):
     model = detector(embeddings, **VARIANTS["published fusion"]).model
-    paths = export_detector(detector(embeddings, **VARIANTS["published fusion"]), tmp_path, "torch")
+    paths = export(detector(embeddings, **VARIANTS["published fusion"]), tmp_path, "torch")
     assert {path.name for path in paths} == {"backbone.pt2", "rpn.pt2", "head.pt2", "export.json"}
     assert_same_on_random_images(with_torch(tmp_path), model, embeddings, 4)
 
 
 def test_a_detector_that_is_given_boxes_has_no_proposer(embeddings, tmp_path):
-    paths = export_detector(detector(embeddings, **{"MODEL.CLIP.CROP_REGION_TYPE": "GT"}), tmp_path)
+    paths = export(detector(embeddings, **{"MODEL.CLIP.CROP_REGION_TYPE": "GT"}), tmp_path)
     assert {path.name for path in paths} == {"backbone.onnx", "head.onnx", "export.json"}
     about = json.loads((tmp_path / "export.json").read_text())
     assert about["parts"]["head"]["inputs"] == [
@@ -204,7 +208,7 @@ def test_a_detector_that_is_given_boxes_has_no_proposer(embeddings, tmp_path):
 def test_what_onnx_lacks_is_refused(key, value, message, embeddings, tmp_path):
     overrides = {key: value, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "False"}
     with pytest.raises(UserError, match=message):
-        export_detector(detector(embeddings, **overrides), tmp_path / "out")
+        export(detector(embeddings, **overrides), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -212,7 +216,7 @@ def test_what_onnx_lacks_is_refused(key, value, message, embeddings, tmp_path):
 def test_a_pyramid_proposes_for_any_size(embeddings, tmp_path):
     (tmp_path / "pyramid.yaml").write_text(TINY_PYRAMID.format(configs=REPOSITORY / "configs"))
     options = VARIANTS["published fusion"] | {"MODEL.CLIP.OFFLINE_RPN_CONFIG": str(tmp_path / "pyramid.yaml")}
-    export_detector(detector(embeddings, **options), tmp_path)
+    export(detector(embeddings, **options), tmp_path)
     proposer = onnxruntime.InferenceSession(tmp_path / "rpn.onnx", providers=["CPUExecutionProvider"])
     model = detector(embeddings, **options).model
     for image in random_images(8):
@@ -226,4 +230,4 @@ def test_a_pyramid_proposes_for_any_size(embeddings, tmp_path):
 
 def test_formats_have_names(embeddings, tmp_path):
     with pytest.raises(UserError, match="--format: expected onnx or torch, got 'caffe'"):
-        export_detector(detector(embeddings), tmp_path, "caffe")
+        export(detector(embeddings), tmp_path, "caffe")

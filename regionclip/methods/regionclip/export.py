@@ -1,29 +1,69 @@
-"""The three parts of a detector as functions from tensors to tensors, for one image."""
+"""The three parts of the detector for export: functions from tensors to tensors, for one image."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from detectron2.modeling import FPN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 
 from regionclip.engine.export.operators import best_boxes, pool_regions, top_rows
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
-from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
 from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.detector import Part
 from regionclip.modeling.postprocess import HardSuppression, report_probability, report_score
 from regionclip.modeling.preprocessing import ImagePreprocessor
+
+if TYPE_CHECKING:
+    from regionclip.methods.regionclip.detector import CLIPFastRCNN
 
 LARGEST = 2**31 - 1
 """A limit that nothing reaches."""
 
 LOWEST = torch.finfo(torch.float32).min
+
+SMALLEST_SIDE, LARGEST_SIDE = 65, 8192
+"""Pixels of an image. The coarsest map of a pyramid has two cells then; torch treats a single one in its own way."""
+
+
+def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
+    """Yield `backbone`, `rpn` where the detector has one, and `head`, with example inputs.
+
+    Raises:
+        UserError: the head or its options have no counterpart in ONNX.
+    """
+    head = HeadGraph(model)
+    rows, columns, regions, classes = (Dim(name, min=2) for name in ("rows", "columns", "regions", "classes"))
+    image = torch.zeros(3, 160, 224)
+    sides = {axis: Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
+    backbone = BackboneGraph(model)
+    yield Part("backbone", backbone, {"image": image}, {"image": sides}, ("features",))
+    if model.offline_backbone is not None:
+        yield Part("rpn", ProposerGraph(model), {"image": image}, {"image": sides}, ("boxes", "objectness"))
+    dim = model.text_space.dim
+    inputs = {
+        "features": backbone(image).detach().contiguous(),
+        "proposals": torch.tensor([[0.0, 0, 60, 60], [9, 9, 100, 80], [5, 50, 99, 99]]),
+        "objectness": torch.ones(3),
+        "class_embeddings": torch.eye(max(dim, 5))[:5, :dim].contiguous(),
+        "image_size": torch.tensor([160.0, 224.0]),
+    }
+    sizes: dict[str, dict[int, Any]] = {
+        "features": {2: rows, 3: columns},
+        "proposals": {0: regions},
+        "objectness": {0: regions},
+        "class_embeddings": {0: classes},
+        "image_size": {},
+    }
+    yield Part("head", head, inputs, sizes, ("boxes", "scores", "classes"))
 
 
 class BackboneGraph(nn.Module):
