@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regionclip.clip.vocabulary import Vocabulary
+    from regionclip.config.keys import get_cfg
+    from regionclip.config.loading import load_config
     from regionclip.detections import Detections
     from regionclip.inference.vocabularies import VocabularyOptions
     from regionclip.predictor import RegionCLIP
 
 __version__ = "0.1.0"
 
-__all__ = ["Detections", "RegionCLIP", "Vocabulary", "VocabularyOptions"]
+__all__ = ["Detections", "RegionCLIP", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
 
 _HOMES = {
     "Detections": "regionclip.detections",
     "RegionCLIP": "regionclip.predictor",
     "Vocabulary": "regionclip.clip.vocabulary",
     "VocabularyOptions": "regionclip.inference.vocabularies",
+    "get_cfg": "regionclip.config.keys",
+    "load_config": "regionclip.config.loading",
 }
 
 

@@ -5,11 +5,14 @@ Names only: a method's code is imported when a model of it is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from regionclip.config.key import Key
+from regionclip.errors import Problem
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -35,10 +38,28 @@ class Method:
     """Of the published code and weights, as SPDX writes it."""
     meta_architectures: Parts
     """What MODEL.META_ARCHITECTURE can be."""
+    checks: str
+    """Module with `config_problems(cfg)` and `training_problems(cfg)`."""
     roi_heads: Parts = field(default_factory=dict)
     """What MODEL.ROI_HEADS.NAME can be."""
+    image_text_architectures: tuple[str, ...] = ()
+    """Those of `meta_architectures` that train on image-text pairs."""
+    keys: tuple[Key, ...] = ()
+    """Its own configuration keys."""
+    dead_keys: tuple[Key, ...] = ()
+    """Keys of the published code that never had an effect; they merge, with a warning."""
+    dead_nodes: tuple[str, ...] = ()
+    """Nodes all of whose keys are dead."""
     region_features: Mapping[str, str] = field(default_factory=dict)
     """Values of keys with which region features can be extracted; empty where none can."""
+
+    def config_problems(self, cfg: CfgNode) -> Iterator[Problem]:
+        """Yield what in a config contradicts the method."""
+        return import_module(self.checks).config_problems(cfg)
+
+    def training_problems(self, cfg: CfgNode) -> Iterator[Problem]:
+        """Yield what stands in the way of training with a config that is otherwise good."""
+        return import_module(self.checks).training_problems(cfg)
 
 
 SHARED: Mapping[str, Parts] = {
@@ -70,6 +91,12 @@ def method_of(cfg: CfgNode) -> Method | None:
     """Return the method of a config, by its meta-architecture; None where that belongs to no method."""
     name = cfg.MODEL.META_ARCHITECTURE
     return next((method for method in methods() if name in method.meta_architectures), None)
+
+
+def methods_of(cfg: CfgNode) -> list[Method]:
+    """Return the methods that own the meta-architecture or the ROI heads of a config."""
+    names = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
+    return [method for method in methods() if names[0] in method.meta_architectures or names[1] in method.roi_heads]
 
 
 @cache

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from regionclip.cli.main import main
-from regionclip.config.__main__ import config_page
+from regionclip.config.reference import config_page
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.videos import write_video
 

@@ -1,22 +1,34 @@
-"""Imports run one way: tools -> engine -> modeling -> clip, ops."""
+"""Imports run one way, as docs/architecture.md says; no package imports what its user did not ask for."""
 
 import ast
+import re
 import subprocess
 import sys
 import tempfile
 
 import pytest
 
+from regionclip.method import METHODS
+from tests.helpers.detectors import LVIS_CUSTOM, TINY, flat
 from tests.helpers.paths import REPOSITORY
 
-FORBIDDEN = {
-    "clip": ("detectron2", "regionclip.modeling", "regionclip.data", "regionclip.engine", "regionclip.config"),
-    "ops": ("detectron2", "regionclip.clip", "regionclip.modeling", "regionclip.data", "regionclip.engine"),
-    "modeling": ("regionclip.engine", "regionclip.data", "regionclip.evaluation", "argparse"),
-    "data": ("regionclip.engine", "regionclip.modeling", "regionclip.evaluation", "argparse"),
-    "evaluation": ("regionclip.engine", "regionclip.modeling", "argparse"),
-    "config": ("regionclip.engine", "regionclip.modeling", "regionclip.data", "argparse"),
+LAYERS = {
+    "ops": (),
+    "clip": ("ops",),
+    "config": ("clip",),
+    "modeling": ("config", "clip", "ops"),
+    "data": ("config", "clip"),
+    "evaluation": ("data", "config", "clip"),
+    "engine": ("modeling", "data", "evaluation", "config", "clip", "ops"),
+    "methods": ("engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
+    "inference": ("methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
+    "hub": ("inference", "methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
+    "batch": ("predictor", "detections", "drawing", "hub", "inference", "engine", "modeling", "data", "config", "clip"),
 }
+"""What each package may import beside itself and the modules of BASE."""
+
+BASE = {"errors", "files", "randomness", "isolation", "limits", "memory", "console", "method"}
+WITHOUT_DETECTRON2 = ("ops", "clip")
 
 
 def imported(path):
@@ -27,15 +39,73 @@ def imported(path):
             yield node.module
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_room_imports_nothing_above_it(room):
-    for path in (REPOSITORY / "regionclip" / room).rglob("*.py"):
-        bad = [name for name in imported(path) if name.startswith(FORBIDDEN[room])]
-        assert not bad, f"{path.name} imports {bad}"
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_package_imports_nothing_above_it(package):
+    allowed = {package, *LAYERS[package], *BASE}
+    for path in (REPOSITORY / "regionclip" / package).rglob("*.py"):
+        own = [name.split(".")[1] for name in imported(path) if name.startswith("regionclip.")]
+        assert set(own) <= allowed, f"{path.name} imports {set(own) - allowed}"
+        if package in WITHOUT_DETECTRON2:
+            assert not [name for name in imported(path) if name.startswith("detectron2")], path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_never_import_each_other(method):
+    others = tuple(f"regionclip.methods.{other}" for other in METHODS if other != method)
+    for path in (REPOSITORY / "regionclip" / "methods" / method).rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith(others)], path
+
+
+def test_no_test_imports_another():
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith("tests.") and ".test_" in name], path
+
+
+def test_packages_import_nothing():
+    for path in (REPOSITORY / "regionclip").rglob("__init__.py"):
+        package = path.parent.relative_to(REPOSITORY).as_posix()
+        if package in ("regionclip", "regionclip/ops") or path.parent.parent.name == "methods":
+            continue  # what users import from, and the declarations of methods
+        assert not list(imported(path)), path
+
+
+def test_a_declaration_imports_neither_torch_nor_detectron2():
+    code = (
+        "import sys; sys.modules.update(torch=None, detectron2=None); from regionclip.method import methods; methods()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_class_of_a_method_is_named_outside_of_methods():
+    """Whoever needs one asks the contract, or the declaration."""
+    classes = {
+        node.name
+        for path in (REPOSITORY / "regionclip" / "methods").rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert "CLIPFastRCNN" in classes
+    for path in (REPOSITORY / "regionclip").rglob("*.py"):
+        if "methods" not in path.relative_to(REPOSITORY).parts:
+            words = set(re.findall(r"\w+", path.read_text()))
+            assert not words & classes, f"{path}: {words & classes}"
+
+
+def test_detectron2_builds_our_models_after_an_import():
+    """A script of a Detectron2 user: `build_model` finds the meta-architectures of all methods."""
+    code = f"""
+import regionclip
+from detectron2.modeling import build_model
+cfg = regionclip.load_config({LVIS_CUSTOM!r}, {flat(TINY)!r})
+assert type(build_model(cfg)).__name__ == "CLIPFastRCNN"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["regionclip", "regionclip.clip", "regionclip.ops", "regionclip.doctor"])
-def test_lower_rooms_load_without_detectron2(module):
+def test_lower_packages_load_without_detectron2(module):
     code = f"import sys; sys.modules['detectron2'] = None; import {module}; assert 'open_clip' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ import torch
 
 from regionclip.clip.class_name_files import names_alone, read_words
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.config.checks import clip_architecture
 from regionclip.config.loading import load_config
+from regionclip.config.resolve import clip_architecture
 from regionclip.engine.command import DONE, choose_device, detector_argument_parser, log_to_console, run_command
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_text, resolve_path

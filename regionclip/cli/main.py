@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from regionclip.cli import concepts, delegated, detect, download, export, features, pack
+from regionclip.cli import concepts, config, delegated, detect, download, export, features, pack
 
 app = typer.Typer(
     name="regionclip",
@@ -21,6 +21,7 @@ app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
 app.command("pack", no_args_is_help=True)(pack.pack)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("download")(download.download)
+app.command("config")(config.config)
 app.command("doctor")(delegated.doctor)
 
 

@@ -10,42 +10,21 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-from regionclip.clip.architectures import CLIPArchitecture, architecture_from_depth, get_architecture
-from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.config.keys import FIXED_KEYS, get_value
+from regionclip.config.keys import all_keys, get_value
+from regionclip.config.resolve import (
+    clip_architecture,
+    find_weights,
+    reads_class_names,
+    test_class_count,
+    uses_clip_backbone,
+)
 from regionclip.errors import Problem, UserError
-from regionclip.files import resolve_path
+from regionclip.method import methods_of
 
 logger = logging.getLogger(__name__)
 
-DENSE_TOWERS = tuple(f"build_clip_{name}_backbone" for name in ("vit", "swin", "davit", "focal"))
-CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
-DENSE_HEADS = ("CLIPTransformerROIHeads",)
-CLIP_BACKBONES = ("build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone")
 ALWAYS_REGISTERED = "coco_2017_ovd_all_test"
 """A dataset that tells whether `regionclip.data.datasets.builtin` was imported."""
-
-LEARN_FROM_PAIRS = ("PretrainFastRCNN", "ImageTextCLIP")
-"""Meta-architectures whose training data are image-text pairs."""
-
-REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
-"""Values of CROP_REGION_TYPE by meta-architecture."""
-
-CHOICES = {
-    "MODEL.CLIP.RPN_SCORE_FUSION": ("upstream", "sigmoid"),
-    "MODEL.CLIP.VIS_BEHAVIOUR": ("corrected", "upstream"),
-    "MODEL.CLIP.GLOBAL_BOX": ("image", "padded"),
-    "MODEL.CLIP.TEACHER_REGIONS": ("aligned", "cropped"),
-    "MODEL.CLIP.CONTRASTIVE_REGIONS": ("joined", "local"),
-    "MODEL.CLIP.INFERENCE_PRECISION": ("float32", "bfloat16", "float16"),
-    "MODEL.CLIP.INFERENCE_PRECISION_FROM": ("stem", "res2", "res3", "res4", "res5"),
-    "MODEL.CLIP.EMULATED_PRECISION": ("replace", "error", "keep"),
-    "MODEL.ROI_HEADS.SOFT_NMS_METHOD": ("gaussian", "linear", "hard"),
-    "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION": ("exact", "upstream"),
-    "TEST.EVALUATION_BACKEND": ("faster", "official"),
-    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
-}
-"""Keys that take one of a few words."""
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -62,77 +41,11 @@ def check_config(cfg: CfgNode) -> None:
         raise UserError(problems)
 
 
-def clip_architecture(cfg: CfgNode) -> CLIPArchitecture:
-    """Return the CLIP size of `cfg`: `MODEL.CLIP.ARCHITECTURE`, else upstream's `MODEL.RESNETS.DEPTH`.
-
-    Raises:
-        UserError: neither key names a known size.
-    """
-    if cfg.MODEL.CLIP.ARCHITECTURE:
-        return get_architecture(cfg.MODEL.CLIP.ARCHITECTURE)
-    return architecture_from_depth(cfg.MODEL.RESNETS.DEPTH)
-
-
-def teacher_architecture(cfg: CfgNode) -> CLIPArchitecture:
-    """Return the CLIP size of the teacher: TEACHER_ARCHITECTURE, else TEACHER_RESNETS_DEPTH.
-
-    Raises:
-        UserError: neither key names a known size.
-    """
-    clip = cfg.MODEL.CLIP
-    if clip.TEACHER_ARCHITECTURE:
-        return get_architecture(clip.TEACHER_ARCHITECTURE)
-    return architecture_from_depth(clip.TEACHER_RESNETS_DEPTH)
-
-
-def reads_class_names(cfg: CfgNode) -> bool:
-    """Return whether the detector embeds class names itself, and needs no embedding file."""
-    return cfg.MODEL.ROI_HEADS.NAME in DENSE_HEADS
-
-
-def uses_clip_backbone(cfg: CfgNode) -> bool:
-    """Return whether the detector itself (not its proposer) stands on a CLIP image tower."""
-    return cfg.MODEL.BACKBONE.NAME in CLIP_BACKBONES
-
-
 def _check_choices(cfg: CfgNode) -> Iterator[Problem]:
-    for key, choices in CHOICES.items():
-        value = get_value(cfg, key)
-        if value not in choices:
-            yield Problem(key, " or ".join(choices), repr(value), "choose one of them")
-
-
-def _check_fixed_values(cfg: CfgNode) -> Iterator[Problem]:
-    if cfg.MODEL.BACKBONE.NAME not in DENSE_TOWERS:
-        return
-    for key in FIXED_KEYS:
+    for key in all_keys():
         value = get_value(cfg, key.name)
-        if value != key.default:
-            yield Problem(key.name, f"{key.default}, the only value that is built", str(value), "leave it out")
-
-
-def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
-    sources = REGION_SOURCES.get(cfg.MODEL.META_ARCHITECTURE)
-    if sources is None:
-        return
-    clip = cfg.MODEL.CLIP
-    key = "MODEL.CLIP.CROP_REGION_TYPE"
-    if clip.CROP_REGION_TYPE not in sources:
-        yield Problem(key, " or ".join(sources), repr(clip.CROP_REGION_TYPE), f"add {key} {sources[-1]}")
-    elif clip.CROP_REGION_TYPE == "GT" and clip.MULTIPLY_RPN_SCORE:
-        yield Problem(
-            "MODEL.CLIP.MULTIPLY_RPN_SCORE",
-            "False with ground-truth boxes, which have no objectness",
-            "True",
-            "add MODEL.CLIP.MULTIPLY_RPN_SCORE False",
-        )
-    elif clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
-        yield Problem(
-            "MODEL.CLIP.OFFLINE_RPN_CONFIG",
-            "the YAML of the detector that proposes boxes",
-            "nothing",
-            f"name one of configs/*/mask_rcnn_R_50_*.yaml, or use {key} GT",
-        )
+        if key.choices and value not in key.choices:
+            yield Problem(key.name, " or ".join(key.choices), repr(value), "choose one of them")
 
 
 def _check_paths(cfg: CfgNode) -> Iterator[Problem]:
@@ -150,69 +63,6 @@ def _check_paths(cfg: CfgNode) -> Iterator[Problem]:
             yield Problem(key, "a file, relative to the working directory or the repository", value, fix)
 
 
-def find_weights(path: str) -> Path:
-    """Return the file behind `path`; one published script leaves out the ending `.pth`."""
-    found = resolve_path(path)
-    with_ending = resolve_path(f"{path}.pth")
-    return with_ending if not found.is_file() and with_ending.is_file() else found
-
-
-def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
-    if not uses_clip_backbone(cfg):
-        return
-    try:
-        architecture = clip_architecture(cfg)
-    except UserError as error:
-        yield from error.problems
-        return
-    mean, image_format = sum(cfg.MODEL.PIXEL_MEAN), cfg.INPUT.FORMAT
-    if mean < 3 and image_format != "RGB":
-        yield Problem("INPUT.FORMAT", "RGB for CLIP's pixel mean", repr(image_format), "add INPUT.FORMAT RGB")
-    is_pretraining = cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN"
-    if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and not is_pretraining:
-        return
-    wanted = {}
-    if not is_pretraining:
-        wanted["MODEL.CLIP.TEXT_EMB_DIM"] = (architecture.embedding_dim, "the embedding width")
-    pooler = "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"
-    if cfg.MODEL.ROI_HEADS.NAME == "CLIPStandardROIHeads":
-        # No layer4 stands between RoIAlign and the attention pool.
-        wanted[pooler] = (architecture.attention_grid, "the grid of the attention pool")
-        wanted["MODEL.FPN.OUT_CHANNELS"] = (architecture.attention_width, "the width of the attention pool")
-    elif architecture.attention_grid != cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2:
-        wanted[pooler] = (architecture.pooler_resolution, "which fits the attention pool")
-    for key, (value, meaning) in wanted.items():
-        actual = get_value(cfg, key)
-        if actual != value:
-            yield Problem(key, f"{value}, {meaning} of {architecture.name}", str(actual), f"add {key} {value}")
-
-
-def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
-    clip = cfg.MODEL.CLIP
-    if not clip.USE_TEXT_EMB_CLASSIFIER or reads_class_names(cfg):
-        return
-    rows = {"TEXT_EMB_PATH": cfg.MODEL.ROI_HEADS.NUM_CLASSES, "OPENSET_TEST_TEXT_EMB_PATH": None}
-    for name, count in rows.items():
-        if clip[name]:
-            try:
-                load_class_embeddings(clip[name], rows=count, dim=clip.TEXT_EMB_DIM, key=f"MODEL.CLIP.{name}")
-            except UserError as error:
-                yield from error.problems
-
-
-def test_class_count(cfg: CfgNode, dataset_name: str) -> int:
-    """Return how many classes the detector tells apart on a dataset.
-
-    A detector that reads class names has those of the dataset; open-set embeddings decide, if any.
-    """
-    clip = cfg.MODEL.CLIP
-    if reads_class_names(cfg):
-        return len(MetadataCatalog.get(dataset_name).thing_classes)
-    if clip.USE_TEXT_EMB_CLASSIFIER and clip.OPENSET_TEST_TEXT_EMB_PATH:
-        return len(load_class_embeddings(clip.OPENSET_TEST_TEXT_EMB_PATH))
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
-
-
 def _check_classifier_kind(cfg: CfgNode) -> Iterator[Problem]:
     key = "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER"
     value, word = get_value(cfg, key), "text-encoder" if reads_class_names(cfg) else "text-embedding"
@@ -221,20 +71,17 @@ def _check_classifier_kind(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem(key, expected, repr(value), f"write {word} or True in its place")
 
 
-def _check_classifier(cfg: CfgNode) -> Iterator[Problem]:
-    clip, box_head = cfg.MODEL.CLIP, cfg.MODEL.ROI_BOX_HEAD
-    if not clip.USE_TEXT_EMB_CLASSIFIER or reads_class_names(cfg):
+def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
+    if not uses_clip_backbone(cfg):
         return
-    if not clip.CLSS_TEMP > 0:
-        yield Problem(
-            "MODEL.CLIP.CLSS_TEMP", "a temperature above 0", str(clip.CLSS_TEMP), "add MODEL.CLIP.CLSS_TEMP 0.01"
-        )
-    uses_deltas = not (clip.NO_BOX_DELTA or clip.CROP_REGION_TYPE == "GT")
-    if clip.OPENSET_TEST_TEXT_EMB_PATH and uses_deltas and not box_head.CLS_AGNOSTIC_BBOX_REG:
-        key = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
-        yield Problem(
-            key, "True with open-set classes, which have no box deltas of their own", "False", f"add {key} True"
-        )
+    try:
+        clip_architecture(cfg)
+    except UserError as error:
+        yield from error.problems
+        return
+    mean, image_format = sum(cfg.MODEL.PIXEL_MEAN), cfg.INPUT.FORMAT
+    if mean < 3 and image_format != "RGB":
+        yield Problem("INPUT.FORMAT", "RGB for CLIP's pixel mean", repr(image_format), "add INPUT.FORMAT RGB")
 
 
 def _check_names(cfg: CfgNode) -> Iterator[Problem]:
@@ -247,22 +94,6 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
         name = get_value(cfg, key)
         if name not in registry:
             yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
-    key, parts = "MODEL.CLIP.INFERENCE_PRECISION", (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME)
-    if get_value(cfg, key) != "float32" and parts != ("CLIPFastRCNN", "CLIPRes5ROIHeads"):
-        yield Problem(key, f"float32 with {' and '.join(parts)}", repr(get_value(cfg, key)), "leave it out")
-    if cfg.MODEL.META_ARCHITECTURE != "CLIPFastRCNN":
-        return
-    is_dense = cfg.MODEL.BACKBONE.NAME in DENSE_TOWERS
-    wanted = {"MODEL.BACKBONE.NAME": CLIP_BACKBONES + DENSE_TOWERS}
-    wanted["MODEL.ROI_HEADS.NAME"] = DENSE_HEADS if is_dense else CLIP_HEADS
-    for key, names in wanted.items():
-        if get_value(cfg, key) not in names:
-            fix = f"add {key} {names[0]}"
-            yield Problem(key, f"{' or '.join(names)} in this CLIPFastRCNN", repr(get_value(cfg, key)), fix)
-    features = cfg.MODEL.ROI_HEADS.IN_FEATURES
-    if cfg.MODEL.ROI_HEADS.NAME == "CLIPRes5ROIHeads" and len(features) != 1:
-        fix = "add MODEL.ROI_HEADS.IN_FEATURES \"['res4']\""
-        yield Problem("MODEL.ROI_HEADS.IN_FEATURES", "one feature map with CLIPRes5ROIHeads", str(features), fix)
 
 
 def _check_tokenizer(cfg: CfgNode) -> Iterator[Problem]:
@@ -324,16 +155,18 @@ def _only_proposes(cfg: CfgNode) -> bool:
     return cfg.MODEL.META_ARCHITECTURE in ("ProposalNetwork", "CLIPProposalNetwork")
 
 
+def _check_methods(cfg: CfgNode) -> Iterator[Problem]:
+    for method in methods_of(cfg):
+        yield from method.config_problems(cfg)
+
+
 _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_choices,
-    _check_fixed_values,
-    _check_region_source,
     _check_paths,
     _check_names,
     _check_architecture,
     _check_classifier_kind,
-    _check_classifier,
-    _check_embeddings,
+    _check_methods,
     _check_tokenizer,
     _check_datasets,
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
 
-from regionclip.config.keys import get_cfg
+from regionclip.config.keys import all_keys, get_cfg, get_value, known_names
+from regionclip.config.reference import nearest_names
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
@@ -38,9 +40,9 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             reason = " ".join(str(error).split())
             raise user_error(config_file, "readable YAML", reason, "correct the file") from error
         except (KeyError, ValueError, AssertionError, AttributeError, TypeError, OSError, RecursionError) as error:
-            fix = "compare it with docs/config.md and the files in configs/"
+            fix = _nearest(error) or "compare it with docs/config.md and the files in configs/"
             raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
-        _find_neighbours(cfg, path.parent)
+        _find_neighbors(cfg, path.parent)
     try:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
@@ -48,18 +50,27 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             f"overrides {' '.join(overrides)}",
             "pairs of a known key and a value of its type",
             _reason(error),
-            "write KEY VALUE KEY VALUE ...; docs/config.md lists the keys",
+            _nearest(error) or "write KEY VALUE KEY VALUE ...; docs/config.md lists the keys",
         ) from error
     cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
     return cfg
 
 
-def _find_neighbours(cfg: CfgNode, folder: Path) -> None:
-    """Complete the names of files that lie beside the config: a folder with all of them can be moved."""
-    for key in ("ARCHITECTURE", "TEACHER_ARCHITECTURE", "OFFLINE_RPN_CONFIG"):
-        name = cfg.MODEL.CLIP[key]
-        if name and (folder / name).is_file():
-            cfg.MODEL.CLIP[key] = str(folder / name)
+def _find_neighbors(cfg: CfgNode, folder: Path) -> None:
+    """Complete the names of files that lie next to the config: a folder with all of them can be moved."""
+    for key in all_keys():
+        name = get_value(cfg, key.name) if key.is_file else None
+        if isinstance(name, str) and name and (folder / name).is_file():
+            cfg.merge_from_list([key.name, str(folder / name)])
+
+
+def _nearest(error: Exception) -> str:
+    """Return the fix for a key that does not exist: the names that it can mean; empty for another error."""
+    found = re.search(r"(?:Non-existent|non-existent) (?:config )?key: ?'?([\w.]+)", _reason(error))
+    if not found:
+        return ""
+    near = nearest_names(found[1], known_names(get_cfg()))
+    return f"write {' or '.join(near)}; docs/config.md lists the keys" if near else ""
 
 
 def _reason(error: Exception) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from regionclip.clip.class_embeddings import load_concepts, read_names
-from regionclip.config.checks import clip_architecture, dataset_problems, teacher_architecture
-from regionclip.errors import Problem, UserError
+from regionclip.config.checks import dataset_problems
+from regionclip.config.resolve import clip_architecture, learns_from_pairs
+from regionclip.errors import Problem
+from regionclip.method import methods_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,10 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
         key, parts = "SOLVER.GRADIENT_ACCUMULATION", cfg.SOLVER.GRADIENT_ACCUMULATION
         expected = f"1 to {images // processes}, the images of a process"
         yield Problem(key, expected, str(parts), "lower it, or raise SOLVER.IMS_PER_BATCH")
-    if cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
-        yield from _pretraining_problems(cfg)
-        return
-    if cfg.MODEL.META_ARCHITECTURE == "ImageTextCLIP":
-        yield from _pretraining_data_problems(cfg)
-        yield from _square_problems(cfg)
+    for method in methods_of(cfg):
+        yield from method.training_problems(cfg)
+    if learns_from_pairs(cfg):
+        yield from _pair_problems(cfg)
         return
     for name in cfg.DATASETS.TRAIN:
         problems = list(dataset_problems(name, "DATASETS.TRAIN"))
@@ -50,81 +48,21 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "class embeddings", "none, only those for tests", fix)
 
 
-def _pretraining_data_problems(cfg: CfgNode) -> Iterator[Problem]:
+def _pair_problems(cfg: CfgNode) -> Iterator[Problem]:
     data = cfg.DATASETS
     counts = {len(data.TRAIN), len(data.FACTORY_TRAIN), len(data.PATH_TRAIN)}
     if counts != {len(data.TRAIN)} or not data.TRAIN:
         names = "DATASETS.TRAIN, FACTORY_TRAIN and PATH_TRAIN"
         actual = f"{len(data.TRAIN)}, {len(data.FACTORY_TRAIN)} and {len(data.PATH_TRAIN)}"
         yield Problem(names, "an entry in each for every dataset", actual, "see docs/pretraining.md")
+    if cfg.MODEL.META_ARCHITECTURE == "ImageTextCLIP":
+        yield from _square_problems(cfg)
 
 
 def _square_problems(cfg: CfgNode) -> Iterator[Problem]:
     side, sides, key = clip_architecture(cfg).image_resolution, cfg.AUG.TRAIN.IMAGE_SIZE, "AUG.TRAIN.IMAGE_SIZE"
     if list(sides) != [side, side]:
         yield Problem(key, f"[{side}, {side}], the pictures of this CLIP", str(sides), f"add {key} [{side},{side}]")
-
-
-def _pretraining_problems(cfg: CfgNode) -> Iterator[Problem]:
-    yield from _pretraining_data_problems(cfg)
-    clip, sides = cfg.MODEL.CLIP, cfg.AUG.TRAIN
-    if cfg.MODEL.ROI_HEADS.NAME != "PretrainRes5ROIHeads":
-        key = "MODEL.ROI_HEADS.NAME"
-        yield Problem(key, "PretrainRes5ROIHeads", repr(cfg.MODEL.ROI_HEADS.NAME), f"add {key} PretrainRes5ROIHeads")
-    factors = {key: clip[key] for key in ("DISTILL_LOSS_WEIGHT", "CONTRASTIVE_LOSS_WEIGHT")}
-    for key, value in factors.items():
-        if not 0 <= value < math.inf:
-            yield Problem(f"MODEL.CLIP.{key}", "a factor from 0", str(value), "take 1, or 0 to leave the loss out")
-    for key in ("CLSS_TEMP", "TEACHER_CLSS_TEMP"):
-        if not clip[key] > 0:
-            yield Problem(f"MODEL.CLIP.{key}", "a temperature above 0", str(clip[key]), f"add MODEL.CLIP.{key} 0.01")
-    if not (clip.PRETRAIN_IMG_TXT_LEVEL or (clip.CONCEPT_POOL_EMB and any(factors.values()))):
-        fix = "name concept embeddings (tools/build_concept_pool.py), or add MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL True"
-        yield Problem("MODEL.CLIP.CONCEPT_POOL_EMB", "something to learn from", "no loss is enabled", fix)
-    if clip.PRETRAIN_IMG_TXT_LEVEL and not clip.PRETRAIN_ONLY_EOT:
-        key = "MODEL.CLIP.PRETRAIN_ONLY_EOT"
-        yield Problem(key, "True: a caption has one embedding", "False", f"add {key} True")
-    if clip.CROP_REGION_TYPE == "RANDOM" and not clip.PRETRAIN_SAMPLE_REGIONS:
-        key = "MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS"
-        yield Problem(key, "a number of random boxes", "None", f"add {key} 100")
-    if len(sides.IMAGE_SIZE) not in (1, 2):
-        yield Problem("AUG.TRAIN.IMAGE_SIZE", "one or two numbers", str(sides.IMAGE_SIZE), "write [800]")
-    if clip.CONCEPT_POOL_EMB:
-        yield from _concept_problems(cfg)
-
-
-def _concept_problems(cfg: CfgNode) -> Iterator[Problem]:
-    clip, key = cfg.MODEL.CLIP, "MODEL.CLIP.CONCEPT_THRES"
-    if not isinstance(clip.CONCEPT_THRES, float | int):
-        yield Problem(key, "a probability", repr(clip.CONCEPT_THRES), f"add {key} 0.1")
-    try:
-        teacher = teacher_architecture(cfg)
-        table = load_concepts(
-            clip.CONCEPT_POOL_EMB, clip_architecture(cfg).embedding_dim, "MODEL.CLIP.CONCEPT_POOL_EMB"
-        )
-        key = "MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB"
-        path = clip.TEACHER_CONCEPT_POOL_EMB or clip.CONCEPT_POOL_EMB
-        load_concepts(path, teacher.embedding_dim, key, rows=len(table))
-        names, others = read_names(clip.CONCEPT_POOL_EMB), read_names(path)
-    except UserError as error:
-        yield from error.problems
-        return
-    if names and others and names != others:
-        different = next(f"{a} and {b}" for a, b in zip(names, others, strict=True) if a != b)
-        yield Problem(
-            key, "the student's concepts in the same order", different, "build both pools from one --names file"
-        )
-    if clip.PROPOSAL_CACHE and len(cfg.AUG.TRAIN.IMAGE_SIZE) == 2:
-        expected = "no cache with random crops, of which no two are the same"
-        yield Problem(
-            "MODEL.CLIP.PROPOSAL_CACHE", expected, clip.PROPOSAL_CACHE, "leave it out, or one AUG.TRAIN.IMAGE_SIZE"
-        )
-    if clip.TEACHER_REGIONS == "aligned" and teacher.attention_grid != clip.TEACHER_POOLER_RESOLUTION // 2:
-        key, fitting = "MODEL.CLIP.TEACHER_POOLER_RESOLUTION", teacher.pooler_resolution
-        actual = str(clip.TEACHER_POOLER_RESOLUTION)
-        yield Problem(
-            key, f"{fitting}, which fits the attention pool of {teacher.name}", actual, f"add {key} {fitting}"
-        )
 
 
 def class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from detectron2.data.build import load_proposals_into_dataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from regionclip.config.checks import LEARN_FROM_PAIRS
+from regionclip.config.resolve import learns_from_pairs
 from regionclip.config.training_checks import class_problems, mixed_class_problems
 from regionclip.data.caption_loader import CaptionMapper, read_pairs, shuffled_groups
 from regionclip.data.datasets.annotation_file import report_left_out
@@ -115,7 +115,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
     Raises:
         UserError: it cannot be read, or nothing is left of it.
     """
-    if cfg.MODEL.META_ARCHITECTURE in LEARN_FROM_PAIRS:
+    if learns_from_pairs(cfg):
         pairs = read_pairs(cfg)
         logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
         return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))

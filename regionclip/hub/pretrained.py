@@ -15,8 +15,9 @@ from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.embedder import WordEmbedder
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.config.checks import check_config, clip_architecture, find_weights
+from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
+from regionclip.config.resolve import clip_architecture, find_weights
 from regionclip.data.class_lists import names_of_published
 from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.engine.checkpoint.run import RunCheckpoints

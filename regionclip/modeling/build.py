@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from regionclip.config.checks import uses_clip_backbone
+from regionclip.config.resolve import uses_clip_backbone
 
 _ON_CLIP = {"GeneralizedRCNN": "CLIPGeneralizedRCNN", "ProposalNetwork": "CLIPProposalNetwork"}
 """Detectron2's meta-architectures and what takes their place on a CLIP backbone."""

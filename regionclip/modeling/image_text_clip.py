@@ -15,7 +15,7 @@ from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.clip.resnet import Bottleneck, ModifiedResNet, NormFactory
 from regionclip.clip.text_encoder import TextEncoder
-from regionclip.config.checks import clip_architecture
+from regionclip.config.resolve import clip_architecture
 from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.losses.pretraining import image_text_loss
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
@@ -75,7 +75,7 @@ class ImageTextCLIP(TextEncoder):
                 [77], of its caption.
 
         Raises:
-            RuntimeError: in evaluation mode; the result is evaluated by `CLIPFastRCNN`.
+            RuntimeError: in evaluation mode; the result is evaluated as part of a detector.
         """
         if not self.training:
             raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")

@@ -8,9 +8,10 @@ import yaml
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from regionclip.config.checks import check_config
-from regionclip.config.keys import DEAD_KEYS, FIXED_KEYS, KEYS, get_cfg, get_value
+from regionclip.config.keys import all_keys, get_cfg, get_value
 from regionclip.config.loading import load_config
 from regionclip.errors import UserError
+from regionclip.method import methods
 from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA, REPOSITORY
 
@@ -20,7 +21,7 @@ ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.
 
 def test_defaults_are_detectron2s_plus_ours():
     cfg, stock = get_cfg(), get_detectron2_cfg()
-    ours = {key.name for key in KEYS + FIXED_KEYS}
+    ours = {key.name for key in all_keys()}
     assert {name: get_value(cfg, name) for name in leaves(stock)} == {
         name: get_value(stock, name) for name in leaves(stock)
     }
@@ -164,7 +165,7 @@ def test_embeddings_of_another_kind_are_refused(embedding_file, tmp_path, conten
         check_config(good(embedding_file, **{"MODEL.CLIP.TEXT_EMB_PATH": str(path)}))
 
 
-@pytest.mark.parametrize("key", [key.name for key in DEAD_KEYS])
+@pytest.mark.parametrize("key", [key.name for method in methods() for key in method.dead_keys])
 def test_dead_keys_merge_with_a_warning(tmp_path, caplog, key):
     """Upstream's files set some of them, integers where the defaults are fractions among them."""
     text = "1"

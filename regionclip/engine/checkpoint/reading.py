@@ -15,7 +15,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from regionclip.config.checks import find_weights
+from regionclip.config.resolve import find_weights
 from regionclip.errors import UserError, user_error
 from regionclip.files import is_pickle
 

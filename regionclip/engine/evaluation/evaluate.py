@@ -17,14 +17,8 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from regionclip.config.checks import (
-    class_count_problems,
-    clip_architecture,
-    dataset_problems,
-    reads_class_names,
-    test_class_count,
-    uses_clip_backbone,
-)
+from regionclip.config.checks import class_count_problems, dataset_problems
+from regionclip.config.resolve import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
 from regionclip.data.test_loader import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.evaluation.inference_loop import InferenceReport, run_inference
 from regionclip.engine.evaluation.journal import PredictionJournal, fingerprint

@@ -13,8 +13,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 import regionclip
-from regionclip.config.checks import find_weights
 from regionclip.config.loading import load_config
+from regionclip.config.resolve import find_weights
 from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Prediction
 

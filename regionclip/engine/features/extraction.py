@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import regionclip
-from regionclip.config.checks import check_config, dataset_problems, find_weights
+from regionclip.config.checks import check_config, dataset_problems
 from regionclip.config.keys import get_value
 from regionclip.config.loading import load_config
+from regionclip.config.resolve import find_weights
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.test_loader import TestMapper

@@ -147,10 +147,8 @@ class DetectorTrainer(TrainerBase):
 
     def _required_weights(self) -> tuple[str, ...]:
         # New heads are trained from scratch. What is frozen needs weights, and a backbone that was named is wanted.
-        frozen = ["offline_", "teacher_"]
-        if self.cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN":
-            frozen.append("lang_encoder.")
-        return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else tuple(frozen)
+        frozen = ("offline_", "teacher_", *getattr(self.model, "frozen_parts", ()))
+        return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else frozen
 
     def _resume(self, path: Path) -> None:
         content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)

@@ -1,6 +1,7 @@
 """RegionCLIP (Zhong et al., CVPR 2022): region-text pretraining, zero-shot detection and transfer learning."""
 
 from regionclip.method import Method
+from regionclip.methods.regionclip.keys import DEAD_KEYS, DEAD_NODES, KEYS
 
 METHOD = Method(
     name="regionclip",
@@ -17,6 +18,11 @@ METHOD = Method(
         "CLIPTransformerROIHeads": "regionclip.methods.regionclip.transformer_heads",
         "PretrainRes5ROIHeads": "regionclip.methods.regionclip.pretraining",
     },
+    image_text_architectures=("PretrainFastRCNN",),
+    keys=KEYS,
+    dead_keys=DEAD_KEYS,
+    dead_nodes=DEAD_NODES,
+    checks="regionclip.methods.regionclip.checks",
     region_features={
         "MODEL.META_ARCHITECTURE": "CLIPFastRCNN",
         "MODEL.ROI_HEADS.NAME": "CLIPRes5ROIHeads",

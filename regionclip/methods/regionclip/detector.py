@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from regionclip.clip.region_text_encoder import EMBEDDING_DIM
 from regionclip.clip.text_encoder import TextEncoder
-from regionclip.config.checks import clip_architecture
+from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
 from regionclip.methods.regionclip.export import export_parts

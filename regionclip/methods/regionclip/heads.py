@@ -21,7 +21,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from regionclip.clip.resnet import ModifiedResNet
-from regionclip.config.checks import clip_architecture
+from regionclip.config.resolve import clip_architecture
 from regionclip.methods.regionclip.box_predictor import CLIPOutputLayers, build_box_predictor
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage, EncodeBoxes
 from regionclip.modeling.inference.early_end import LazyRegions

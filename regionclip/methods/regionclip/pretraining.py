@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.text_encoder import TextEncoder
-from regionclip.config.checks import clip_architecture, teacher_architecture
+from regionclip.config.resolve import clip_architecture
+from regionclip.methods.regionclip.resolve import teacher_architecture
 from regionclip.methods.regionclip.teachers import Teacher, build_teacher
 from regionclip.modeling.backbones.clip_resnet import clip_tower
 from regionclip.modeling.gathering import gather_rows
@@ -72,6 +73,9 @@ class ConceptMatching:
 
 class PretrainFastRCNN(nn.Module):
     """The pretraining of RegionCLIP (section 3.3 of the paper), with the published state-dict keys."""
+
+    frozen_parts = ("lang_encoder.",)
+    """Beginnings of keys that need weights before training, beside those of the RPN and the teacher."""
 
     concept_emb: Tensor
     teacher_concept_emb: Tensor

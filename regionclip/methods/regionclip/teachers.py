@@ -11,7 +11,7 @@ from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_forma
 from detectron2.structures import Boxes
 from torch import Tensor
 
-from regionclip.config.checks import teacher_architecture
+from regionclip.methods.regionclip.resolve import teacher_architecture
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone, build_clip_resnet_backbone
 from regionclip.modeling.heads.region_encoder import RegionEncoder
 from regionclip.modeling.poolers import build_pooler

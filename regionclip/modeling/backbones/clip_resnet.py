@@ -13,10 +13,9 @@ from torch.nn import functional as F
 
 from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.resnet import ModifiedResNet, NormFactory
-from regionclip.config.checks import clip_architecture
+from regionclip.config.resolve import clip_architecture, uses_attention_pool
 
 _STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
-_TEXT_CLASSIFIER_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 
 
 class CLIPResNetBackbone(ModifiedResNet, Backbone):
@@ -71,7 +70,7 @@ def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPResN
         cfg.MODEL.RESNETS.OUT_FEATURES,
         norm=lambda channels: get_norm(cfg.MODEL.RESNETS.NORM, channels),
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        with_attention_pool=_head_uses_attention_pool(cfg),
+        with_attention_pool=uses_attention_pool(cfg),
     )
 
 
@@ -91,9 +90,3 @@ def clip_tower(backbone: nn.Module) -> ModifiedResNet | None:
     """Return the CLIP tower inside a backbone, with or without a feature pyramid; None if there is none."""
     tower = getattr(backbone, "bottom_up", backbone)
     return tower if isinstance(tower, ModifiedResNet) else None
-
-
-def _head_uses_attention_pool(cfg: CfgNode) -> bool:
-    head = cfg.MODEL.ROI_HEADS.NAME
-    with_words = head in _TEXT_CLASSIFIER_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER
-    return with_words or head == "PretrainRes5ROIHeads"
