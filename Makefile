@@ -1,11 +1,11 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Bring your own environment with `make VENV=path/to/environment`. PYTHON=... names the interpreter of a new one, which
-# is otherwise the newest of 3.11 to 3.14 that is there.
+# On a new machine, `make demo` and `make test` need no other command.
+# `make VENV=path/to/environment` uses an existing environment. PYTHON=... selects the interpreter of a new environment;
+# the default is the newest installed Python from 3.11 to 3.14.
 
 VENV ?= .venv
 PYTHON ?=
 RUN = $(VENV)/bin/python
-# Tests run in so many processes of one thread each; one needs up to 5 GB of memory.
+# Number of test processes, with one thread each; a process needs up to 5 GB of memory.
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
@@ -21,7 +21,7 @@ setup:
 demo: setup
 	$(RUN) tools/demo.py
 
-# The whole recipe on the small world of emoji scenes; hours on a laptop, resumable.
+# The full recipe on the synthetic dataset of emoji scenes; hours on a laptop, resumable.
 demo-model: setup
 	PYTHON=$(RUN) bash tools/train_emoji.sh
 
@@ -37,7 +37,7 @@ test-all: setup
 	$(RUN) -m mypy
 	$(PYTEST)
 
-# Times, each against the plain path in the same run; some minutes, on a machine that does nothing else.
+# Benchmarks, each against the plain baseline in the same run; some minutes, on an otherwise idle machine.
 bench: setup
 	$(RUN) benchmarks/ops.py
 	$(RUN) benchmarks/head.py
@@ -47,7 +47,7 @@ bench: setup
 	$(RUN) benchmarks/eval.py
 	$(RUN) benchmarks/pretrain_data.py
 
-# The operators under address and undefined-behaviour sanitizers.
+# Run the operators under address and undefined-behavior sanitizers.
 sanitize: setup
 	bash tests/sanitize.sh $(RUN)
 

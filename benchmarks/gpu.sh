@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Run on a GPU what needs one, in at most 8 minutes; results come as one JSON.
+# Run all checks that need a GPU, in at most 8 minutes; the results are one JSON file.
 #   bash benchmarks/gpu.sh [--dry-run] [--output FOLDER] [--steps NAME ...]
-# A machine without a network and with no more than torch is served by benchmarks/gpu_prepare.sh, which fills .gpu
-# elsewhere. PYTHON names another interpreter.
+# For a machine without a network and with torch only, run benchmarks/gpu_prepare.sh elsewhere first; it fills .gpu.
+# PYTHON selects another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ if [ -d .gpu/wheels ] && ! "$python" -c "import detectron2, open_clip, faster_co
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" .gpu/wheels/*.whl
   export PYTHONPATH=$PYTHONPATH:$site
 fi
-# Operators that were built elsewhere, where they load; else they are built here.
+# Use the operators that were built elsewhere if they load; otherwise build them here.
 missing='from regionclip.ops import native_problem as p; import torch; raise SystemExit(bool(p("cpu") or torch.cuda.is_available() and p("cuda")))'
 if ! "$python" -W ignore -c "$missing"; then
   if [ -d .gpu/operators ]; then cp .gpu/operators/*.so regionclip/ops/; fi

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fill .gpu with what benchmarks/gpu.sh needs on a machine that has Python 3.12, torch and common packages, but no
-# network: wheels of the other packages, the native operators built here, and emoji scenes; 64 MiB at most with the tree.
+# Fill .gpu with the files that benchmarks/gpu.sh needs on a machine that has Python 3.12, torch and common packages, but no
+# network: wheels of the other packages, the native operators built here, and emoji scenes. At most 64 MiB with the tree.
 #   bash benchmarks/gpu_prepare.sh [--scenes 200]
-# PYTHON names an interpreter with this package installed.
+# PYTHON selects an interpreter with this package installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ scenes=200
 if [ "${1:-}" = --scenes ]; then scenes=$2; fi
 limit=$((64 << 20))
 
-# Packages with wheels that torch's usual company lacks, and the sources of one that has none.
+# Packages with wheels that are usually not installed with torch; one package without a wheel is built from source.
 wheels=(fvcore iopath yacs omegaconf==2.3.0 hydra-core==1.3.2 termcolor open_clip_torch ftfy wcwidth pycocotools
   faster-coco-eval lvis==0.5.3 portalocker)
 pip=("$python" -m pip --disable-pip-version-check --quiet)
@@ -28,7 +28,7 @@ for package in "${wheels[@]}"; do
     "$package" || "${pip[@]}" wheel --no-deps --wheel-dir .gpu/wheels "$package"
 done
 "${pip[@]}" wheel --no-deps --wheel-dir .gpu/wheels antlr4-python3-runtime==4.9.3
-# Detectron2 without its compiled part, which is not needed and is for another Python.
+# Detectron2 without its compiled extension, which is not needed and is for another Python version.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 detectron2=$(grep -o 'sal-detectron2==[0-9.]*' tools/install.py)
@@ -39,7 +39,7 @@ find "$work" -name "_C*.so" -delete
 "$python" -m wheel tags --python-tag py3 --abi-tag none --platform-tag any --remove .gpu/wheels/sal_detectron2-*.whl > /dev/null
 cp regionclip/ops/_native*.so .gpu/operators/
 git rev-parse HEAD > .gpu/commit
-# Photos of the goldens that may not be shipped, where they are at hand.
+# The photos of the goldens that must not be redistributed, if they are available.
 if [ -f "${REGIONCLIP_GOLDENS:-}/inputs.npz" ]; then
   mkdir -p .gpu/goldens
   cp "$REGIONCLIP_GOLDENS/inputs.npz" .gpu/goldens/

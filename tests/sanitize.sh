@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests of the operators on a build with address and undefined-behavior sanitizers, with each instruction set
-# that the processor has.
+# Run the tests of the operators on a build with address and undefined-behavior sanitizers, for each instruction set of
+# the processor.
 #   bash tests/sanitize.sh [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 python=$(realpath -s "${1:-python3}")
 copy=build/sanitize
 mkdir -p "$copy"
-# A copy, so that the build of the installation stays.
+# A copy of the tree, so that the build of the installation is kept.
 for part in regionclip tests configs setup.py pyproject.toml README.md; do
   rm -rf "${copy:?}/$part"
   cp -r "$part" "$copy/"
@@ -18,7 +18,7 @@ rm -f regionclip/ops/*.so
 REGIONCLIP_SANITIZE=1 FORCE_CUDA=0 "$python" setup.py -q build_ext --inplace
 [ -f regionclip/ops/_native.abi3.so ] || { echo "error: the build with sanitizers failed" >&2; exit 1; }
 
-# The sanitizer has to be in the process before Python is; Python and torch leave memory to its end.
+# The sanitizer must be loaded before Python; Python and torch do not free all memory at exit.
 sanitized() {
   LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 "$python" "$@"

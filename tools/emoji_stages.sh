@@ -1,6 +1,6 @@
-# What the scripts of the small world share; each of them sources this file from the repository.
-# EMOJI_OUTPUT names another folder than output/emoji, EMOJI_SCENES another number of scenes of each split, EMOJI_PAIRS
-# another number of captioned pictures, EMOJI_PACKAGES a folder with the packages of drawings.
+# Shared functions of the scripts for the synthetic dataset; each script sources this file from the repository root.
+# EMOJI_OUTPUT replaces the folder output/emoji, EMOJI_SCENES sets the number of scenes per split, EMOJI_PAIRS sets the
+# number of captioned images, and EMOJI_PACKAGES names a folder with the packages of drawings.
 
 source tools/published_cases.sh
 
@@ -12,10 +12,10 @@ boxes=(MODEL.CLIP.BB_RPN_WEIGHTS "$out/rpn/model_final.pth")
 gt=(MODEL.CLIP.CROP_REGION_TYPE GT MODEL.CLIP.MULTIPLY_RPN_SCORE False)
 teacher=$out/clip/model_final.pth
 
-# Threads that wait for the data loader must not keep it from running.
+# Threads that wait for the data loader must not take CPU time from it.
 export OMP_WAIT_POLICY=PASSIVE
 
-# prepare: makes the world, where it is not there
+# prepare: generates the dataset if it does not exist
 prepare() {
   if [ -f "$world/annotations/captions_style.json" ] && [ -d "$world/pairs" ]; then return; fi
   local options=()
@@ -25,7 +25,7 @@ prepare() {
   "$python" tools/prepare_emoji.py --root "$world" "${options[@]}"
 }
 
-# train STAGE CONFIG KEY VALUE ...
+# train STAGE CONFIG KEY VALUE ...: trains a stage unless it is finished; resumes it if it was interrupted
 train() {
   local stage=$1 config=$2
   shift 2
@@ -34,7 +34,7 @@ train() {
     OUTPUT_DIR "$out/$stage" "$@"
 }
 
-# pretrain STAGE KEY VALUE ...: region-text pretraining from the teacher
+# pretrain STAGE KEY VALUE ...: region-text pretraining, initialized from the teacher
 pretrain() {
   local stage=$1
   shift
@@ -52,7 +52,7 @@ transfer() {
     MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "$out/concepts.safetensors" "$@"
 }
 
-# evaluate NAME STAGE KEY VALUE ...: zero-shot, with all words
+# evaluate NAME STAGE KEY VALUE ...: zero-shot, with all class names
 evaluate() {
   local name=$1 stage=$2
   shift 2
@@ -61,7 +61,7 @@ evaluate() {
     MODEL.WEIGHTS "$out/$stage/model_final.pth" OUTPUT_DIR "$out/$name" "${words[@]}" "${boxes[@]}" "$@"
 }
 
-# embed VOCABULARY FILE
+# embed VOCABULARY FILE: writes the class embeddings of a vocabulary unless the file exists
 embed() {
   if [ -f "$out/$2.safetensors" ]; then return; fi
   "$python" -m regionclip concepts --vocabulary "$1" --output "$out/$2.safetensors" \

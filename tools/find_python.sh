@@ -1,17 +1,17 @@
 #!/bin/sh
-# Print the newest Python from 3.11 to 3.14 that can make environments: of the commands that are given, else of those
-# on PATH and of pyenv's.
+# Print the newest Python from 3.11 to 3.14 that can create virtual environments, among the given commands or, without
+# any, among those on PATH and those of pyenv.
 #   sh tools/find_python.sh [COMMAND ...]
 
 versions="3.14 3.13 3.12 3.11"
 pyenv_root=$(pyenv root 2> /dev/null)
 
-# suits VERSION COMMAND: whether it starts, is of that version, and has venv with ensurepip (Debian ships those apart)
+# suits VERSION COMMAND: whether COMMAND runs, has VERSION, and has venv with ensurepip (separate packages in Debian)
 suits() {
   "$2" -c "import sys, ensurepip, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2> /dev/null
 }
 
-# candidates VERSION: a shim of pyenv is on PATH for each version, but starts only those that are chosen
+# candidates VERSION: pyenv has a shim on PATH for every version, but only the shims of selected versions run
 candidates() {
   echo "python$1"
   if [ -n "$pyenv_root" ]; then ls -d "$pyenv_root/versions/$1".*/bin/"python$1" 2> /dev/null; fi

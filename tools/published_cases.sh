@@ -1,4 +1,4 @@
-# What the published scripts share; each of them sources this file from the repository.
+# Shared functions of the published scripts; each script sources this file from the repository root.
 
 weights=./pretrained_ckpt
 coco=./configs/COCO-InstanceSegmentation
@@ -24,7 +24,7 @@ choose_model() {
   esac
 }
 
-# add_mask_size rn50|rn50x4: adds to `size` what detectors with masks need.
+# add_mask_size rn50|rn50x4: adds the overrides of detectors with masks to `size`.
 add_mask_size() {
   if [ "$1" = rn50x4 ]; then
     size+=(MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 18 MODEL.RESNETS.RES2_OUT_CHANNELS 320)
@@ -66,7 +66,7 @@ override() {
   echo "$value"
 }
 
-# detect_custom_images OVERRIDES...: detects on INPUT_DIR and draws what was found.
+# detect_custom_images OVERRIDES...: detects on INPUT_DIR and draws the detections.
 detect_custom_images() {
   local output input status=0 drawn=0
   output=$(override OUTPUT_DIR ./output "$@")
@@ -74,7 +74,7 @@ detect_custom_images() {
   "$python" ./tools/train_net.py --eval-only --num-gpus "$gpus" \
     --config-file "$lvis/CLIP_fast_rcnn_R_50_C4_custom_img.yaml" \
     MODEL.CLIP.OFFLINE_RPN_CONFIG "$lvis/mask_rcnn_R_50_FPN_1x.yaml" "$@" || status=$?
-  # 1 says that some pictures could not be read: the others are drawn.
+  # Exit code 1 means that some images could not be read; the detections of the others are drawn.
   if [ "$status" -gt 1 ]; then exit "$status"; fi
   "$python" ./tools/visualize_json_results.py --input-dir "$input" \
     --input "$output/inference/lvis_instances_results.json" --output "$output/regions" \

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What each part of the recipe is worth: further seeds, and pretraining without one part. Run tools/train_emoji.sh first.
+# Ablations of the recipe: further seeds, and pretraining without one part. Run tools/train_emoji.sh first.
 #   bash tools/study_emoji.sh [KEY VALUE ...]
-# Overrides go to every training. Given again, it goes on where it stopped. `python tools/emoji_table.py` prints what is there.
+# Overrides apply to every training. Run again, the script resumes. `python tools/emoji_table.py` prints the available
+# metrics.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/emoji_stages.sh
 
-# compare STAGE KEY VALUE ...: pretrains in another way, and evaluates
+# compare STAGE KEY VALUE ...: pretrains with overrides, and evaluates
 compare() {
   local stage=$1
   shift
@@ -23,7 +24,7 @@ from regionclip.data.class_lists import WORD_LISTS
 Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in WORD_LISTS["emoji"]()[::4]))
 PROGRAM
 embed "$out/quarter.txt" quarter_of_concepts
-# A third of the steps tells what a part is worth; the whole recipe in as many is beside it.
+# A third of the steps shows the effect of a part; the full recipe with as many steps is the reference.
 short=(SOLVER.MAX_ITER 500)
 compare short "${short[@]}" "$@"
 compare without_distillation MODEL.CLIP.DISTILL_LOSS_WEIGHT 0.0 "${short[@]}" "$@"
