@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fill .gpu with the files that benchmarks/gpu.sh needs on a machine that has Python 3.12, torch and common packages, but no
-# network: wheels of the other packages, the native operators built here, and emoji scenes. At most 64 MiB with the tree.
+# Fill .gpu with the files that benchmarks/gpu.sh needs on a machine with Python 3.12, torch and common packages, but no
+# network: wheels of other packages, the native operators built here, and emoji scenes; at most 64 MiB with the tree.
 #   bash benchmarks/gpu_prepare.sh [--scenes 200]
 # PYTHON selects an interpreter with this package installed.
 set -euo pipefail
