@@ -77,7 +77,7 @@ def main() -> None:
         detector.predict()
 
     full = median_seconds(whole, max(args.repeats // 2, 1))
-    regions = len(next(iter(detector.encoded_images)).regions)
+    regions = len(next(iter(detector.encoded_images)).encoding.proposals)
     rows, figures = [], {"whole_seconds": full, "regions": regions}
     for count, vocabulary in vocabularies.items():
         setting = median_seconds(lambda v=vocabulary: detector.set_vocabulary(v), args.repeats)  # type: ignore[misc]

@@ -201,10 +201,14 @@ def test_no_image_is_encoded_twice_and_new_words_encode_no_region_again(detector
     monkeypatch.setattr(model, "image_features", lambda images: maps.append(len(images)) or features(images))
     monkeypatch.setattr(heads, "encoder_of_image", encoder_of_image)
     detector.predict()
-    assert sum(boxes) == detector.encoded_images[-1].regions.encoded > 0
+    assert sum(boxes) == detector.encoded_images[-1].encoding.regions.encoded > 0
     detector.set_vocabulary(["bird", "person"])
     assert set(detector.predict(threshold=0.0).names) <= {"bird", "person"}
-    assert sum(boxes) == detector.encoded_images[-1].regions.encoded <= len(detector.encoded_images[-1].regions)
+    assert (
+        sum(boxes)
+        == detector.encoded_images[-1].encoding.regions.encoded
+        <= len(detector.encoded_images[-1].encoding.regions)
+    )
     detector.set_image(PHOTOS[1])
     detector.predict()
     seen = list(boxes)

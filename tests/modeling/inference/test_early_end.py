@@ -196,7 +196,7 @@ def ask(detector, picture):
     detector.forget_images()
     detector.set_image(picture)
     found = [detector.predict(threshold=0.3, topk=25), detector.predict(topk=10, per_class=True), detector.predict()]
-    return found, detector.encoded_images[-1].regions
+    return found, detector.encoded_images[-1].encoding.regions
 
 
 def test_a_trained_detector_finds_the_same_with_fewer_regions(emoji, monkeypatch):

@@ -1,0 +1,9 @@
+"""RegionCLIP in small, for the tests that every method passes."""
+
+from tests.helpers.detectors import LVIS_CUSTOM, TINY
+
+CONFIG = LVIS_CUSTOM
+CLASSES = 1203
+OVERRIDES = TINY | {"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True", "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": "100"}
+EMBEDDINGS = "MODEL.CLIP.TEXT_EMB_PATH"
+TRAINED = OVERRIDES | {"MODEL.CLIP.MULTIPLY_RPN_SCORE": "False"}
