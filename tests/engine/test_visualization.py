@@ -20,8 +20,10 @@ RUN_LENGTHS = {"size": [SIDE, SIDE], "counts": [20 * SIDE, 120 * SIDE, 60 * SIDE
 
 
 @pytest.fixture
-def draw(tmp_path):
+def draw(tmp_path, monkeypatch):
     """Draw results on two images, one of them in a folder, and return the pixels of the first."""
+    # Detectron2 chooses colors at random, some of which are as gray as the images.
+    monkeypatch.setattr("detectron2.utils.visualizer.random_color", lambda **_: np.array([1.0, 0, 0]))
     for name in ("a.png", "sub/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (SIDE, SIDE), (90, 90, 90)).save(tmp_path / name)
