@@ -1,4 +1,4 @@
-"""Package definition; the native operators are built where there is a compiler."""
+"""What pyproject.toml cannot say: the native operators, built where there is a compiler, and the shipped files."""
 
 import os
 import re
@@ -77,52 +77,19 @@ def extension(kind: Callable[..., Extension], name: str, *patterns: str, **optio
     )
 
 
-def version() -> str:
-    """Return the version that the package states."""
-    text = (ROOT / "regionclip" / "__init__.py").read_text()
-    return text.split('__version__ = "')[1].split('"')[0]
+SHIPPED = {
+    "configs": ["*.yaml", "*/*.yaml", "*/*.json"],
+    "datasets": ["demo_images/*", "demo_scenes/*"],
+    "pretrained_ckpt": ["emoji/*"],
+}
+"""Files of the repository that a wheel carries as `regionclip/shipped/`."""
 
+PACKAGES = {f"regionclip.shipped.{name}": name for name in SHIPPED}
+TEXTS = ["data/image_text/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
 
 setup(
-    name="regionclip",
-    license="Apache-2.0",
-    license_files=["LICENSE", "NOTICE"],
-    version=version(),
-    description="Open-vocabulary object detection with region-text models, on Detectron2",
-    long_description=(ROOT / "README.md").read_text(),
-    long_description_content_type="text/markdown",
-    python_requires=">=3.11",
-    packages=find_packages(include=["regionclip", "regionclip.*"]),
-    package_data={
-        "regionclip": ["py.typed", "data/image_text/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
-    },
-    # Detectron2 has no distribution name that pip could require; INSTALL.md and `make setup` bring it.
-    install_requires=[
-        "torch>=2.10",
-        "torchvision",
-        "numpy",
-        "pillow>=10.1",
-        "pyyaml",
-        "tqdm",
-        "tabulate",
-        "open_clip_torch>=2.30",
-        "timm",
-        "safetensors",
-        "pycocotools",
-        "lvis",
-        "faster-coco-eval>=1.6",
-        "filelock",
-        "huggingface_hub",
-        "matplotlib",
-        "typer>=0.15",
-    ],
-    extras_require={
-        "spacy": ["spacy"],
-        "parquet": ["pyarrow"],
-        "supervision": ["supervision"],
-        "onnx": ["onnx", "onnxscript", "onnxruntime"],
-        "bench": ["transformers"],
-    },
-    entry_points={"console_scripts": ["regionclip=regionclip.cli.main:main"]},
+    packages=[*find_packages(include=["regionclip", "regionclip.*"]), *PACKAGES],
+    package_dir=PACKAGES,
+    package_data={"regionclip": ["py.typed", *TEXTS], **{p: SHIPPED[name] for p, name in PACKAGES.items()}},
     **native_operators(),
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from regionclip.files import REPOSITORY
+from regionclip.files import REPOSITORY, download_folder
 
 PYTHON_AT_LEAST = (3, 11)
 TORCH_AT_LEAST = (2, 10)
@@ -132,12 +132,13 @@ def check_processor() -> Finding:
 def check_weights() -> Finding:
     """List the weights under `pretrained_ckpt/`."""
     endings = {".pth", ".pt", ".pkl", ".safetensors"}
-    folder = REPOSITORY / "pretrained_ckpt"
-    found = sorted(path for path in folder.rglob("*") if path.suffix in endings) if folder.is_dir() else []
+    folders = dict.fromkeys(place / "pretrained_ckpt" for place in (REPOSITORY, download_folder()))
+    found = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in endings)
     if not found:
         return Finding("weights", "none in pretrained_ckpt/", "see docs/MODEL_ZOO.md", required=False)
     size = sum(path.stat().st_size for path in found) / 1e9
-    return Finding("weights", f"{len(found)} files, {size:.1f} GB in {_relative(folder)}", required=False)
+    places = " and ".join(map(_relative, folders))
+    return Finding("weights", f"{len(found)} files, {size:.1f} GB in {places}", required=False)
 
 
 def check_default_detector() -> Finding:
@@ -148,8 +149,8 @@ def check_default_detector() -> Finding:
     folder = REPOSITORY / "pretrained_ckpt" / "emoji"
     if (folder / "model.safetensors").is_file():
         return Finding("default detector", f"emoji in {_relative(folder)}", required=False)
-    state = f"emoji is not in {folder}: a wheel has no weights"
-    fix = "install from a clone (pip install -e), or name a detector in REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
+    state = f"emoji is not in {folder}"
+    fix = "install the package again, or name a detector in REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
     return Finding("default detector", state, fix, required=False)
 
 
@@ -195,7 +196,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _relative(path: Path) -> str:
-    return str(path.relative_to(REPOSITORY))
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
 if __name__ == "__main__":

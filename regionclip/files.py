@@ -21,20 +21,47 @@ _BYTE_ORDER_MARKS = (
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+_IS_CLONE = (_PACKAGE.parent / "setup.py").is_file()
+
+REPOSITORY = _PACKAGE.parent if _IS_CLONE else _PACKAGE / "shipped"
+"""The folder of `configs/`, `datasets/` and `pretrained_ckpt/`: the clone, or what a wheel carries of it."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of caches: $REGIONCLIP_CACHE, else `regionclip` in the user's cache folder."""
+    own = os.environ.get("REGIONCLIP_CACHE")
+    if own:
+        return Path(own)
+    home = Path("~/.cache").expanduser() if _has_home() else Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME", home)) / "regionclip"
+
+
+def _has_home() -> bool:
+    # In a container the user may have neither HOME nor a name.
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
+
+
+def download_folder() -> Path:
+    """Return the folder that holds `pretrained_ckpt/` for downloads: the clone, or for a wheel the caches."""
+    return REPOSITORY if _IS_CLONE else cache_folder()
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
-    """Return where `path` points: absolute, else relative to the working directory, else to the repository.
+    """Return where `path` points: absolute, else relative to the working directory, the repository, or downloads.
 
-    A path that exists in neither place is returned relative to the working directory, so that an
+    A path that exists in none of these places is returned relative to the working directory, so that an
     error message names the place where the user would look first.
     """
     given = Path(path).expanduser()
     if given.is_absolute() or given.exists():
         return given
-    in_repository = REPOSITORY / given
-    return in_repository if in_repository.exists() else given
+    places = [folder / given for folder in (REPOSITORY, download_folder())]
+    return next((place for place in places if place.exists()), given)
 
 
 def make_folder(folder: str | os.PathLike[str], what: str) -> list[Path]:

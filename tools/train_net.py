@@ -1,40 +1,7 @@
 #!/usr/bin/env python3
-"""Train or evaluate a detector: `--config-file FILE [--eval-only] [--resume] [--num-gpus N] KEY VALUE ...`."""
+"""Train or evaluate a detector: the published command line of `regionclip.cli.train_net`."""
 
-from __future__ import annotations
-
-import argparse
-
-import torch
-
-from regionclip.engine.command import (
-    detector_argument_parser,
-    load_checked_config,
-    log_to_console,
-    plan_processes,
-    report_user_errors,
-    run_command,
-)
-from regionclip.engine.distributed import launch
-from regionclip.engine.workflows import evaluate_only, train
-
-
-def work(args: argparse.Namespace) -> None:
-    """Do the work of one process and exit with its code."""
-    torch.multiprocessing.set_sharing_strategy("file_system")
-    log_to_console()
-    run_command(lambda: (evaluate_only if args.eval_only else train)(args))
-
-
-def main() -> None:
-    """Parse the command line and start one process for each GPU."""
-    args = detector_argument_parser(str(__doc__)).parse_args()
-    processes, on_gpu = report_user_errors(lambda: plan_processes(args))
-    if processes > 1:
-        # Bad input is reported here, once, instead of by every process.
-        report_user_errors(lambda: load_checked_config(args))
-    report_user_errors(lambda: launch(work, args, processes=processes, on_gpu=on_gpu))
-
+from regionclip.cli.train_net import main
 
 if __name__ == "__main__":
     main()

@@ -1,45 +1,36 @@
-"""Commands that are tools under another name, and the look over the installation."""
+"""Commands that are tools under another name, and the check of the installation."""
 
 from __future__ import annotations
 
-import runpy
-import sys
 from typing import Annotated
 
 import typer
 
 from regionclip.console import streams_that_may_close
-from regionclip.files import REPOSITORY
 
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Everything after the command goes to the tool as it is, `--help` too."""
 
 
-def run_tool(tool: str, arguments: list[str]) -> None:
-    """Run a script of `tools/` as if it had been called with these arguments."""
-    from regionclip.engine.command import report_user_errors
-    from regionclip.errors import user_error
-
-    script = REPOSITORY / "tools" / tool
-
-    def require() -> None:
-        if not script.is_file():
-            fix = "install with pip install -e from a clone of the repository, which also has the configs"
-            raise user_error(f"tools/{tool}", "the repository", "no such file", fix)
-
-    report_user_errors(require)
-    sys.argv = [str(script), *arguments]
-    runpy.run_path(str(script), run_name="__main__")
-
-
 def evaluate(context: typer.Context) -> None:
     """Evaluate a detector: tools/train_net.py --eval-only with the same options and KEY VALUE pairs."""
-    run_tool("train_net.py", ["--eval-only", *context.args])
+    from regionclip.cli.train_net import main
+
+    main(["--eval-only", *context.args], "regionclip eval")
 
 
 def train(context: typer.Context) -> None:
     """Train a detector: tools/train_net.py with the same options and KEY VALUE pairs."""
-    run_tool("train_net.py", context.args)
+    from regionclip.cli.train_net import main
+
+    main(context.args, "regionclip train")
+
+
+def features(context: typer.Context) -> None:
+    """Save region embeddings: tools/extract_region_features.py with the same options and KEY VALUE pairs."""
+    from regionclip.cli.extract_region_features import main
+
+    main(context.args, "regionclip features")
 
 
 def doctor(

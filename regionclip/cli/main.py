@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from regionclip.cli import concepts, config, delegated, detect, download, export, features, pack
+from regionclip.cli import concepts, config, delegated, detect, download, export, pack
 
 app = typer.Typer(
     name="regionclip",
@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Find objects in pictures by the words you type. Shell completion: regionclip --install-completion",
 )
 app.command("detect", no_args_is_help=True)(detect.detect)
-app.command("features", context_settings=delegated.FORWARDED)(features.features)
+app.command("features", context_settings=delegated.FORWARDED)(delegated.features)
 app.command("concepts", no_args_is_help=True)(concepts.concepts)
 app.command("eval", context_settings=delegated.FORWARDED)(delegated.evaluate)
 app.command("train", context_settings=delegated.FORWARDED)(delegated.train)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from regionclip.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +22,6 @@ FILES = "CREATE TABLE IF NOT EXISTS weights (file PRIMARY KEY, hash)"
 
 KEYS_AT_ONCE = 500
 """SQLite allows a limited number of parameters in a query."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of caches: $REGIONCLIP_CACHE, else `regionclip` in the user's cache folder."""
-    own = os.environ.get("REGIONCLIP_CACHE")
-    if own:
-        return Path(own)
-    home = Path("~/.cache").expanduser() if _has_home() else Path(tempfile.gettempdir())
-    return Path(os.environ.get("XDG_CACHE_HOME", home)) / "regionclip"
-
-
-def _has_home() -> bool:
-    # In a container the user may have neither HOME nor a name.
-    try:
-        Path.home()
-    except RuntimeError:
-        return False
-    return True
 
 
 class EmbeddingCache:

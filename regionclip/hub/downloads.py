@@ -17,8 +17,8 @@ from typing import BinaryIO
 from filelock import FileLock
 from tqdm import tqdm
 
-from regionclip.clip.embedding_cache import cache_folder
 from regionclip.errors import UserError, user_error
+from regionclip.files import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -37,11 +37,8 @@ CONFIG_FILE, WEIGHT_FILES = "config.yaml", ("model.safetensors", "model_final.pt
 TEXT_FILE, VOCABULARY_FILE = "text.safetensors", "vocabulary.safetensors"
 """What it may hold beside: a text tower, and the words that it knows from the start."""
 
-CLONE = (
-    "they come with the repository, not with a wheel: install with pip install -e from a clone, or name another "
-    "detector with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
-)
-"""What to do where the files that are shipped beside the package are missing."""
+INSTALL_AGAIN = "install the package again, or name another with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
+"""What to do where the files that are shipped with the package are missing."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,8 @@ def _find(name_or_path: str, config: str, source: str) -> _Parts:
     if path.is_dir():
         return _folder(path)
     if name_or_path in SHIPPED:
-        raise user_error(f"detector {name_or_path}", f"its files in {REPOSITORY / path}", "no such folder", CLONE)
+        expected = f"its files in {REPOSITORY / path}"
+        raise user_error(f"detector {name_or_path}", expected, "no such folder", INSTALL_AGAIN)
     if path.is_file() and config:
         return _Parts(config, (), str(path))
     if path.is_file():

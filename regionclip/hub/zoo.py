@@ -9,7 +9,7 @@ from pathlib import Path
 from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.errors import user_error
-from regionclip.files import REPOSITORY, resolve_path
+from regionclip.files import download_folder, resolve_path
 from regionclip.hub.downloads import download, file_hash
 
 FOLDER = "pretrained_ckpt"
@@ -43,7 +43,7 @@ class PublishedFile:
     @property
     def target(self) -> Path:
         """Where the file is put when it is downloaded."""
-        return REPOSITORY / FOLDER / self.path
+        return download_folder() / FOLDER / self.path
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from regionclip.clip.architectures import get_architecture
-from regionclip.clip.embedding_cache import EmbeddingCache, cache_folder
+from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PROMPT_ENSEMBLES, PROMPT_TEMPLATES, fill_template, prompt_ensemble
 from regionclip.clip.text_encoder import tokenize
 from regionclip.clip.vocabulary import Classifier, Vocabulary, read_words
 from regionclip.data.class_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
 from regionclip.errors import UserError
+from regionclip.files import cache_folder
 from regionclip.inference import text_encoder as text
 from regionclip.inference.text_encoder import load_embedder
 from regionclip.inference.vocabularies import VocabularyOptions, make_vocabulary, save_vocabulary, split_words
