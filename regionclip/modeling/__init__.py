@@ -1,1 +1,1 @@
-"""Parts of detectors that no method owns."""
+"""Detector components shared by all methods."""

@@ -1,4 +1,4 @@
-"""From a config to a model on its device."""
+"""Build a model from a config."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 from regionclip.config.resolve import uses_clip_backbone
 
 _ON_CLIP = {"GeneralizedRCNN": "CLIPGeneralizedRCNN", "ProposalNetwork": "CLIPProposalNetwork"}
-"""Detectron2's meta-architectures and what takes their place on a CLIP backbone."""
+"""CLIP variants of Detectron2's meta-architectures, used when the backbone is CLIP."""
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
     """Build the model of `cfg.MODEL.META_ARCHITECTURE` on `cfg.MODEL.DEVICE`, without loading weights.
 
-    Configs of upstream name `GeneralizedRCNN` for CLIP backbones too; those get the variant that
-    knows CLIP, and Detectron2's own class stays as it is.
+    Upstream's configs name `GeneralizedRCNN` for CLIP backbones too; these get the CLIP variant, and
+    Detectron2's own class is not patched.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     if uses_clip_backbone(cfg):

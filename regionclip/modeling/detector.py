@@ -1,4 +1,4 @@
-"""The contract of open-vocabulary detectors: all that predictor, batch, evaluation, features and export know of one."""
+"""Interface of open-vocabulary detectors for the predictor, batch runs, evaluation, features and export."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from regionclip.modeling.proposals.sources import ImageInput
 
 @dataclass(frozen=True)
 class Selection:
-    """Which detections of an image are wanted; None is what the config says."""
+    """Which detections of an image to return; None takes the value of the config."""
 
     threshold: float | None = None
-    """Lowest reported score."""
+    """Minimum score."""
     topk: int | None = None
-    """Most detections."""
+    """Maximum number of detections."""
     per_class: bool = True
-    """Suppress duplicates within each class, as published; else each object keeps its best class."""
+    """Suppress duplicates within each class, as published; else across classes: each object keeps its best class."""
 
 
 @dataclass(frozen=True)
 class TextSpace:
-    """The CLIP whose text embeddings regions are compared with."""
+    """The CLIP model whose text embeddings regions are compared with."""
 
     dim: int
-    """Width D of the joint space."""
+    """Width D of the joint embedding space."""
     clip: str
-    """Name of its size."""
+    """Name of the CLIP size."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A graph for export with example inputs, of whose axes some can have any size."""
+    """A graph for export with example inputs and dynamic axes."""
 
     name: str
     graph: nn.Module
@@ -49,44 +49,44 @@ class Part:
 
 
 class Classifier(Protocol):
-    """Compares regions with class names."""
+    """Compares region embeddings with class embeddings."""
 
     @property
     def classes(self) -> int:
-        """Number K of the classes that are reported, the first columns of the cosines."""
+        """Number K of reported classes, the first columns of the cosines."""
         ...
 
     def __call__(self, unit_regions: Tensor) -> Tensor:
-        """Return cosines [R, K + B] of unit region embeddings [R, D] with K classes and B background ones."""
+        """Return cosines [R, K + B] of unit region embeddings [R, D] with K classes and B background classes."""
         ...
 
 
 class ImageEncoding(Protocol):
-    """What a detector computed of one image, and no class name changes."""
+    """The part of a detector's computation on one image that does not depend on class names."""
 
     @property
     def proposals(self) -> Instances:
-        """Boxes that the detector finds by itself: `proposal_boxes` [R, 4], in pixels of the network input."""
+        """The detector's own proposals: `proposal_boxes` [R, 4], in pixels of the network input."""
         ...
 
     @property
     def encoded_regions(self) -> int:
-        """Number of the proposals that were encoded until now."""
+        """Number of proposals encoded so far."""
         ...
 
 
 @runtime_checkable
 class OpenVocabularyDetector(Protocol):
-    """A Detectron2 meta-architecture whose classes can change while it runs."""
+    """A Detectron2 meta-architecture whose classes can change at run time."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     @property
     def text_space(self) -> TextSpace:
-        """Whose text embeddings fit."""
+        """The embedding space that class embeddings must come from."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class OpenVocabularyDetector(Protocol):
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:
-        """Beginnings of the keys of weights without effect once class names are given."""
+        """Key prefixes of weights that have no effect once class names are given."""
         ...
 
     def eval(self) -> Any:
@@ -108,20 +108,20 @@ class OpenVocabularyDetector(Protocol):
         ...
 
     def require_open_vocabulary(self) -> None:
-        """Raise a `UserError` unless the detector takes any class names, not only those it was trained for."""
+        """Raise a `UserError` unless the detector accepts any class names, not only those of its training."""
         ...
 
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> Sequence[ImageEncoding]:
-        """Compute of images what does not depend on class names.
+        """Compute the part of detection that does not depend on class names.
 
         Args:
             inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT. A batch is padded to its largest image.
-            proposals: of all images at once; else of each when it is first asked for them.
+            proposals: compute the proposals of all images now; else those of an image on first access.
         """
         ...
 
     def detect(self, encoding: Any, classifier: Classifier | None, selection: Selection) -> Instances:
-        """Detect objects of a classifier's classes, or those of the config, in one image.
+        """Detect objects of the classifier's classes, or of the config's classes, in one image.
 
         Returns:
             Instances with `pred_boxes` in pixels of the network input, `scores`, `pred_classes`, best first, and
@@ -134,23 +134,23 @@ class OpenVocabularyDetector(Protocol):
         ...
 
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return [R, K + 1] of region embeddings [R, D]: of a classifier's classes or the config's, and of the rest."""
+        """Return [R, K + 1] of region embeddings [R, D]: classes of the classifier or config, then the rest."""
         ...
 
     def prepare_for_inference(self, precision: str, first_stage: str, when_emulated: str) -> nn.Module:
-        """Rewrite the detector in place so that it computes the same in less time, and return it.
+        """Optimize the detector in place for inference with the same results, and return it.
 
         Arguments and errors are those of `modeling.inference.prepare.prepare_for_inference`.
         """
         ...
 
     def export_parts(self) -> Iterator[Part]:
-        """Yield the graphs that make up the detector; raises `UserError` for what other runtimes cannot compute."""
+        """Yield the graphs of the detector; raises `UserError` for what other runtimes cannot compute."""
         ...
 
 
 def require_detector(model: nn.Module) -> OpenVocabularyDetector:
-    """Return a model as the detector that it is; raises `UserError` for any other model."""
+    """Return the model as an `OpenVocabularyDetector`; raises `UserError` for any other model."""
     if not isinstance(model, OpenVocabularyDetector):
         expected, fix = "an open-vocabulary detector", "name the config of a detector"
         raise user_error("model", expected, type(model).__name__, fix)
@@ -159,7 +159,7 @@ def require_detector(model: nn.Module) -> OpenVocabularyDetector:
 
 @runtime_checkable
 class EmbedsClassNames(Protocol):
-    """A detector with a text encoder of its own, trained with it."""
+    """A detector with its own text encoder, trained jointly."""
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Embed the class names that regions are scored against."""

@@ -1,4 +1,4 @@
-"""Rows of all processes as one tensor, with exact gradients and any number of rows in each."""
+"""All-gather of rows across processes, with exact gradients and any number of rows per process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _GatherRows(torch.autograd.Function):
-    """Forward: all rows, in the order of processes. Backward: the sum of what all processes send back."""
+    """Forward: all rows, in rank order. Backward: the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows [N, ...] of all processes, one after the other: [sum N, ...].
+    """Return the rows [N, ...] of all processes, concatenated in rank order: [sum N, ...].
 
-    When every process computes the same loss of the result, the mean over processes of the gradients
-    is the gradient of that loss. Upstream's `gather_tensors`, which cuts all processes to the
-    smallest number of rows.
+    If every process computes the same loss of the result, the mean of the gradients over processes
+    is the gradient of that loss. Upstream's `gather_tensors` truncates all processes to the smallest
+    number of rows instead.
     """
     return rows if comm.get_world_size() == 1 else _GatherRows.apply(rows)

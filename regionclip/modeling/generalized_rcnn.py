@@ -1,4 +1,4 @@
-"""Detectron2's own meta-architectures on a CLIP backbone."""
+"""Detectron2's meta-architectures on a CLIP backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regionclip.modeling.preprocessing import pixels_to_unit_range
 
 
 class CLIPGeneralizedRCNN(GeneralizedRCNN):
-    """Faster/Mask R-CNN whose C4 head borrows CLIP's last stage; images are scaled to CLIP's range."""
+    """Faster/Mask R-CNN whose C4 head shares CLIP's last stage; images are scaled to CLIP's pixel range."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -26,7 +26,7 @@ class CLIPGeneralizedRCNN(GeneralizedRCNN):
 
 
 class CLIPProposalNetwork(ProposalNetwork):
-    """Region proposal network on a CLIP backbone; images are scaled to CLIP's range."""
+    """RPN on a CLIP backbone; images are scaled to CLIP's pixel range."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class CLIPProposalNetwork(ProposalNetwork):
 
 
 def _pixel_statistics(cfg: CfgNode) -> dict[str, list[float]]:
-    # (x / 255 - mean) / std = (x - 255 mean) / (255 std): Detectron2's own preprocessing then fits.
+    # (x / 255 - mean) / std = (x - 255 mean) / (255 std), so Detectron2's own preprocessing can be used.
     scale = 255.0 if pixels_to_unit_range(cfg) else 1.0
     return {
         "pixel_mean": [value * scale for value in cfg.MODEL.PIXEL_MEAN],

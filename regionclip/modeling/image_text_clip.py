@@ -1,4 +1,4 @@
-"""CLIP itself: whole pictures against captions, for towers small enough to be trained anew."""
+"""CLIP training: contrastive loss of whole images and captions, for encoders small enough to train from scratch."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.sources import ImageInput
 
 LENGTHS = 4
-"""Parts of a batch of captions: most are short, and some are long."""
+"""Number of chunks of a caption batch, by length: most captions are short, some are long."""
 
 LARGEST_SCALE = 100.0
-"""The cosines are multiplied by a learned number, at most this, as in CLIP."""
+"""Upper bound of the learned logit scale, as in CLIP."""
 
 
 class ImageTextCLIP(TextEncoder):
-    """CLIP's two towers and its contrastive loss; the keys are open_clip's (`visual.*` and bare text keys)."""
+    """CLIP's image and text encoder with the contrastive loss; keys as in open_clip (`visual.*`, bare text keys)."""
 
     @configurable
     def __init__(
         self, *, architecture: CLIPArchitecture, norm: NormFactory, preprocessor: ImagePreprocessor, gather: bool
     ) -> None:
-        """Make both towers with random weights.
+        """Create both encoders with random weights.
 
         Args:
             architecture: the CLIP size.
-            norm: makes the normalisation layers of the image tower.
-            preprocessor: normalises images, all of `architecture.image_resolution`.
+            norm: factory of the normalization layers of the image encoder.
+            preprocessor: normalizes images, all of `architecture.image_resolution`.
             gather: share embeddings among processes (GATHER_GPUS).
         """
         super().__init__(architecture)
@@ -64,7 +64,7 @@ class ImageTextCLIP(TextEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.preprocessor.mean.device
 
     def forward(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:  # type: ignore[override]
@@ -75,7 +75,7 @@ class ImageTextCLIP(TextEncoder):
                 [77], of its caption.
 
         Raises:
-            RuntimeError: in evaluation mode; the result is evaluated as part of a detector.
+            RuntimeError: in evaluation mode; the weights are evaluated as part of a detector.
         """
         if not self.training:
             raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
@@ -89,7 +89,7 @@ class ImageTextCLIP(TextEncoder):
             return {"loss_image_text": image_text_loss(images.float(), texts.float(), 1 / scale)}
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
-        """Embed captions [N, 77] in parts of like length, without the padding behind the longest of each."""
+        """Embed captions [N, 77] in chunks of similar length, each truncated to its longest caption."""
         lengths = tokens.argmax(dim=1) + 1
         order = lengths.argsort()
         parts = [tokens[rows, : int(lengths[rows].max())] for rows in order.tensor_split(LENGTHS) if len(rows)]
@@ -98,7 +98,7 @@ class ImageTextCLIP(TextEncoder):
 
 
 def _initialise(tower: ModifiedResNet) -> None:
-    """Begin as CLIP did: each residual block as the identity, the attention pool with the scale of its width."""
+    """Initialize as CLIP: residual blocks as identity, attention pool with a standard deviation of width^-0.5."""
     for block in tower.modules():
         if isinstance(block, Bottleneck):
             nn.init.zeros_(cast(Tensor, block.bn3.weight))

@@ -1,4 +1,4 @@
-"""Detectron2's pooler over feature levels, with this package's RoIAlign."""
+"""Detectron2's ROIPooler over feature levels, with this package's RoIAlign."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regionclip.ops import RoIAlign
 
 
 def build_pooler(node: CfgNode, strides: Sequence[int]) -> ROIPooler:
-    """Return the pooler that MODEL.ROI_BOX_HEAD or MODEL.ROI_MASK_HEAD describes.
+    """Return the ROIPooler that MODEL.ROI_BOX_HEAD or MODEL.ROI_MASK_HEAD describes.
 
     Args:
         node: POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE.
@@ -23,7 +23,7 @@ def build_pooler(node: CfgNode, strides: Sequence[int]) -> ROIPooler:
 
 
 def use_own_roi_align(pooler: ROIPooler) -> ROIPooler:
-    """Put our layers in the place of Detectron2's ROIAlign; other kinds of pooling stay."""
+    """Replace Detectron2's ROIAlign layers by this package's; other pooling types are kept."""
     for level, layer in enumerate(pooler.level_poolers):
         if isinstance(layer, ROIAlign):
             pooler.level_poolers[level] = RoIAlign(

@@ -1,4 +1,4 @@
-"""From boxes and class probabilities to detections: score fusion, suppression, top-k."""
+"""Detections from boxes and class probabilities: score fusion, suppression, top-k."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from regionclip.ops.soft_nms import ClassSeparation
 from regionclip.ops.soft_nms_rule import SoftNMSMethod
 
 SLACK = 1e-4
-"""Share by which a bound on probabilities is lowered, so that rounding loses no candidate."""
+"""Relative margin below a probability bound, so that rounding loses no candidate."""
 
 
 class ScoreFusion(Protocol):
-    """Combines class probabilities with objectness; the score rises with the probability."""
+    """Fuses class probabilities with objectness; the score increases with the probability."""
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
-        """Return scores of probabilities and objectness logits that have the same shape."""
+        """Return the scores; both arguments have the same shape."""
         ...
 
     def usable(self, objectness_logits: Tensor) -> Tensor:
-        """Return which regions [R] can have a score at all."""
+        """Return bool [R]: regions that can have a score at all."""
         ...
 
     def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
-        """Return for each usable region [R] a probability below which the score is less than `score`, at least 0."""
+        """Return [R], for each scorable region a probability >= 0 below which its score is less than `score`."""
         ...
 
 
 class ProbabilityOnly:
-    """Score a detection by its class probability alone."""
+    """Score of a detection by its class probability only."""
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the probabilities."""
         return probabilities
 
     def usable(self, objectness_logits: Tensor) -> Tensor:
-        """Return that all are."""
+        """Return all true."""
         return torch.ones_like(objectness_logits, dtype=torch.bool)
 
     def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
@@ -59,23 +59,23 @@ class GeometricMeanWithLogit:
         return (probabilities * objectness_logits) ** 0.5
 
     def usable(self, objectness_logits: Tensor) -> Tensor:
-        """Return which logits are numbers, and not negative."""
+        """Return where logits are finite and not negative."""
         return torch.isfinite(objectness_logits) & (objectness_logits >= 0)
 
     def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return the probability whose geometric mean with the logit is the score."""
-        return score**2 / objectness_logits.abs() * (1 - SLACK)  # usable ones have no sign but that of -0.0
+        return score**2 / objectness_logits.abs() * (1 - SLACK)  # abs() for -0.0 only
 
 
 class GeometricMeanWithSigmoid:
-    """sqrt(p * sigmoid(logit)): a probability, and no proposal is dropped."""
+    """sqrt(p * sigmoid(logit)): at most 1, and no proposal is dropped."""
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the scores."""
         return (probabilities * objectness_logits.sigmoid()) ** 0.5
 
     def usable(self, objectness_logits: Tensor) -> Tensor:
-        """Return which logits are numbers."""
+        """Return where logits are not NaN."""
         return ~torch.isnan(objectness_logits)
 
     def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Suppression(Protocol):
 
     @property
     def rescores(self) -> bool:
-        """Whether the scores it returns differ from those it was given."""
+        """Whether the returned scores differ from the given ones."""
         ...
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class Suppression(Protocol):
 
 @dataclass(frozen=True)
 class HardSuppression:
-    """Drop boxes whose IoU with a better one of the class exceeds the threshold."""
+    """Hard NMS: drop boxes whose IoU with a higher-scoring box of the class exceeds the threshold."""
 
     iou_threshold: float
     rescores = False
@@ -118,7 +118,7 @@ class HardSuppression:
 
 @dataclass(frozen=True)
 class SoftSuppression:
-    """Lower the scores of overlapping boxes of the class."""
+    """Soft-NMS: decay the scores of overlapping boxes of the class."""
 
     method: SoftNMSMethod
     sigma: float
@@ -128,7 +128,7 @@ class SoftSuppression:
     rescores = True
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the emitted indices and their decayed scores, best first, at most `limit`."""
+        """Return the kept indices and their decayed scores, best first, at most `limit`."""
         return soft_nms(
             boxes,
             scores,
@@ -144,13 +144,13 @@ class SoftSuppression:
 
 @dataclass(frozen=True)
 class AcrossClasses:
-    """Removes duplicates whatever their class, so that an object keeps its best word alone."""
+    """Class-agnostic suppression: an object keeps only its best class."""
 
     suppression: Suppression
 
     @property
     def rescores(self) -> bool:
-        """Whether the scores it returns differ from those it was given."""
+        """Whether the returned scores differ from the given ones."""
         return self.suppression.rescores
 
     def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
@@ -159,22 +159,22 @@ class AcrossClasses:
 
 
 ReportedScore = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
-"""From final scores [M], probabilities [M] and "rescored" to the order [M] and the scores to report."""
+"""Maps final scores [M], probabilities [M] and "rescored" to the order [M] and the scores to report."""
 
 
 def report_score(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
-    """Report the score that selected the detection."""
+    """Report the score used for selection."""
     return torch.arange(len(scores), device=scores.device), scores
 
 
 def report_probability(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
-    """Report the class probability, and sort by it."""
+    """Report the class probability, sorted by it."""
     order = probabilities.argsort(descending=True, stable=True)
     return order, probabilities[order]
 
 
 def report_probability_as_upstream(scores: Tensor, probabilities: Tensor, rescored: bool) -> tuple[Tensor, Tensor]:
-    """Report the class probability in the order of the selecting score; no effect with soft-NMS."""
+    """Report the class probability in the order of the selection score; no effect with soft-NMS."""
     order, _ = report_score(scores, probabilities, rescored)
     return order, scores if rescored else probabilities
 
@@ -188,32 +188,32 @@ REPORTED_SCORES: dict[str, ReportedScore] = {
 
 @dataclass(frozen=True)
 class Candidates:
-    """M pairs of a region and a class whose score exceeds the threshold, region by region."""
+    """M (region, class) pairs whose score exceeds the threshold, ordered by region."""
 
     regions: Tensor
-    """int64 [M], rows of the regions."""
+    """int64 [M], region rows."""
     classes: Tensor
     """int64 [M]."""
     boxes: Tensor
     """float [M, 4], xyxy in pixels of the network input, clipped to it."""
     scores: Tensor
-    """float [M], which select."""
+    """float [M], used for selection."""
     probabilities: Tensor
     """float [M]."""
 
     def __getitem__(self, rows: Tensor) -> Candidates:
-        """Return some: int64 [M'] or bool [M]."""
+        """Return the candidates of rows: int64 [M'] or bool [M]."""
         return Candidates(*(getattr(self, part.name)[rows] for part in fields(self)))
 
     @staticmethod
     def cat(parts: Sequence[Candidates]) -> Candidates:
-        """Return the candidates of consecutive regions together."""
+        """Concatenate the candidates of consecutive regions."""
         return Candidates(*(torch.cat([getattr(p, part.name) for p in parts]) for part in fields(Candidates)))
 
 
 @dataclass(frozen=True)
 class DetectionSelector:
-    """Chooses the detections of one image."""
+    """Detection selector of one image."""
 
     score_threshold: float
     max_detections: int | None
@@ -239,7 +239,7 @@ class DetectionSelector:
         image_size: tuple[int, int],
         first_region: int = 0,
     ) -> Candidates:
-        """Return what can become a detection.
+        """Return the candidate detections.
 
         Scores are computed only where the probability is large enough: of thousands of classes, few are.
 
@@ -248,9 +248,9 @@ class DetectionSelector:
             probabilities: float [R, K + 1], background last.
             objectness_logits: float [R].
             image_size: (height, width) of the network input.
-            first_region: row of the first of these regions.
+            first_region: row offset of these regions.
         """
-        # A probability that is not finite makes the sum so.
+        # The sum is not finite if any probability is not.
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities.sum(dim=1))
         rows = (finite & self.fusion.usable(objectness_logits)).nonzero()[:, 0]
         boxes, objectness_logits = boxes[rows], objectness_logits[rows]
@@ -267,15 +267,15 @@ class DetectionSelector:
         return candidates[scores > self.score_threshold]
 
     def select(self, candidates: Candidates, image_size: tuple[int, int]) -> tuple[Instances, Tensor]:
-        """Suppress, and keep the best.
+        """Apply suppression and keep the best.
 
         Args:
             candidates: of all regions of the image.
             image_size: (height, width) of the network input.
 
         Returns:
-            Instances with `pred_boxes`, `scores`, `pred_classes`, best first, and int64 [M] row of
-            the region that each detection came from.
+            Instances with `pred_boxes`, `scores`, `pred_classes`, best first, and int64 [M] with the row of
+            each detection's region.
         """
         keep, kept_scores = self.suppression(
             candidates.boxes, candidates.scores, candidates.classes, self.max_detections
@@ -289,20 +289,20 @@ class DetectionSelector:
         return result, kept.regions[order]
 
     def reaches(self, score: float, objectness_logits: Tensor) -> Tensor:
-        """Return which regions [R] can have a score above `score`, with whatever probability."""
+        """Return bool [R]: regions whose score can exceed `score` for some probability."""
         least = self.fusion.least_probability(max(score, 0.0), objectness_logits)
         return self.fusion.usable(objectness_logits) & ~(least > 1)
 
     def largest_score(self, objectness_logits: Tensor) -> Tensor:
-        """Return for each region [R] a score that it does not exceed, with whatever probability."""
+        """Return [R], an upper bound of each region's score over all probabilities."""
         certain = self.fusion(torch.ones_like(objectness_logits), objectness_logits) * (1 + SLACK)
         return torch.where(self.fusion.usable(objectness_logits), certain, -torch.inf)
 
     def is_full(self, better: Sequence[Candidates]) -> bool:
-        """Return whether all detections are among candidates whose score no other candidate reaches.
+        """Return whether all detections are among candidates whose score no other candidate can exceed.
 
-        So it is once as many as are wanted survive suppression: a candidate is never suppressed by one with a
-        lower score. Suppression that changes scores is not looked into.
+        That holds once `max_detections` of them survive suppression: a candidate is never suppressed by one with a
+        lower score. Returns False for suppression that changes scores.
         """
         if self.max_detections is None or self.suppression.rescores:
             return False

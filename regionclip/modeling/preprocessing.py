@@ -1,4 +1,4 @@
-"""From uint8 images of different sizes to one normalised, padded batch."""
+"""Batching of uint8 images of different sizes: normalization and padding."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 
 def pixels_to_unit_range(cfg: CfgNode) -> bool:
-    """Return whether PIXEL_MEAN is meant for [0, 1] pixels, as CLIP's is: upstream's rule is a sum below 3."""
+    """Return whether PIXEL_MEAN is meant for pixels in [0, 1], as CLIP's is: upstream's rule is a sum below 3."""
     return sum(cfg.MODEL.PIXEL_MEAN) < 3.0
 
 
 class ImagePreprocessor(nn.Module):
-    """Normalise images and pad them with zeros, right and bottom, to a common size."""
+    """Normalizes images and zero-pads them, right and bottom, to a common size."""
 
     mean: Tensor
     std: Tensor
@@ -31,13 +31,13 @@ class ImagePreprocessor(nn.Module):
         flip_channels: bool = False,
         size_divisibility: int = 0,
     ) -> None:
-        """Make a preprocessor.
+        """Create a preprocessor.
 
         Args:
             mean: per channel, in the model's channel order.
             std: per channel.
-            unit_range: divide pixels by 255 before mean and deviation.
-            flip_channels: the images come in the other order (RGB for BGR, or the reverse).
+            unit_range: divide pixels by 255 before normalization.
+            flip_channels: the images have the reverse channel order (RGB for BGR, or vice versa).
             size_divisibility: pad to a multiple of this; 0 pads to the largest image of the batch.
         """
         super().__init__()
@@ -47,9 +47,9 @@ class ImagePreprocessor(nn.Module):
         self.flip_channels = flip_channels
         self.size_divisibility = size_divisibility
         self.dtype: torch.dtype | None = None
-        """Type of the batch, where it is not that of the mean."""
+        """dtype of the batch, if it differs from that of the mean."""
         self.smallest = (0, 0)
-        """Height and width that a batch is padded to at least: that of other processes."""
+        """Minimum (height, width) of the batch, as needed to match other processes."""
 
     def forward(self, images: Sequence[Tensor]) -> ImageList:
         """Return the batch of `images`, each [3, H, W] with values in [0, 255]."""
@@ -58,7 +58,7 @@ class ImagePreprocessor(nn.Module):
         padding = (0, max(self.smallest[1] - width, 0), 0, max(self.smallest[0] - height, 0))
         tensor = F.pad(batch.tensor, padding) if any(padding) else batch.tensor
         if tensor.device.type == "cpu":
-            # The layout in which a CPU convolves fastest; all that follows keeps it.
+            # The fastest layout for convolutions on a CPU; later layers keep it.
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return ImageList(tensor.to(self.dtype or tensor.dtype), batch.image_sizes)
 

@@ -1,4 +1,4 @@
-"""The encoding of an image by a two-stage detector: feature maps, proposals, and their embeddings."""
+"""Encoding of an image by a two-stage detector: feature maps, proposals, and region embeddings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from regionclip.modeling.inference.early_end import LazyRegions
 
 FeatureMaps = dict[str, Tensor]
-"""Maps [N, C, H, W] by their names."""
+"""Feature maps [N, C, H, W] by name."""
 
 
 def each_image(maps: FeatureMaps) -> Iterator[FeatureMaps]:
-    """Yield the maps [1, C, H, W] of each image of a batch [N, C, H, W]."""
+    """Yield the feature maps [1, C, H, W] of each image of a batch [N, C, H, W]."""
     for parts in zip(*(part.split(1) for part in maps.values()), strict=True):
         yield dict(zip(maps, parts, strict=True))
 
 
 class RegionEncoding:
-    """Feature maps of one image, and its regions; those are proposed when they are first asked for."""
+    """Feature maps of one image and its regions, which are proposed on first access."""
 
     def __init__(
         self,
@@ -29,27 +29,27 @@ class RegionEncoding:
         propose: Callable[[], Instances],
         make_regions: Callable[[FeatureMaps, Instances], LazyRegions],
     ) -> None:
-        """Take the feature maps [1, C, H, W] of an image.
+        """Store the feature maps [1, C, H, W] of an image.
 
         Args:
-            maps: are pooled from.
-            propose: gives the proposals.
-            make_regions: turns maps and proposals into regions that are encoded when they are asked for.
+            maps: input of RoIAlign.
+            propose: returns the proposals.
+            make_regions: turns maps and proposals into lazily encoded regions.
         """
         self.maps = maps
         self._propose, self._make_regions = propose, make_regions
 
     @cached_property
     def proposals(self) -> Instances:
-        """The boxes that the detector finds by itself."""
+        """The detector's own proposals."""
         return self._propose()
 
     @cached_property
     def regions(self) -> LazyRegions:
-        """The proposals that can have a score, of which as many are encoded as detection took until now."""
+        """The scorable proposals, encoded as far as detection needed so far."""
         return self._make_regions(self.maps, self.proposals)
 
     @property
     def encoded_regions(self) -> int:
-        """Number of the proposals that were encoded until now."""
+        """Number of proposals encoded so far."""
         return self.regions.encoded if "regions" in self.__dict__ else 0

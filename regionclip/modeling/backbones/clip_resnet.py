@@ -1,4 +1,4 @@
-"""CLIP image towers as Detectron2 backbones."""
+"""CLIP image encoders as Detectron2 backbones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 class CLIPResNetBackbone(ModifiedResNet, Backbone):
-    """CLIP's ModifiedResNet with Detectron2's backbone interface and the published keys."""
+    """CLIP's ModifiedResNet with Detectron2's backbone interface and the published state-dict keys."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class CLIPResNetBackbone(ModifiedResNet, Backbone):
         freeze_at: int = 0,
         with_attention_pool: bool = False,
     ) -> None:
-        """Make a backbone.
+        """Create a backbone.
 
         Args:
             architecture: the CLIP size.
             out_features: feature maps to return, among `stem`, `res2` ... `res5`.
-            norm: makes the normalisation layers.
+            norm: factory of the normalization layers.
             freeze_at: 1 freezes the stem, 2 also `layer1` ... 5 also `layer4`; the attention pool
-                always trains.
-            with_attention_pool: own the attention pool, which the ROI head applies.
+                is always trained.
+            with_attention_pool: include the attention pool, which the RoI head applies.
         """
         super().__init__(architecture, norm, with_attention_pool=with_attention_pool)
         self.out_features = tuple(out_features)
@@ -48,9 +48,9 @@ class CLIPResNetBackbone(ModifiedResNet, Backbone):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map normalised RGB [N, 3, H, W] to `{name: [N, C, H / stride, W / stride]}`, floored.
+        """Map normalized RGB [N, 3, H, W] to `{name: [N, C, H / stride, W / stride]}`, rounded down.
 
-        Images smaller than the largest stride are padded with zeros to it: a pool would leave nothing.
+        Images smaller than the largest stride are zero-padded to it: pooling would leave an empty map.
         """
         smallest = max(_STRIDES[name] for name in self.out_features)
         height, width = images.shape[-2:]
@@ -58,13 +58,13 @@ class CLIPResNetBackbone(ModifiedResNet, Backbone):
         return self.feature_maps(F.pad(images, padding) if any(padding) else images, self.out_features)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of each map that `forward` returns."""
+        """Return channels and stride of each feature map that `forward` returns."""
         channels = {"stem": self.architecture.width, **self.architecture.stage_channels}
         return {name: ShapeSpec(channels=channels[name], stride=_STRIDES[name]) for name in self.out_features}
 
 
 def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPResNetBackbone:
-    """Build the CLIP backbone of a C4 detector; the attention pool comes along when the ROI head uses it."""
+    """Build the CLIP backbone of a C4 detector, with the attention pool if the RoI head uses it."""
     return CLIPResNetBackbone(
         clip_architecture(cfg),
         cfg.MODEL.RESNETS.OUT_FEATURES,
@@ -75,7 +75,7 @@ def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPResN
 
 
 def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build Detectron2's feature pyramid on a CLIP backbone (keys `bottom_up.*`, `fpn_*`)."""
+    """Build Detectron2's FPN on a CLIP backbone (keys `bottom_up.*`, `fpn_*`)."""
     return FPN(
         bottom_up=build_clip_resnet_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -87,6 +87,6 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 
 def clip_tower(backbone: nn.Module) -> ModifiedResNet | None:
-    """Return the CLIP tower inside a backbone, with or without a feature pyramid; None if there is none."""
+    """Return the CLIP image encoder inside a backbone, with or without an FPN; None if there is none."""
     tower = getattr(backbone, "bottom_up", backbone)
     return tower if isinstance(tower, ModifiedResNet) else None

@@ -1,4 +1,4 @@
-"""The dense transformer towers as Detectron2 backbones."""
+"""Transformer image encoders with dense feature maps as Detectron2 backbones."""
 
 from __future__ import annotations
 
@@ -16,62 +16,62 @@ from regionclip.clip.image_encoders.focalnet import FocalNet, FocalNetSize
 from regionclip.clip.image_encoders.vit import MeanPooledViT
 
 FEATURE = "stage5"
-"""Name of the one map that the region head reads."""
+"""Name of the single feature map that the RoI head reads."""
 
 
 class DenseTower(Backbone):
-    """A tower that gives one map, and turns the pooled cells of a region into one vector."""
+    """Image encoder with a single feature map, and pooling of a region's cells into one vector."""
 
     stride = 32
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, C, H / stride, W / stride]."""
+        """Map normalized RGB [N, 3, H, W] to [N, C, H / stride, W / stride]."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the map under its name; images smaller than the stride are padded with zeros to it."""
+        """Return the feature map under its name; images smaller than the stride are zero-padded to it."""
         height, width = images.shape[-2:]
         padding = (0, max(self.stride - width, 0), 0, max(self.stride - height, 0))
         return {FEATURE: self.feature_map(F.pad(images, padding) if any(padding) else images)}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of the map."""
+        """Return channels and stride of the feature map."""
         return {FEATURE: ShapeSpec(channels=self.out_channels, stride=self.stride)}
 
     def pool_region(self, cells: Tensor) -> Tensor:
-        """Turn the cells [R, C, h, w] of regions into vectors [R, C]."""
+        """Pool the RoIAlign cells [R, C, h, w] of regions into vectors [R, C]."""
         return cells.mean(dim=(2, 3))
 
 
 class ViTBackbone(MeanPooledViT, DenseTower):
-    """ViT-B/16, normed before pooling."""
+    """ViT-B/16, normalized before pooling."""
 
     stride = 16
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the map under its name."""
+        """Return the feature map under its name."""
         return DenseTower.forward(self, images)
 
 
 class FocalNetBackbone(FocalNet, DenseTower):
-    """FocalNet-B, normed before pooling."""
+    """FocalNet-B, normalized before pooling."""
 
 
 class DaViTBackbone(DaViT, DenseTower):
-    """DaViT-B, normed after pooling."""
+    """DaViT-B, normalized after pooling."""
 
     def pool_region(self, cells: Tensor) -> Tensor:
-        """Turn the cells [R, C, h, w] of regions into normed vectors [R, C]."""
+        """Pool the RoIAlign cells [R, C, h, w] of regions into layer-normalized vectors [R, C]."""
         return self.norm(cells.mean(dim=(2, 3)))
 
 
 class SwinBackbone(SwinTransformer, DenseTower):
-    """Swin-B on Detectron2's own Swin, normed before pooling."""
+    """Swin-B on Detectron2's SwinTransformer, normalized before pooling."""
 
     def __init__(
         self, width: int, depths: Sequence[int], heads: Sequence[int], window: int, mlp_ratio: float, patch_size: int
     ) -> None:
-        """Make a tower; the norms of the earlier stages are part of every published file."""
+        """Create an encoder; the norms of the earlier stages exist because every published checkpoint has them."""
         super().__init__(
             patch_size=patch_size,
             embed_dim=width,
@@ -86,7 +86,7 @@ class SwinBackbone(SwinTransformer, DenseTower):
         self.norm = nn.LayerNorm(self.out_channels)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, C, H / 32, W / 32], rounded up."""
+        """Map normalized RGB [N, 3, H, W] to [N, C, H / 32, W / 32], rounded up."""
         x = self.patch_embed(images)
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # [N, L, C]
@@ -95,16 +95,16 @@ class SwinBackbone(SwinTransformer, DenseTower):
         return self.norm(x_out).transpose(1, 2).unflatten(2, (out_height, out_width))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the map under its name."""
+        """Return the feature map under its name."""
         return DenseTower.forward(self, images)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of the map."""
+        """Return channels and stride of the feature map."""
         return DenseTower.output_shape(self)
 
     @property
     def size_divisibility(self) -> int:
-        """The tower pads by itself."""
+        """0: the encoder pads its input itself."""
         return 0
 
 

@@ -1,1 +1,1 @@
-"""From feature maps and boxes to region embeddings."""
+"""RoI heads: region embeddings of boxes on feature maps."""

@@ -1,4 +1,4 @@
-"""From a feature map and boxes to region embeddings, with CLIP's last stage and attention pool."""
+"""Region embeddings of boxes on a feature map, with CLIP's last stage and attention pool."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 from regionclip.clip.resnet import ModifiedResNet
 
 REGIONS_AT_ONCE = 64
-"""Regions that are encoded together outside of training: their maps stay in memory that is in use already."""
+"""Chunk size of region encoding at inference: the feature maps of a chunk fit in memory that is reused."""
 
 
 EncodeBoxes = Callable[[Boxes], Tensor]
-"""From boxes [C, 4] of one image, in pixels of the network input, to region embeddings [C, D], not normalized."""
+"""Maps boxes [C, 4] of one image, in pixels of the network input, to region embeddings [C, D], not normalized."""
 
 
 class RegionEncoder:
-    """Encodes regions with modules that belong to the backbone.
+    """Region encoder whose modules belong to the backbone.
 
-    The published state dicts hold `layer4` and `attnpool` under `backbone.` alone, so the ROI head
-    borrows them through this object, which is no module and adds no keys.
+    The published state dicts hold `layer4` and `attnpool` under `backbone.` only, so the RoI head
+    shares them through this object, which is no `nn.Module` and adds no keys.
     """
 
     def __init__(self, pooler: ROIPooler, last_stage: nn.Module, attention_pool: nn.Module | None) -> None:
-        """Make an encoder; without attention pool the embedding is the spatial mean."""
+        """Create an encoder; without an attention pool the embedding is the spatial mean."""
         self.pooler = pooler
         self.last_stage = last_stage
         self.attention_pool = attention_pool
 
     def encode(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Return the embeddings of regions, not normalised.
+        """Return the region embeddings, not normalized.
 
-        Outside of training the regions go through in portions, which bounds the memory.
+        Without gradients the regions are processed in chunks, which bounds the memory.
 
         Args:
-            features: the feature map [N, C, H, W] the pooler was made for, alone.
+            features: the single feature map [N, C, H, W] that the pooler was built for.
             boxes: for each of the N images, boxes [R_i, 4] in pixels of the network input.
 
         Returns:
@@ -52,17 +52,17 @@ class RegionEncoder:
         return torch.cat([self.embed(pool_and_encode(part)) for part in rois.split(REGIONS_AT_ONCE)])
 
     def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
-        """Return what maps rois [R', 5] of a feature map [N, C, H, W] to maps as `region_maps` does.
+        """Return a function that maps RoIs [R', 5] on a feature map [N, C, H, W] to maps as `region_maps` does.
 
         Args:
-            feature_map: is pooled from.
-            regions: how many there will be in all.
+            feature_map: input of RoIAlign.
+            regions: total number of regions.
         """
         (level,) = self.pooler.level_poolers
         return lambda rois: self.last_stage(level(feature_map, rois))
 
     def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Pool boxes and run CLIP's `layer4`; arguments as for `encode`.
+        """Apply RoIAlign and CLIP's `layer4`; arguments as for `encode`.
 
         Returns:
             float [sum R_i, C', side / 2, side / 2].
@@ -70,47 +70,47 @@ class RegionEncoder:
         return self.last_stage(self.pooler(list(features), list(boxes)))
 
     def embed(self, region_maps: Tensor) -> Tensor:
-        """Map [R, C', h, w] to region embeddings [R, D], not normalised."""
+        """Map [R, C', h, w] to region embeddings [R, D], not normalized."""
         if self.attention_pool is None:
             return region_maps.mean(dim=(2, 3))
         return self.attention_pool(region_maps)
 
 
 class BorrowsLastStage:
-    """A C4 head on CLIP's last stage and attention pool, which stay with the tower."""
+    """C4 head that shares CLIP's last stage and attention pool, which the image encoder owns."""
 
     in_features: list[str]
-    """Name of the one feature map to pool from."""
+    """Name of the single feature map to pool from."""
     pooler: ROIPooler
     region_encoder: RegionEncoder | None = None
 
     def borrow(self, tower: ModifiedResNet) -> None:
-        """Use `layer4` and the attention pool of the image tower that the backbone owns."""
+        """Use `layer4` and the attention pool of the backbone's image encoder."""
         self.region_encoder = RegionEncoder(self.pooler, tower.stages["res5"], tower.attnpool)
 
     @property
     def encoder(self) -> RegionEncoder:
-        """The region encoder; raises `RuntimeError` before `borrow` was called."""
+        """The region encoder; raises `RuntimeError` before `borrow` is called."""
         if self.region_encoder is None:
             name = type(self).__name__
             raise RuntimeError(f"{name} has no CLIP tower yet: build it with regionclip.modeling.build_model(cfg)")
         return self.region_encoder
 
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        """Return the region embeddings [R, D] of the boxes of each image, not normalized."""
         return self.encoder.encode(self.pooled_features(features), boxes)
 
     def encoder_of_image(self, features: dict[str, Tensor], regions: int) -> EncodeBoxes:
-        """Return what encodes chunks of the boxes of one image.
+        """Return a function that encodes chunks of the boxes of one image.
 
         Args:
-            features: maps [1, C, H, W] of the image.
-            regions: how many boxes there will be in all.
+            features: feature maps [1, C, H, W] of the image.
+            regions: total number of boxes.
         """
         (feature_map,) = self.pooled_features(features)
         pool_and_encode = self.encoder.encoder_of_map(feature_map, regions)
         return lambda boxes: self.encoder.embed(pool_and_encode(convert_boxes_to_pooler_format([boxes])))
 
     def pooled_features(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Return the maps that the head pools from."""
+        """Return the feature maps that the head pools from."""
         return [features[name] for name in self.in_features]

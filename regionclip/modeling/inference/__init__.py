@@ -1,1 +1,1 @@
-"""Rewriting a loaded detector so that it computes the same in less time."""
+"""Optimization of a loaded detector for inference, with the same results."""

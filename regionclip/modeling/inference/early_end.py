@@ -1,8 +1,8 @@
-"""Detection on regions that are encoded chunk by chunk, until no other can change the detections.
+"""Early termination: encode regions chunk by chunk until no remaining region can change the detections.
 
-A score is fused from a class probability, which is at most 1, and the objectness of the region, which the RPN knows
-before anything is encoded. Once as many detections as are wanted survived suppression with better scores than the
-remaining regions can have, these need not be encoded: hard suppression never lets a lower score remove a higher one.
+A score is fused from a class probability, which is at most 1, and the objectness of the region, which the RPN gives
+before any region is encoded. Once the requested number of detections survived suppression with higher scores than the
+remaining regions can reach, those need not be encoded: in hard NMS a lower score never suppresses a higher one.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE, EncodeBoxe
 from regionclip.modeling.postprocess import AcrossClasses, Candidates, DetectionSelector, report_score
 
 MANY_CLASSES, CHUNKS_FOR_MANY = 4096, 4
-"""Class embeddings that no cache holds are read once for several chunks."""
+"""Class embeddings too large for the CPU caches are read once for several chunks."""
 
 Classify = Callable[[Tensor, Instances], tuple[Tensor, Tensor]]
-"""From region embeddings [C, D] and their proposals to boxes [C, 4] or [C, 4 * K] and probabilities [C, K + 1]."""
+"""Maps region embeddings [C, D] and proposals to boxes [C, 4] or [C, 4 * K] and probabilities [C, K + 1]."""
 
 
 class LazyRegions:
-    """The proposals of one image; a chunk of them is encoded when it is first asked for."""
+    """Proposals of one image, encoded in chunks on first access."""
 
     def __init__(self, proposals: Instances, make_encoder: Callable[[int], EncodeBoxes]) -> None:
-        """Take proposals.
+        """Store the proposals.
 
         Args:
-            proposals: with `proposal_boxes` and, unless their score does not depend on it, `objectness_logits`.
-            make_encoder: is told the number of proposals, and called when the first of them is encoded.
+            proposals: with `proposal_boxes` and, unless the score does not depend on it, `objectness_logits`.
+            make_encoder: gets the number of proposals; called when the first chunk is encoded.
         """
         self.proposals = proposals
         self.objectness_logits = objectness_of(proposals)
-        """float [R]; zeros where the proposals have none."""
+        """float [R]; zeros if the proposals have none."""
         self._make_encoder: Callable[[int], EncodeBoxes] = make_encoder
         self._encode: EncodeBoxes | None = None
         self._chunks: list[Tensor] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle needs: what encodes is made again from the feature maps."""
+        """Return the state for copying and pickling, without the encoder, which is created again when needed."""
         return {**self.__dict__, "_encode": None}
 
     def __len__(self) -> int:
@@ -54,19 +54,19 @@ class LazyRegions:
 
     @property
     def encoded(self) -> int:
-        """Number of the proposals that were encoded until now, the first ones."""
+        """Number of proposals encoded so far, a prefix of all."""
         return sum(map(len, self._chunks))
 
     @property
     def embeddings(self) -> Tensor:
-        """Float [E, D], not normalized, of the proposals that were encoded until now."""
+        """Float [E, D], not normalized, of the proposals encoded so far."""
         return torch.cat(self._chunks)
 
     def chunks(self, count: int = 1) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows and embeddings [C, D], not normalized, of all proposals in their order, at least once.
+        """Yield row slices and embeddings [C, D], not normalized, of all proposals in order, at least once.
 
         Args:
-            count: of chunks that are encoded one after the other and come together.
+            count: number of chunks, each encoded separately, that are yielded together.
         """
         starts = range(0, max(len(self), 1), REGIONS_AT_ONCE)
         for first in range(0, len(starts), count):
@@ -87,17 +87,17 @@ class LazyRegions:
 def detect_among(
     regions: LazyRegions, classify: Classify, classes: int, selector: DetectionSelector, *, lowest_score: float = 0.0
 ) -> tuple[Instances, Tensor]:
-    """Return what `selector` chooses of all regions, having encoded no more chunks of them than that takes.
+    """Return the selector's detections among all regions, encoding only as many chunks as needed.
 
     Args:
-        regions: of one image, best if in descending order of objectness.
-        classify: is asked chunk by chunk.
-        classes: their number K.
-        selector: chooses the detections.
-        lowest_score: detections with a score below are not wanted, and can be missing.
+        regions: of one image, preferably in descending order of objectness.
+        classify: called chunk by chunk.
+        classes: number K of classes.
+        selector: selects the detections.
+        lowest_score: detections with a lower score are not needed, and may be missing.
 
     Returns:
-        Detections, and int64 [M] the row in `regions` of each.
+        Detections, and int64 [M] with the row in `regions` of each.
     """
     image_size = regions.proposals.image_size
     limits = _largest_of_others(selector.largest_score(regions.objectness_logits))
@@ -122,9 +122,9 @@ def detect_among(
 def detect_selected(
     regions: LazyRegions, classify: Classify, classes: int, selector: DetectionSelector, selection: Selection
 ) -> Instances:
-    """Return the detections that are wanted, with their `embeddings` [M, D], not normalized.
+    """Return the detections that `selection` asks for, with `embeddings` [M, D], not normalized.
 
-    Arguments are those of `detect_among`.
+    Other arguments are those of `detect_among`.
     """
     changes: dict[str, Any] = {} if selection.per_class else {"suppression": AcrossClasses(selector.suppression)}
     threshold = selection.threshold
@@ -132,7 +132,7 @@ def detect_selected(
         changes["score_threshold"] = min(threshold, selector.score_threshold)
     if selection.topk is not None:
         changes["max_detections"] = selection.topk
-    # The score that selects may be another than the reported one, which is what the user limits.
+    # The score used for selection may differ from the reported score, to which the user's threshold applies.
     lowest = (threshold or 0.0) if selector.reported_score is report_score else 0.0
     found, rows = detect_among(regions, classify, classes, replace(selector, **changes), lowest_score=lowest)
     found.embeddings = regions.embeddings[rows]
@@ -140,12 +140,12 @@ def detect_selected(
 
 
 def objectness_of(proposals: Instances) -> Tensor:
-    """Return the objectness logits [R] of proposals; zeros where they have none."""
+    """Return the objectness logits [R] of proposals; zeros if they have none."""
     if proposals.has("objectness_logits"):
         return proposals.objectness_logits
     return proposals.proposal_boxes.tensor.new_zeros(len(proposals))
 
 
 def _largest_of_others(largest: Tensor) -> list[float]:
-    """Return for each row the largest value from it on."""
+    """Return the suffix maximum: for each row the largest value from it on."""
     return largest.flip(0).cummax(0).values.flip(0).tolist()

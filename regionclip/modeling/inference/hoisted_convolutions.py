@@ -1,4 +1,4 @@
-"""A region encoder for inference that runs the first convolutions of `layer4` on the map, once for all regions."""
+"""Region encoder for inference whose first `layer4` convolutions run once on the feature map, before RoIAlign."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from regionclip.ops.fused_convolution import add_convolved
 
 
 class MovedConvolutionsEncoder(RegionEncoder):
-    """Encodes regions with a folded `layer4`, and shares work among those that overlap.
+    """Region encoder with a folded `layer4` that shares computation among overlapping regions.
 
-    The first 1x1 convolution and that of the shortcut are linear, as are RoIAlign and the average
-    pool: their order does not matter but for rounding. Only the constant is added after pooling,
-    where samples outside the map are zero. Both may have another type than the rest of `layer4`.
+    The first 1x1 convolution and that of the shortcut are linear, as are RoIAlign and average pooling, so they
+    commute up to rounding. Only the bias is added after pooling, where samples outside the map are zero.
+    Both may have another dtype than the rest of `layer4`.
     """
 
     def encoder_of_map(self, feature_map: Tensor, regions: int) -> Callable[[Tensor], Tensor]:
-        """Return what maps rois [R', 5] to maps; the plain way where regions are few."""
+        """Return a function from RoIs [R', 5] to maps; without hoisting if there are few regions."""
         first, *others = self._blocks
         feature_map = feature_map.to(first.conv1.weight.dtype)
         (layer,) = self.pooler.level_poolers
@@ -48,12 +48,12 @@ class MovedConvolutionsEncoder(RegionEncoder):
         return pool_and_encode
 
     def region_maps(self, features: Sequence[Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Pool boxes and run CLIP's `layer4`; the result is float32."""
+        """Apply RoIAlign and CLIP's `layer4`; the result is float32."""
         dtype = self._blocks[0].conv1.weight.dtype
         return super().region_maps([feature_map.to(dtype) for feature_map in features], boxes).float()
 
     def embed(self, region_maps: Tensor) -> Tensor:
-        """Map [R, C', h, w] to region embeddings [R, D] in float32, not normalised."""
+        """Map [R, C', h, w] to region embeddings [R, D] in float32, not normalized."""
         return super().embed(region_maps.float())
 
     @property
@@ -62,13 +62,13 @@ class MovedConvolutionsEncoder(RegionEncoder):
         return list(self.last_stage)  # type: ignore[arg-type]
 
     def _pays(self, feature_map: Tensor, regions: int, layer: RoIAlign) -> bool:
-        """Whether the map has fewer cells to convolve than the regions have."""
+        """Return whether convolving the feature map is cheaper than convolving the cells of all regions."""
         side = layer.output_size[0]
         return feature_map.shape[0] * feature_map[0, 0].numel() < regions * side**2 / 2
 
 
 def _pool_pairs(layer: RoIAlign, feature_map: Tensor, rois: Tensor) -> Tensor:
-    """Return the average pool [R, C, side / 2, side / 2] of pooled regions, without pooling them first."""
+    """Return 2x2 average-pooled RoIAlign [R, C, side / 2, side / 2], computed in one step."""
     height, width = layer.output_size
     if height % 2 or width % 2:
         return F.avg_pool2d(layer(feature_map, rois), 2)

@@ -1,4 +1,4 @@
-"""Half precision where the processor computes in it; elsewhere it is emulated, which is slower than float32."""
+"""Half-precision inference where the processor supports it natively; emulation is slower than float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHEN_EMULATED = ("replace", "error", "keep")
 
 
 def is_native(precision: str, device: torch.device | str) -> bool:
-    """Return whether a device computes in a precision, one of `PRECISIONS`; every GPU is taken to."""
+    """Return whether a device natively computes in one of `PRECISIONS`; every GPU is assumed to."""
     if precision == "float32" or torch.device(device).type != "cpu":
         return True
     if not torch.backends.mkldnn.is_available():
@@ -32,7 +32,7 @@ def is_native(precision: str, device: torch.device | str) -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     limited = not native_problem("cpu") and native.instruction_set() != native.INSTRUCTION_SETS[-1]
-    # AVX-512 alone converts each factor to float32 and back.
+    # AVX-512 without BF16 instructions converts each factor to float32 and back.
     has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return has_products and not limited
 
@@ -41,12 +41,12 @@ def usable_precision(precision: str, device: torch.device | str, when_emulated: 
     """Return the precision to compute in on a device.
 
     Args:
-        precision: one of `PRECISIONS`, as asked for.
-        device: where the convolutions run.
-        when_emulated: one of `WHEN_EMULATED`: float32 instead, with a line in the log; an error; or as asked for.
+        precision: the requested one of `PRECISIONS`.
+        device: device of the convolutions.
+        when_emulated: one of `WHEN_EMULATED`: float32 with a log message, an error, or as requested.
 
     Raises:
-        UserError: the precision is emulated, and that is to be an error.
+        UserError: the precision is emulated and `when_emulated` is `error`.
     """
     if when_emulated == "keep" or is_native(precision, device):
         return precision

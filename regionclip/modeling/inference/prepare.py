@@ -1,4 +1,4 @@
-"""A loaded detector, rewritten so that it computes the same in less time."""
+"""Optimization of a loaded detector for inference."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ROUNDED_FROM = ("stem", *STAGES)
 
 
 def prepare_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """Rewrite a detector as MODEL.CLIP.INFERENCE_PRECISION, its _FROM and EMULATED_PRECISION say.
+    """Optimize a detector as MODEL.CLIP.INFERENCE_PRECISION, INFERENCE_PRECISION_FROM and EMULATED_PRECISION say.
 
     Raises:
-        UserError: a precision that the processor emulates, where that is to be an error.
+        UserError: the processor emulates the precision, and EMULATED_PRECISION makes that an error.
     """
     clip = cfg.MODEL.CLIP
     options = clip.INFERENCE_PRECISION, clip.INFERENCE_PRECISION_FROM, clip.EMULATED_PRECISION
@@ -43,23 +43,23 @@ def prepare_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
 def prepare_for_inference(
     model: nn.Module, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
 ) -> nn.Module:
-    """Rewrite a detector in place, and return it in evaluation mode.
+    """Optimize a detector in place for inference, and return it in evaluation mode.
 
-    Normalisation becomes part of the convolutions, weights lie channels last, 3x3 convolutions multiply less
-    often, and RoI heads on CLIP's last stage share work among regions: results stay the same up to rounding.
-    State-dict keys are no longer the published ones, and the model cannot be trained any more. On a CPU the
-    process keeps freed memory from then on (`keep_freed_memory`).
+    Normalization is folded into the convolutions, weights become channels-last, 3x3 convolutions use Winograd's
+    algorithm, and RoI heads on CLIP's last stage hoist convolutions before RoIAlign: results stay the same up to
+    rounding. State-dict keys are no longer the published ones, and the model can no longer be trained. On a CPU
+    the process keeps freed memory from then on (`keep_freed_memory`).
 
     Args:
-        model: with its weights, on the device where it will run.
-        precision: of the proposer's convolutions and those of the last stages, one of `PRECISIONS`. Less than
-            float32 changes the results; by how much, docs/performance.md says. All else stays in float32, and
+        model: with loaded weights, on its device.
+        precision: of the convolutions of the RPN and of the last stages, one of `PRECISIONS`. Below float32 the
+            results change; docs/performance.md says by how much. Everything else stays in float32, and
             so do the first convolution and the shortcut of `res5`.
-        first_stage: of the image encoder in that precision, one of `ROUNDED_FROM`.
+        first_stage: first stage of the image encoder in that precision, one of `ROUNDED_FROM`.
         when_emulated: what to do on a processor without that precision, one of `precision.WHEN_EMULATED`.
 
     Raises:
-        UserError: a precision that the processor emulates, where that is to be an error.
+        UserError: the processor emulates the precision and `when_emulated` is `error`.
     """
     model.eval().requires_grad_(False)
     devices = {values.device for values in model.parameters()}
@@ -72,7 +72,7 @@ def prepare_for_inference(
             _fold(owner)
     heads: Any = getattr(model, "roi_heads", None)
     if tower is not None and hasattr(heads, "borrow"):
-        heads.borrow(tower)  # its attention pool is another one now
+        heads.borrow(tower)  # folding replaced its attention pool
     if isinstance(heads, BorrowsLastStage) and tower is not None:
         heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
         _convolve_in(model, tower, PRECISIONS[precision], first_stage)
@@ -103,10 +103,10 @@ def _fold(backbone: nn.Module) -> None:
 
 
 def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
-    """Change the type of the proposer's convolutions, and of the tower from a stage on.
+    """Convert the RPN's convolutions, and the image encoder from a stage on, to a dtype.
 
-    The last stage runs once a region. Those before run once an image, and theirs is the rounding that moves scores;
-    the first convolution and the shortcut of the last stage too, which is why they stay in float32.
+    The last stage runs once per region. Earlier stages run once per image, and their rounding is what changes
+    scores, as does that of the last stage's first convolution and shortcut, which therefore stay in float32.
     """
     if dtype == torch.float32:
         return
@@ -130,7 +130,7 @@ def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, fi
 
 
 def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
-    """Replace convolutions inside a module by those that multiply less often, where such run."""
+    """Replace convolutions in a module by Winograd convolutions, where these are supported."""
     if native_problem("cpu") or any(values.device.type != "cpu" for values in part.parameters()):
         return
     for module in list(part.modules()):
@@ -141,7 +141,7 @@ def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
                 if rectify or activation is None:
                     setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, rectify=rectify))
         if isinstance(module, FPN):
-            # It keeps a list besides, from the coarsest level to the finest.
+            # FPN also keeps its output convolutions in a list, from the coarsest level to the finest.
             outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]
             module.output_convs = outputs[::-1]
 

@@ -1,1 +1,1 @@
-"""Losses, as plain functions and small objects."""
+"""Loss functions."""

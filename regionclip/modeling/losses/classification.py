@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ClassificationLoss = Callable[[Tensor, Tensor], Tensor]
-"""From logits [R, K + 1] (background last) and labels int64 [R] in [0, K] to a scalar."""
+"""Maps logits [R, K + 1] (background last) and labels int64 [R] in [0, K] to a scalar."""
 
 
 def build_classification_loss(focal_exponent: float | None, background_weight: float | None) -> ClassificationLoss:
@@ -22,7 +22,7 @@ def build_classification_loss(focal_exponent: float | None, background_weight: f
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, *, background_weight: float) -> Tensor:
-    """Cross entropy, averaged with the weights of the labels; zero for an empty batch."""
+    """Return the weighted mean cross entropy, as `F.cross_entropy` with class weights; zero for an empty batch."""
     if not len(labels):
         return logits.sum() * 0.0
     weights = logits.new_ones(logits.shape[1])
@@ -31,14 +31,14 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, *, background_weight:
 
 
 def focal_scaled_loss(logits: Tensor, labels: Tensor, *, exponent: float, background_weight: float) -> Tensor:
-    """Cross entropy scaled by (1 - p)^exponent, a plain mean over regions; zero for an empty batch.
+    """Return the cross entropy scaled by (1 - p)^exponent, averaged over regions; zero for an empty batch.
 
-    The factor takes part in the gradient, as upstream's does.
+    Gradients flow through the factor, as upstream.
     """
     if not len(labels):
         return logits.sum() * 0.0
     cross_entropy = F.cross_entropy(logits, labels, reduction="none")
-    # 1 - p from the cross entropy, precise near p = 1; the floor keeps the gradient of its power finite there.
+    # 1 - p from the cross entropy, accurate near p = 1; the minimum keeps the gradient of its power finite there.
     remainder = (-torch.expm1(-cross_entropy)).clamp_min(1e-12)
     background = labels == logits.shape[1] - 1
     weights = torch.where(background, background_weight, 1.0)

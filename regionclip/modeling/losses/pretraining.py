@@ -1,4 +1,4 @@
-"""The losses of region-text pretraining, as plain functions of embeddings and probabilities."""
+"""Losses of region-text pretraining, as functions of embeddings and probabilities."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def image_text_loss(images: Tensor, texts: Tensor, temperature: float | Tensor) 
     """Return CLIP's symmetric cross entropy of matching pairs.
 
     Args:
-        images: float [N, D], one for each text, not normalised.
-        texts: float [N, D], not normalised.
+        images: float [N, D], one per text, not normalized.
+        texts: float [N, D], not normalized.
         temperature: divides the cosines.
     """
     logits = unit_rows(images) @ unit_rows(texts).T / temperature
@@ -28,16 +28,16 @@ def distillation_sum(logits: Tensor, teacher: Tensor) -> Tensor:
 def mil_cross_entropy(
     logits: Tensor, positives: Tensor, weights: Tensor | None = None, *, average_positives: bool = False
 ) -> Tensor:
-    """Return for each row the cross entropy with several positives.
+    """Return the cross entropy of each row with several positives.
 
     Args:
         logits: float [N, M].
         positives: [N, M], 1 where a column is a positive of the row, else 0.
-        weights: float [N], factors of the rows.
+        weights: float [N], row weights.
         average_positives: take the mean instead of the sum of the positives' probabilities.
 
     Returns:
-        float [N]: minus the logarithm of the probability that falls on positives.
+        float [N]: negative log of the total probability of the positives.
     """
     log_positive = torch.logsumexp(F.log_softmax(logits, dim=-1) + positives.log(), dim=-1)
     if average_positives:
@@ -46,5 +46,5 @@ def mil_cross_entropy(
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Divide rows [N, D] by their norms."""
+    """L2-normalize rows [N, D]."""
     return rows / rows.norm(dim=-1, keepdim=True)

@@ -1,1 +1,1 @@
-"""Where boxes come from: ground truth, an offline RPN, a cache, generated boxes."""
+"""Proposal sources: ground truth, an offline RPN, a cache, generated boxes."""

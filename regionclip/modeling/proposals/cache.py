@@ -1,4 +1,4 @@
-"""Proposals of a frozen proposer on disk, so that later epochs skip it."""
+"""Disk cache of the proposals of a frozen RPN, so that later epochs skip it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from regionclip.files import atomic_write, read_json_file, write_json
 from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
 
 SHARD_BYTES = 64 * 2**20
-"""A shard is written when so much has gathered, and when `flush` is called."""
+"""A shard is written once this much is pending, and by `flush`."""
 
 MANIFEST, LOCK_FILE = "proposer.json", ".lock"
 
 
 class CachedProposals:
-    """A proposal source that asks the proposer once for each picture of each size.
+    """Proposal source that runs the RPN once for each image of each size.
 
-    The proposer looks at pictures one by one, as in testing, so that an entry does not depend on
-    the others of its batch. A key has the image id, the size, and a hash of the pixels; the folder
-    belongs to one proposer, known by the hash of its weights and settings.
+    The RPN processes images one by one, as in testing, so that an entry does not depend on the rest of
+    its batch. A key consists of the image id, the size, and a hash of the pixels; the folder belongs to
+    one RPN, identified by the hash of its weights and settings.
     """
 
     def __init__(self, proposer: RPNProposals, folder: str | Path) -> None:
-        """Make a source; the folder is opened when the first image comes, after the weights were loaded."""
+        """Create a source; the folder is opened at the first image, after the weights were loaded."""
         self.proposer = proposer
         self.folder = Path(folder)
         self._shards: dict[str, Path] | None = None
@@ -47,17 +47,17 @@ class CachedProposals:
         self._written = 0
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return the proposals of each image, from the folder where it has them.
+        """Return the proposals of each image, from the cache if present.
 
         Raises:
-            UserError: the folder belongs to another proposer, or cannot be read.
+            UserError: the folder belongs to another RPN, or cannot be read.
         """
         shards = self._open()
         proposals = []
         for image in inputs:
             key = _key(image)
             if f"{key}.boxes" not in self._pending and key not in shards:
-                # In evaluation there is no mixed precision; both find the same boxes.
+                # As in evaluation, which has no mixed precision, so that both get the same boxes.
                 with torch.autocast(device.type, enabled=False):
                     (found,) = self.proposer.propose([image], device)
                 self._pending[f"{key}.boxes"] = found.proposal_boxes.tensor.float().cpu()
@@ -68,7 +68,7 @@ class CachedProposals:
         return proposals
 
     def flush(self) -> None:
-        """Write what is not on disk yet."""
+        """Write pending proposals to disk."""
         if not self._pending:
             return
         shards, path = self._open(), self._next_shard()
@@ -92,7 +92,7 @@ class CachedProposals:
         return self._files[path]
 
     def _open(self) -> dict[str, Path]:
-        """Return the shard of each key; on the first call check whose the folder is."""
+        """Return the shard path of each key; the first call checks that the folder belongs to this RPN."""
         if self._shards is None:
             self._check_manifest()
             self._shards = {
@@ -108,7 +108,7 @@ class CachedProposals:
         found = read_json_file(path)
         if found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / LOCK_FILE):  # of two new proposers one comes second, and sees the first
+            with FileLock(self.folder / LOCK_FILE):  # if two RPNs claim it at once, the second sees the first
                 found = read_json_file(path) or self._claim(path, wanted)
         for name, value in wanted.items():
             if found.get(name) != value:
@@ -122,18 +122,18 @@ class CachedProposals:
             raise user_error(
                 f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", f"a file {MANIFEST}", "shards without it", _FIX
             )
-        write_json(path, wanted)  # by every process: each machine may have a disk of its own
+        write_json(path, wanted)  # by every process: machines may have separate disks
         return wanted
 
     def _next_shard(self) -> Path:
-        # Runs that share the folder write at the same time: no name may come twice.
+        # Runs that share the folder write concurrently: file names must be unique.
         self._written += 1
         unique = uuid.uuid4().hex[:12]
         return self.folder / f"proposals.{comm.get_rank()}.{self._written - 1:05d}.{unique}.safetensors"
 
 
 def flush_proposals(model: nn.Module) -> None:
-    """Write the proposals that a detector has gathered, where it keeps any."""
+    """Write a detector's pending proposals to its cache, if it has one."""
     source = getattr(model, "proposal_source", None)
     if isinstance(source, CachedProposals):
         source.flush()
@@ -143,7 +143,7 @@ _FIX = "name an empty folder, or remove this one"
 
 
 def describe_proposer(proposer: RPNProposals) -> dict[str, str]:
-    """Return what the boxes of a proposer depend on, by name: weights and settings."""
+    """Return what the boxes of an RPN depend on, by name: weights and settings."""
     generator = cast(RPN, proposer.proposal_generator)
     settings = {
         "selection": [generator.pre_nms_topk[False], generator.post_nms_topk[False], generator.nms_thresh],

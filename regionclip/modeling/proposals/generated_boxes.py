@@ -1,4 +1,4 @@
-"""Regions for pretraining that need no proposer: random boxes and the cells of a grid."""
+"""Pretraining regions without an RPN: random boxes and grid cells."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from regionclip.modeling.proposals.sources import ImageInput
 
 RANDOM_CELL, GRID_CELL = 8, 32
-"""Pixels between possible edges of random boxes, and side of a grid cell (upstream's first version)."""
+"""Grid step of random box edges and side of a grid cell, in pixels (upstream's first version)."""
 
 
 class RandomBoxes:
-    """Boxes with a random corner and a random size, aligned to a fine grid (CROP_REGION_TYPE RANDOM)."""
+    """Boxes with random corner and size, aligned to a fine grid (CROP_REGION_TYPE RANDOM)."""
 
     def __init__(self, count: int) -> None:
-        """Make a source of so many boxes an image."""
+        """Create a source of `count` boxes per image."""
         self.count = count
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
@@ -31,7 +31,7 @@ class RandomBoxes:
         for side in sides:
             cells = max(side // RANDOM_CELL, 1)
             first = torch.randint(cells, (self.count,), generator=generator)
-            # The other edge is that of any cell from there on.
+            # The opposite edge is that of a random cell from there on.
             last = first + (torch.rand(self.count, generator=generator) * (cells - first)).long()
             edges += [first * RANDOM_CELL, ((last + 1) * RANDOM_CELL).clamp(max=side)]
         left, right, top, bottom = edges
@@ -42,7 +42,7 @@ class GridBoxes:
     """The cells of a regular grid (CROP_REGION_TYPE GRID)."""
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return for each image the boxes of all its cells, row by row, cut at its edges."""
+        """Return for each image the boxes of all grid cells, row by row, clipped to the image."""
         return [_instances(image, self._boxes(image), device) for image in inputs]
 
     def _boxes(self, image: ImageInput) -> Tensor:
@@ -54,7 +54,7 @@ class GridBoxes:
 
 
 def image_generator(image: ImageInput) -> torch.Generator:
-    """Return random numbers that depend on the `seed` of an image alone; without one, on those of torch."""
+    """Return a generator seeded by the `seed` of the image; without one, by torch's global generator."""
     generator = torch.Generator()
     return generator.manual_seed(image["seed"] if "seed" in image else int(torch.randint(2**31, ())))
 

@@ -1,4 +1,4 @@
-"""Detectron2's region proposal network with this package's selection of proposals."""
+"""Detectron2's RPN with this package's NMS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regionclip.ops import batched_nms
 
 
 class ExactRPN(RPN):
-    """RPN whose suppression compares levels instead of shifting them apart, and stops at the last proposal."""
+    """RPN whose NMS compares levels instead of offsetting boxes by level, and stops at the last proposal needed."""
 
     @torch.no_grad()
     def predict_proposals(
@@ -26,9 +26,9 @@ class ExactRPN(RPN):
         """Decode and select proposals.
 
         Args:
-            anchors: for each level, boxes of all cells.
-            pred_objectness_logits: for each level [N, anchors].
-            pred_anchor_deltas: for each level [N, anchors, 4].
+            anchors: for each level, the anchors of all cells.
+            pred_objectness_logits: for each level [N, A].
+            pred_anchor_deltas: for each level [N, A, 4], where A is its number of anchors.
             image_sizes: (height, width) of each of the N images.
 
         Returns:
@@ -40,7 +40,7 @@ class ExactRPN(RPN):
         return [self._select(boxes[i], logits[i], levels, size) for i, size in enumerate(image_sizes)]
 
     def _best_of_levels(self, boxes: Sequence[Tensor], logits: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes [N, P, 4], logits [N, P] and levels [P] of PRE_NMS_TOPK anchors a level."""
+        """Return boxes [N, P, 4], logits [N, P] and levels [P] of the top PRE_NMS_TOPK anchors of each level."""
         limit = self.pre_nms_topk[self.training]
         chosen = [level_logits.topk(min(limit, level_logits.shape[1]), dim=1) for level_logits in logits]
         best = [

@@ -1,4 +1,4 @@
-"""Where boxes come from: one small object behind one protocol for each source."""
+"""Proposal sources behind one protocol."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.rpn import ExactRPN
 
 ImageInput = dict[str, Any]
-"""What a dataset mapper returns for one image: `image` uint8 [3, H, W], and more."""
+"""What a dataset mapper returns for one image: `image` uint8 [3, H, W], and other keys."""
 
 GT_OBJECTNESS = 1.0
-"""Objectness that upstream gives ground-truth boxes in training."""
+"""Objectness logit that upstream gives ground-truth boxes in training."""
 
 
 class ProposalSource(Protocol):
-    """Gives the boxes that the ROI head looks at."""
+    """Source of the boxes that the RoI head classifies."""
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
         """Return for each image `proposal_boxes` [R, 4], xyxy in pixels of the network input.
 
-        RPN proposals also carry `objectness_logits` [R], the raw logits in descending order.
+        RPN proposals also have `objectness_logits` [R], the raw logits in descending order.
         """
         ...
 
 
 class GroundTruthProposals:
-    """The annotated boxes themselves: evaluates classification apart from localisation."""
+    """Ground-truth boxes as proposals: evaluates classification without localization."""
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return the boxes of `instances`; raises `UserError` for an image without annotation list."""
+        """Return the ground-truth boxes; raises `UserError` for an image without `instances`."""
         proposals = []
         for image in inputs:
             if "instances" not in image:
@@ -56,32 +56,32 @@ class GroundTruthProposals:
 
 
 class RPNProposals:
-    """The boxes of a frozen region proposal network with a backbone of its own.
+    """Proposals of a frozen RPN with its own backbone.
 
-    Holds the modules without owning them: the meta-architecture registers them under the published
-    names `offline_backbone` and `offline_proposal_generator`.
+    References the modules without registering them: the meta-architecture registers them under the
+    published names `offline_backbone` and `offline_proposal_generator`.
     """
 
     def __init__(self, preprocessor: ImagePreprocessor, backbone: nn.Module, proposal_generator: nn.Module) -> None:
-        """Make a source from the parts that `build_offline_rpn` returns."""
+        """Create a source from the modules that `build_offline_rpn` builds."""
         self.preprocessor = preprocessor
         self.backbone = backbone
         self.proposal_generator = proposal_generator
 
     @torch.no_grad()
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return the proposals, clipped to the image, at most POST_NMS_TOPK_TEST an image."""
+        """Return the proposals, clipped to the image, at most POST_NMS_TOPK_TEST per image."""
         images = self.preprocessor([image["image"] for image in inputs])
         proposals, _ = self.proposal_generator(images, self.backbone(images.tensor), None)
         return proposals
 
 
 def offline_rpn_config(cfg: CfgNode, post_nms_topk: int | None = None) -> CfgNode:
-    """Return the config of the proposer: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP.
+    """Return the config of the RPN: OFFLINE_RPN_CONFIG with the overrides of MODEL.CLIP.
 
     Args:
-        cfg: of the detector.
-        post_nms_topk: proposals an image; None takes OFFLINE_RPN_POST_NMS_TOPK_TEST.
+        cfg: config of the detector.
+        post_nms_topk: proposals per image; None takes OFFLINE_RPN_POST_NMS_TOPK_TEST.
     """
     clip = cfg.MODEL.CLIP
     rpn_cfg = load_config(clip.OFFLINE_RPN_CONFIG)
@@ -102,7 +102,7 @@ def offline_rpn_config(cfg: CfgNode, post_nms_topk: int | None = None) -> CfgNod
 
 
 def build_offline_rpn(cfg: CfgNode, post_nms_topk: int | None = None) -> RPNProposals:
-    """Build the frozen proposer of `offline_rpn_config`, in evaluation mode."""
+    """Build the frozen RPN of `offline_rpn_config`, in evaluation mode."""
     rpn_cfg = offline_rpn_config(cfg, post_nms_topk)
     backbone = build_backbone(rpn_cfg)
     proposal_generator = build_proposal_generator(rpn_cfg, backbone.output_shape())
