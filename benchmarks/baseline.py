@@ -1,8 +1,8 @@
 """The plain path that the benchmarks compare with: stock Detectron2 and torchvision, nothing rewritten.
 
-It runs on the weights of one of our detectors: contiguous maps, normalisation as layers of its own, Detectron2's
+It runs on the weights of one of our detectors: contiguous maps, normalization as layers of its own, Detectron2's
 pooler and selection of proposals, every region of every proposal at once, CLIP's attention pool with all tokens
-as queries, class embeddings normalised in each call, and the published loop over images for the scores.
+as queries, class embeddings normalized in each call, and the published loop over images for the scores.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ DETECTORS: dict[str, tuple[str, str, Callable[[], Peer]]] = {
     "OmDet-Turbo-T": ("Apache-2.0", "640 x 640 pixels", omdet_turbo),
     "Faster R-CNN R50-FPN v2": ("BSD-3-Clause", "800 pixels", faster_rcnn),
 }
-"""Licence of the code, size of the image, and what makes the detector."""
+"""License of the code, size of the image, and what makes the detector."""
 
 _loaded: dict[str, Peer] = {}
 """What a process works with."""

@@ -36,7 +36,7 @@ class Detections:
     top_scores: NDArray[np.float32]
     """[N, k], their probabilities."""
     embeddings: NDArray[np.float32] | None = None
-    """[N, D], not normalised, when they were asked for."""
+    """[N, D], not normalized, when they were asked for."""
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
     """The picture [H, W, 3] in RGB, for `draw`."""
 

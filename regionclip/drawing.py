@@ -1,4 +1,4 @@
-"""Boxes and words on a picture: labels that do not cover each other, and a colour of its own for each word."""
+"""Boxes and words on a picture: labels that do not cover each other, and a color of its own for each word."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def label_of(detections: Detections, row: int) -> str:
 
 
 def color_of(word: str) -> str:
-    """Return the colour of a word as `#rrggbb`: the same in every picture and every vocabulary."""
+    """Return the color of a word as `#rrggbb`: the same in every picture and every vocabulary."""
     number = int.from_bytes(hashlib.sha256(word.lower().encode()).digest()[:4])
     hue, level = number % 360 / 360, 0.42 + 0.08 * (number // 360 % 3)
     red, green, blue = colorsys.hls_to_rgb(hue, level, 0.85)
@@ -119,7 +119,7 @@ def color_of(word: str) -> str:
 
 
 def readable_on(color: str) -> str:
-    """Return black or white, whichever is easier to read on a colour `#rrggbb`."""
+    """Return black or white, whichever is easier to read on a color `#rrggbb`."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 

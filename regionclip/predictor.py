@@ -216,7 +216,7 @@ class RegionCLIP:
 
         Args:
             image: file (upright by its EXIF data), PIL picture, array [H, W, 3] or [H, W] in RGB or
-                grey, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or what `prepare_image` gave.
+                gray, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or what `prepare_image` gave.
             matte: color, by a name or as `#rrggbb`, behind transparent pixels of a file or PIL picture.
 
         Raises:

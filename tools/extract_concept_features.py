@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Embed the concepts of INPUT_DIR/concepts.txt, one on each line: means over 81 prompts, not normalised."""
+"""Embed the concepts of INPUT_DIR/concepts.txt, one on each line: means over 81 prompts, not normalized."""
 
 from __future__ import annotations
 

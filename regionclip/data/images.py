@@ -68,7 +68,7 @@ class DecodedImage:
 def decode_image(path: str | Path | BinaryIO, matte: str = WHITE) -> DecodedImage:
     """Decode an image, upright.
 
-    EXIF rotation is applied; greyscale, palette and CMYK become color; 16-bit greyscale is scaled to
+    EXIF rotation is applied; grayscale, palette and CMYK become color; 16-bit grayscale is scaled to
     8 bits; transparent pixels are blended with `matte`, as a viewer does; of several frames the first is read.
 
     Args:

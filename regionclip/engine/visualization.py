@@ -164,7 +164,7 @@ def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     picture = Image.fromarray(pixels)
-    # Formats that cannot be written back, or not in colour, become JPEG under the same name.
+    # Formats that cannot be written back, or not in color, become JPEG under the same name.
     kind = Image.registered_extensions().get(path.suffix.lower(), "JPEG")
     with atomic_write(path) as file:
         picture.save(file, format=kind if kind in Image.SAVE else "JPEG")

@@ -34,7 +34,7 @@ def roi_align(
         spatial_scale: cells of the map per image pixel.
         sampling_ratio: samples of a bin along each axis; 0 or -1 takes one a cell, and -k one a cell in each of
             the bin's k parts: the average of k x k bins of a finer result.
-        aligned: shift by half a pixel, which centres the samples (Detectron2's RoIAlignV2).
+        aligned: shift by half a pixel, which centers the samples (Detectron2's RoIAlignV2).
         memory_format: layout of the result; that of `features` by default.
 
     Returns:

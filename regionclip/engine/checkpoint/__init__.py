@@ -1,1 +1,1 @@
-"""Weights: reading files safely, recognising whose they are, and loading them with a report."""
+"""Weights: reading files safely, recognizing whose they are, and loading them with a report."""

@@ -13,7 +13,7 @@ from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, 
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
 Features = dict[str, Tensor]
-"""`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalised;
+"""`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized;
 with class embeddings also `classes` int64 [N], and `probs` float [N, K + 1], background last. Rows of
 all entries belong to the same regions."""
 

@@ -179,7 +179,7 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         }
 
     def forward(self, x: Tensor) -> Predictions:
-        """Classify region embeddings [R, D], not normalised; deltas are predicted from them as they are."""
+        """Classify region embeddings [R, D], not normalized; deltas are predicted from them as they are."""
         return self.classifier()(x)
 
     @property
@@ -193,14 +193,14 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         return lambda x: (self.logits(x, lambda unit: unit @ classes), self.bbox_pred(x))
 
     def logits(self, x: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the logits [R, K + 1], background last, of region embeddings [R, D], not normalised.
+        """Return the logits [R, K + 1], background last, of region embeddings [R, D], not normalized.
 
         Args:
             x: region embeddings.
             classifier: from unit vectors [R, D] to cosines [R, K] with the classes.
         """
         unit = F.normalize(x, dim=1)
-        # The background row is zero as published, and not normalised if a checkpoint has another.
+        # The background row is zero as published, and not normalized if a checkpoint has another.
         return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1).div_(self.temperature)
 
     def refine(self, x: Tensor, proposals: Instances) -> Tensor:

@@ -64,7 +64,7 @@ class CLIPFastRCNN(nn.Module):
         Args:
             backbone: CLIP image tower, with or without a feature pyramid.
             roi_heads: a head that can borrow from the tower.
-            preprocessor: normalises images for the backbone.
+            preprocessor: normalizes images for the backbone.
             offline_rpn: proposer; None takes ground-truth boxes.
             proposal_cache: folder that keeps the boxes of the proposer; empty keeps none.
             lang_encoder: text tower, kept for concept features.
@@ -264,7 +264,7 @@ class CLIPFastRCNN(nn.Module):
 
     @torch.no_grad()
     def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> list[Tensor]:
-        """Return for each image the embeddings [R, D] of its `proposal_boxes`, not normalised."""
+        """Return for each image the embeddings [R, D] of its `proposal_boxes`, not normalized."""
         maps = self.image_features(batched_inputs)
         return [
             self.encode_boxes({name: part[i : i + 1] for name, part in maps.items()}, proposal.proposal_boxes)
@@ -273,7 +273,7 @@ class CLIPFastRCNN(nn.Module):
 
     @torch.no_grad()
     def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
-        """Return the embeddings [R, D], not normalised, of boxes on the maps [1, C, H, W] of one image."""
+        """Return the embeddings [R, D], not normalized, of boxes on the maps [1, C, H, W] of one image."""
         return self.roi_heads.encode(maps, [boxes])
 
     @torch.no_grad()

@@ -232,7 +232,7 @@ def _checked_head(heads: nn.Module) -> CLIPRes5ROIHeads:
 
 
 def _as_batch(preprocessor: ImagePreprocessor, image: Tensor) -> Tensor:
-    """Return the normalised image [1, 3, H, W]."""
+    """Return the normalized image [1, 3, H, W]."""
     if preprocessor.flip_channels:
         image = image.flip(0)
     if preprocessor.unit_range:

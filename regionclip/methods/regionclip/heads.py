@@ -191,7 +191,7 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
         return arguments
 
     def encode(self, features: FeatureMaps, boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        """Return the region embeddings [R, D] of the boxes of each image, not normalized."""
         maps = [features[name] for name in self.box_in_features]
         return self.box_head(self.box_pooler(maps, list(boxes)))
 

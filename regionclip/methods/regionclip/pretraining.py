@@ -51,7 +51,7 @@ class PretrainRes5ROIHeads(BorrowsLastStage, nn.Module):
         return {"in_features": [name], "pooler": build_pooler(cfg.MODEL.ROI_BOX_HEAD, [input_shape[name].stride])}
 
     def forward(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        """Return the region embeddings [R, D] of the boxes of each image, not normalized."""
         return self.encode(features, boxes)
 
 
@@ -102,7 +102,7 @@ class PretrainFastRCNN(nn.Module):
         Args:
             backbone: the student's image tower.
             roi_heads: the student's head.
-            preprocessor: normalises images for both towers.
+            preprocessor: normalizes images for both towers.
             proposal_source: gives the regions.
             temperature: divides the student's cosines (CLSS_TEMP).
             sampled_regions: random regions kept of an image; None keeps all.

@@ -24,7 +24,7 @@ class Teacher(Protocol):
     backbone: CLIPResNetBackbone
 
     def embed(self, images: Tensor, regions: Sequence[Boxes]) -> Tensor:
-        """Return embeddings [R, D], not normalised, of all regions of normalised images [N, 3, H, W]."""
+        """Return embeddings [R, D], not normalized, of all regions of normalized images [N, 3, H, W]."""
         ...
 
 
@@ -37,7 +37,7 @@ class AligningTeacher:
         self.encoder = RegionEncoder(pooler, backbone.stages["res5"], backbone.attnpool)
 
     def embed(self, images: Tensor, regions: Sequence[Boxes]) -> Tensor:
-        """Return embeddings [R, D], not normalised, of all regions of normalised images [N, 3, H, W]."""
+        """Return embeddings [R, D], not normalized, of all regions of normalized images [N, 3, H, W]."""
         maps = [self.backbone(images)[self.feature]]
         return self.encoder.embed(self.encoder.region_maps(maps, regions))
 
@@ -56,7 +56,7 @@ class CroppingTeacher:
         self.cut_out = RoIAlign(resolution, spatial_scale=1.0, sampling_ratio=0, aligned=True)
 
     def embed(self, images: Tensor, regions: Sequence[Boxes]) -> Tensor:
-        """Return embeddings [R, D], not normalised, of all regions of normalised images [N, 3, H, W]."""
+        """Return embeddings [R, D], not normalized, of all regions of normalized images [N, 3, H, W]."""
         squares = [Boxes(_squares(boxes.tensor)) for boxes in regions]
         return self.backbone.embed_images(self.cut_out(images, convert_boxes_to_pooler_format(squares)))
 
@@ -69,7 +69,7 @@ def _squares(boxes: Tensor) -> Tensor:
 
 
 def build_teacher(cfg: CfgNode) -> Teacher:
-    """Return the teacher, with the student's normalisation and maps (TEACHER_ARCHITECTURE, TEACHER_REGIONS)."""
+    """Return the teacher, with the student's normalization and maps (TEACHER_ARCHITECTURE, TEACHER_REGIONS)."""
     teacher_cfg = cfg.clone()
     teacher_cfg.defrost()
     teacher_cfg.MODEL.CLIP.ARCHITECTURE = cfg.MODEL.CLIP.TEACHER_ARCHITECTURE

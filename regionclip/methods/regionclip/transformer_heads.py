@@ -57,7 +57,7 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
         return self.lang_encoder.logit_scale.exp() * unit @ self.class_embeddings.T, self.bbox_pred(vectors)
 
     def predict_probs(self, predictions: Predictions, proposals: Sequence[Instances]) -> tuple[Tensor, ...]:
-        """Return probabilities [R, K + 1] for each image; the background, which is not modelled, gets 0."""
+        """Return probabilities [R, K + 1] for each image; the background, which is not modeled, gets 0."""
         probabilities = F.pad(predictions[0].softmax(dim=-1), (0, 1))
         return probabilities.split([len(p) for p in proposals])
 
@@ -98,7 +98,7 @@ class CLIPTransformerROIHeads(ROIHeads):
         self.box_predictor.set_classes(names)
 
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
-        """Return the region embeddings [R, D] of the boxes of each image, not normalised."""
+        """Return the region embeddings [R, D] of the boxes of each image, not normalized."""
         return self._region_vectors(features, boxes) @ self._projection
 
     def forward(
