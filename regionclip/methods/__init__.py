@@ -1,1 +1,1 @@
-"""One package for each detection method; they never import each other."""
+"""One package per detection method; methods never import each other."""

@@ -1,4 +1,4 @@
-"""Class scores and box deltas of regions: Detectron2's predictor with a text-embedding classifier."""
+"""Class logits and box deltas of regions: Detectron2's box predictor with a text-embedding classifier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Predictions = tuple[Tensor, Tensor]
 
 
 class CLIPOutputLayers(FastRCNNOutputLayers):
-    """Predictor of the CLIP detectors, with the published keys."""
+    """Box predictor of the CLIP detectors, with the published state-dict keys."""
 
     @configurable
     def __init__(
@@ -35,12 +35,12 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         keep_proposal_boxes: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Make a predictor with a learned classifier; subclasses replace it.
+        """Create a predictor with a learned classifier; subclasses replace it.
 
         Args:
             input_shape: channels of the region embeddings.
-            selector: chooses the detections.
-            classification_loss: compares logits with labels.
+            selector: selects the detections.
+            classification_loss: loss of logits and labels.
             keep_proposal_boxes: at inference return the proposals as boxes (NO_BOX_DELTA).
             kwargs: as for Detectron2's `FastRCNNOutputLayers`.
         """
@@ -51,7 +51,7 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
 
     @property
     def optional_weights(self) -> tuple[str, ...]:
-        """Entries without which inference is as intended: the zero background row, unused box deltas."""
+        """Keys that a checkpoint may lack without changing inference: zero background row, unused box deltas."""
         unused = ("bbox_pred.weight", "bbox_pred.bias") if self.keep_proposal_boxes else ()
         return ("cls_bg_score.weight", *unused)
 
@@ -72,7 +72,7 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         labels = cat([p.gt_classes for p in proposals], dim=0)
         _log_classification_stats(logits, labels)
         boxes = cat([p.proposal_boxes.tensor for p in proposals], dim=0)
-        # An image without ground truth has background regions only, which the box loss leaves out.
+        # An image without ground truth has only background regions, which the box loss ignores.
         targets = cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals], dim=0)
         losses = {
             "loss_cls": self.classification_loss(logits, labels),
@@ -81,13 +81,13 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def usable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
-        """Return the proposals that can have a score above `score`: the others need not be encoded."""
+        """Return the proposals whose score can exceed `score`: the others need not be encoded."""
         return [p[self.selector.reaches(score, objectness_of(p))] for p in proposals]
 
     def inference(
         self, predictions: Predictions, proposals: Sequence[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Return the detections of each image and the proposal row that each came from."""
+        """Return the detections of each image and the proposal row of each detection."""
         boxes = self.final_boxes(predictions, proposals)
         probabilities = self.predict_probs(predictions, proposals)
         selected = [
@@ -96,12 +96,12 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         return [instances for instances, _ in selected], [rows for _, rows in selected]
 
     def detect(self, regions: LazyRegions) -> Instances:
-        """Return the detections of one image, for which no more of its regions are encoded than they take."""
+        """Return the detections of one image, encoding only as many of its regions as needed."""
         classify, classes = self.classify_as_configured(), self.scoring_layer.out_features
         return detect_among(regions, classify, classes, self.selector)[0]
 
     def classify_as_configured(self) -> Classify:
-        """Return what gives boxes and probabilities of the classes of the config."""
+        """Return a function that gives boxes and probabilities of the config's classes."""
         predict = self.classifier()
 
         def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
@@ -115,22 +115,22 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
 
     @property
     def scoring_layer(self) -> nn.Linear:
-        """The layer whose rows are compared with regions; learned classifiers have a row for background too."""
+        """The layer whose rows regions are compared with; learned classifiers also have a background row."""
         return self.cls_score
 
     def classifier(self) -> Callable[[Tensor], Predictions]:
-        """Return what predicts from region embeddings [R, D]; what all regions share is computed once."""
+        """Return a function from region embeddings [R, D] to predictions; shared work is done once."""
         return self
 
     def final_boxes(self, predictions: Predictions, proposals: Sequence[Instances]) -> list[Tensor]:
-        """Return the boxes [R, 4] or [R, 4 * K] of each image: the proposals, moved where deltas are used."""
+        """Return the boxes [R, 4] or [R, 4 * K] of each image: the proposals, with box deltas applied if used."""
         if self.keep_proposal_boxes:
             return [p.proposal_boxes.tensor.clone() for p in proposals]
         return list(self.predict_boxes(predictions, proposals))
 
 
 class TextEmbeddingOutputLayers(CLIPOutputLayers):
-    """Predictor whose classes are frozen text embeddings, compared by cosine."""
+    """Box predictor whose classifier is frozen text embeddings, compared by cosine."""
 
     @configurable
     def __init__(
@@ -142,11 +142,11 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         temperature: float,
         **kwargs: Any,
     ) -> None:
-        """Make the predictor.
+        """Create a predictor.
 
         Args:
             input_shape: channels D of the region embeddings.
-            embeddings: float [K, D]; None leaves random rows for a checkpoint to fill.
+            embeddings: float [K, D]; None leaves random rows to be loaded from a checkpoint.
             test_embeddings: float [K_test, D] used in evaluation mode; None uses `embeddings`.
             temperature: divides the cosines.
             kwargs: as for `CLIPOutputLayers`.
@@ -179,16 +179,16 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         }
 
     def forward(self, x: Tensor) -> Predictions:
-        """Classify region embeddings [R, D], not normalized; deltas are predicted from them as they are."""
+        """Classify region embeddings [R, D], not normalized; box deltas use them as they are."""
         return self.classifier()(x)
 
     @property
     def scoring_layer(self) -> nn.Linear:
-        """The layer that holds the class embeddings: those for tests in evaluation mode, where there are any."""
+        """The layer of the class embeddings: in evaluation mode the test embeddings, if there are any."""
         return self.test_cls_score if self.test_cls_score is not None and not self.training else self.cls_score
 
     def classifier(self) -> Callable[[Tensor], Predictions]:
-        """Return what predicts from region embeddings [R, D]; class embeddings are normalized once."""
+        """Return a function from region embeddings [R, D] to predictions; class embeddings are normalized once."""
         classes = F.normalize(self.scoring_layer.weight, dim=1).T  # [D, K]
         return lambda x: (self.logits(x, lambda unit: unit @ classes), self.bbox_pred(x))
 
@@ -197,14 +197,14 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
 
         Args:
             x: region embeddings.
-            classifier: from unit vectors [R, D] to cosines [R, K] with the classes.
+            classifier: maps unit vectors [R, D] to cosines [R, K] with the classes.
         """
         unit = F.normalize(x, dim=1)
-        # The background row is zero as published, and not normalized if a checkpoint has another.
+        # The background row is zero as published, and is not normalized if a checkpoint has another.
         return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1).div_(self.temperature)
 
     def refine(self, x: Tensor, proposals: Instances) -> Tensor:
-        """Return the boxes [R, 4] of regions that hold for any class: the proposals, moved where deltas are used.
+        """Return the class-agnostic boxes [R, 4] of regions: the proposals, with box deltas applied if used.
 
         Args:
             x: region embeddings [R, D].

@@ -1,4 +1,4 @@
-"""What in a config contradicts RegionCLIP, its heads, or its pretraining."""
+"""Config checks of RegionCLIP, its heads and its pretraining."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RA
 
 
 def config_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield the contradictions of a config."""
+    """Yield the contradictions in a config."""
     for check in _CHECKS:
         yield from check(cfg)
 
@@ -91,7 +91,7 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
     try:
         architecture = clip_architecture(cfg)
     except UserError:
-        return  # reported by the check of all configs
+        return  # reported by the checks shared by all configs
     is_pretraining = cfg.MODEL.META_ARCHITECTURE == "PretrainFastRCNN"
     if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and not is_pretraining:
         return
@@ -100,7 +100,7 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
         wanted["MODEL.CLIP.TEXT_EMB_DIM"] = (architecture.embedding_dim, "the embedding width")
     pooler = "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"
     if cfg.MODEL.ROI_HEADS.NAME == "CLIPStandardROIHeads":
-        # No layer4 stands between RoIAlign and the attention pool.
+        # There is no layer4 between RoIAlign and the attention pool.
         wanted[pooler] = (architecture.attention_grid, "the grid of the attention pool")
         wanted["MODEL.FPN.OUT_CHANNELS"] = (architecture.attention_width, "the width of the attention pool")
     elif architecture.attention_grid != cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2:
@@ -141,7 +141,7 @@ def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:
-    """Yield what stands in the way of pretraining; transfer learning is checked as any other training."""
+    """Yield the problems that prevent pretraining; transfer learning is checked like any other training."""
     if cfg.MODEL.META_ARCHITECTURE != "PretrainFastRCNN":
         return
     clip, sides = cfg.MODEL.CLIP, cfg.AUG.TRAIN

@@ -1,4 +1,4 @@
-"""The RegionCLIP detector: a CLIP backbone looks at the boxes of an independent proposal source."""
+"""RegionCLIP detector: a CLIP backbone classifies the boxes of an independent proposal source."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class CLIPFastRCNN(nn.Module):
         lang_encoder: nn.Module | None = None,
         image_projection: nn.Parameter | None = None,
     ) -> None:
-        """Make a detector.
+        """Create a detector.
 
         Args:
-            backbone: CLIP image tower, with or without a feature pyramid.
-            roi_heads: a head that can borrow from the tower.
+            backbone: CLIP image encoder, with or without an FPN.
+            roi_heads: RoI head that can share modules of the image encoder.
             preprocessor: normalizes images for the backbone.
-            offline_rpn: proposer; None takes ground-truth boxes.
-            proposal_cache: folder that keeps the boxes of the proposer; empty keeps none.
-            lang_encoder: text tower, kept for concept features.
-            image_projection: [C, D] from the region vectors of a dense tower to the joint space.
+            offline_rpn: RPN; None takes ground-truth boxes.
+            proposal_cache: folder that caches the RPN's proposals; empty disables the cache.
+            lang_encoder: text encoder, kept for concept features.
+            image_projection: [C, D] from region vectors of a transformer backbone to the joint space.
         """
         super().__init__()
         self.offline_backbone = offline_rpn.backbone if offline_rpn else None
@@ -109,17 +109,17 @@ class CLIPFastRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.preprocessor.mean.device
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Embed class names for a detector that reads them itself; raises `TypeError` for any other."""
+        """Embed class names, for detectors with their own text encoder; raises `TypeError` for any other."""
         if not isinstance(self.roi_heads, CLIPTransformerROIHeads):
             raise TypeError("this detector compares with class embeddings from a file: set MODEL.CLIP.TEXT_EMB_PATH")
         self.roi_heads.set_classes(names)
 
     def train(self, mode: bool = True) -> CLIPFastRCNN:
-        """Set training mode; the proposer always stays in evaluation mode."""
+        """Set training mode; the RPN always stays in evaluation mode."""
         super().train(mode)
         for module in (self.offline_backbone, self.offline_proposal_generator):
             if module is not None:
@@ -132,7 +132,7 @@ class CLIPFastRCNN(nn.Module):
         Args:
             batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `instances`
                 with `gt_boxes` and `gt_classes` in training and for ground-truth proposals;
-                `height` and `width` of the original image; `seed` decides which regions are sampled.
+                `height` and `width` of the original image; `seed` of the region sampling.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -174,7 +174,7 @@ class CLIPFastRCNN(nn.Module):
 
     @property
     def text_space(self) -> TextSpace:
-        """The CLIP of the image encoder."""
+        """The embedding space of the CLIP image encoder."""
         tower = clip_tower(self.backbone)
         assert tower is not None, "require_open_vocabulary() was not asked"
         return TextSpace(tower.architecture.embedding_dim, tower.architecture.name)
@@ -186,12 +186,12 @@ class CLIPFastRCNN(nn.Module):
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:
-        """Class embeddings, which class names replace, and masks, which are not predicted with them."""
+        """Class embeddings, which class names replace, and the mask head, which is not used with them."""
         predictor = "roi_heads.box_predictor"
         return f"{predictor}.cls_score", f"{predictor}.test_cls_score", "roi_heads.mask_head"
 
     def require_open_vocabulary(self) -> None:
-        """Raise a `UserError` unless the classifier compares with text embeddings, and boxes hold for any class."""
+        """Raise a `UserError` unless the classifier uses text embeddings and boxes are class-agnostic."""
         predictor = self.roi_heads.box_predictor
         if not isinstance(predictor, TextEmbeddingOutputLayers):
             fix = "use a config with CLIPFastRCNN, CLIPRes5ROIHeads and USE_TEXT_EMB_CLASSIFIER"
@@ -202,7 +202,7 @@ class CLIPFastRCNN(nn.Module):
 
     @torch.no_grad()
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[RegionEncoding]:
-        """Return the feature maps of each image, and its proposals, now or when they are first asked for."""
+        """Return the feature maps of each image with its proposals, computed now or on first access."""
         encodings = [
             RegionEncoding(maps, partial(self._propose, image), self._regions)
             for maps, image in zip(each_image(self.image_features(inputs)), inputs, strict=True)
@@ -241,7 +241,7 @@ class CLIPFastRCNN(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return the softmax [R, K + 1] over all classes; background names and the background row are the rest."""
+        """Return the softmax [R, K + 1] over all classes; the last column sums background names and background row."""
         predictor = self.roi_heads.box_predictor
         if classifier is None:
             return predictor(embeddings)[0].softmax(dim=1)
@@ -254,17 +254,17 @@ class CLIPFastRCNN(nn.Module):
     def prepare_for_inference(
         self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
     ) -> CLIPFastRCNN:
-        """Rewrite the detector in place; see `modeling.inference.prepare`."""
+        """Optimize the detector in place for inference; see `modeling.inference.prepare`."""
         prepare_for_inference(self, precision, first_stage, when_emulated)
         return self
 
     def export_parts(self) -> Iterator[Part]:
-        """Yield `backbone`, `rpn` where there is one, and `head`; raises `UserError` for what ONNX has not."""
+        """Yield `backbone`, `rpn` if there is one, and `head`; raises `UserError` for what ONNX does not support."""
         return export_parts(self)
 
     @torch.no_grad()
     def encode_regions(self, batched_inputs: Sequence[ImageInput], proposals: Sequence[Instances]) -> list[Tensor]:
-        """Return for each image the embeddings [R, D] of its `proposal_boxes`, not normalized."""
+        """Return the embeddings [R, D] of each image's `proposal_boxes`, not normalized."""
         maps = self.image_features(batched_inputs)
         return [
             self.encode_boxes({name: part[i : i + 1] for name, part in maps.items()}, proposal.proposal_boxes)
@@ -273,12 +273,12 @@ class CLIPFastRCNN(nn.Module):
 
     @torch.no_grad()
     def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
-        """Return the embeddings [R, D], not normalized, of boxes on the maps [1, C, H, W] of one image."""
+        """Return the embeddings [R, D], not normalized, of boxes on the feature maps [1, C, H, W] of one image."""
         return self.roi_heads.encode(maps, [boxes])
 
     @torch.no_grad()
     def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
-        """Return the maps [N, C, H, W] of the backbone, which the ROI head pools regions from."""
+        """Return the feature maps [N, C, H, W] of the backbone, which the RoI head pools from."""
         return self.backbone(self.preprocessor([image["image"] for image in batched_inputs]).tensor)
 
 

@@ -1,4 +1,4 @@
-"""The three parts of the detector for export: functions from tensors to tensors, for one image."""
+"""The three graphs of the detector for export, for one image each: backbone, RPN and RoI head."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from regionclip.methods.regionclip.detector import CLIPFastRCNN
 
 LARGEST = 2**31 - 1
-"""A limit that nothing reaches."""
+"""A limit that is never reached."""
 
 LOWEST = torch.finfo(torch.float32).min
 
 SMALLEST_SIDE, LARGEST_SIDE = 65, 8192
-"""Pixels of an image. The coarsest map of a pyramid has two cells then; torch treats a single one in its own way."""
+"""Image sides in pixels. From 65 the coarsest FPN map has two cells; torch specializes a size of one."""
 
 
 def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
-    """Yield `backbone`, `rpn` where the detector has one, and `head`, with example inputs.
+    """Yield `backbone`, `rpn` if the detector has one, and `head`, with example inputs.
 
     Raises:
         UserError: the head or its options have no counterpart in ONNX.
@@ -67,10 +67,10 @@ def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
 
 
 class BackboneGraph(nn.Module):
-    """From an image to the map that regions are pooled from."""
+    """From an image to the feature map that RoIAlign pools from."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the image tower of a detector with a C4 head."""
+        """Use the image encoder of a detector with a C4 head."""
         super().__init__()
         tower = clip_tower(model.backbone)
         assert tower is not None
@@ -84,10 +84,10 @@ class BackboneGraph(nn.Module):
 
 
 class ProposerGraph(nn.Module):
-    """From an image to boxes that may hold something."""
+    """RPN: from an image to class-agnostic proposals."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the offline backbone and region proposal network of a detector."""
+        """Use the offline backbone and RPN of a detector."""
         super().__init__()
         assert model.offline_backbone is not None
         assert isinstance(model.offline_proposal_generator, RPN)
@@ -111,7 +111,7 @@ class ProposerGraph(nn.Module):
             scores.append(flat_logits[rows])
         height, width = (torch.full((), side, dtype=image.dtype) for side in image.shape[1:])
         candidates = _clip(torch.cat(boxes), height, width)
-        # Levels are classes of their own here: [L, P], where P is over all levels.
+        # Levels act as classes in NMS: [L, P], where P is over all levels.
         table = torch.stack([self._only(scores, level) for level in range(len(scores))])
         sides = candidates[:, 2:] - candidates[:, :2]
         large = (sides > rpn.min_box_size).all(dim=1)
@@ -125,17 +125,17 @@ class ProposerGraph(nn.Module):
 
 
 class HeadGraph(nn.Module):
-    """From regions of the map and class embeddings to detections."""
+    """From regions of the feature map and class embeddings to detections."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the head of a detector.
+        """Use the RoI head of a detector.
 
         Raises:
             UserError: its options have no counterpart in ONNX.
         """
         super().__init__()
         heads = _checked_head(model.roi_heads)
-        self.encoder = heads.encoder  # no module, so what it has is held by name
+        self.encoder = heads.encoder  # not an nn.Module, so its modules are registered by name
         self.last_stage, self.attention_pool = self.encoder.last_stage, self.encoder.attention_pool
         self.predictor: TextEmbeddingOutputLayers = heads.box_predictor
         (self.layer,) = heads.pooler.level_poolers
@@ -144,13 +144,13 @@ class HeadGraph(nn.Module):
     def forward(
         self, features: Tensor, proposals: Tensor, objectness: Tensor, class_embeddings: Tensor, image_size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect.
+        """Detect objects.
 
         Args:
-            features: [1, C, h, w] of the backbone.
+            features: [1, C, h, w] from the backbone.
             proposals: [R, 4], xyxy in pixels of the image.
             objectness: [R] logits.
-            class_embeddings: [K, D], of any length.
+            class_embeddings: [K, D], of any norm.
             image_size: float [2], height and width of the image.
 
         Returns:
@@ -175,17 +175,17 @@ class HeadGraph(nn.Module):
         category, row = found[:, 0], found[:, 1]
         known = probabilities[row, category]
         if selector.reported_score is report_probability:
-            order = top_rows(known, LARGEST)  # ONNX has no sort
+            order = top_rows(known, LARGEST)  # ONNX has no sort operator
             return boxes[row[order]], known[order], category[order]
-        # Upstream's way reports the probability, too, but keeps the order.
+        # Upstream's variant also reports the probability, but keeps the order.
         reported = scores[category, row] if selector.reported_score is report_score else known
         return boxes[row], reported, category
 
 
 def _maps(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the maps of a backbone; for a feature pyramid, by Detectron2's steps with every size named.
+    """Return the maps of a backbone; for an FPN, by Detectron2's steps with explicit sizes.
 
-    Detectron2 doubles a map and adds the next finer one, whose size torch does not know to be equal.
+    Detectron2 upsamples a map and adds the next finer one, whose size torch cannot prove to be equal.
     """
     if not isinstance(backbone, FPN):
         return backbone(images)
@@ -208,7 +208,7 @@ def _maps(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _anchors(generator: DefaultAnchorGenerator, level: int, feature: Tensor) -> Tensor:
-    """Return Detectron2's anchors [h * w * A, 4], whose own code cannot be traced for any size."""
+    """Return Detectron2's anchors [h * w * A, 4]; its own code cannot be traced with dynamic sizes."""
     stride, cells = generator.strides[level], list(generator.cell_anchors)[level]  # [A, 4]
     height, width = feature.shape[2:]
     ys, xs = ((torch.arange(side) + generator.offset) * stride for side in (height, width))
@@ -241,6 +241,6 @@ def _as_batch(preprocessor: ImagePreprocessor, image: Tensor) -> Tensor:
 
 
 def _clip(boxes: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Return boxes [R, 4], xyxy, cut at the edges of the image."""
+    """Return boxes [R, 4], xyxy, clipped to the image."""
     x1, y1, x2, y2 = boxes.clamp(min=0).unbind(dim=1)
     return torch.stack([x1.minimum(width), y1.minimum(height), x2.minimum(width), y2.minimum(height)], dim=1)

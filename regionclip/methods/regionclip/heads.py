@@ -1,4 +1,4 @@
-"""ROI heads that borrow CLIP's last stage and attention pool from the backbone."""
+"""RoI heads that share CLIP's last stage and attention pool with the backbone."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from regionclip.modeling.region_encoding import FeatureMaps, each_image
 
 
 class ForegroundSampling(ROIHeads):
-    """Sampling of training regions, optionally foreground only (ONLY_SAMPLE_FG_PROPOSALS)."""
+    """Sampling of training proposals, optionally foreground only (ONLY_SAMPLE_FG_PROPOSALS)."""
 
     only_foreground = False
     _seeds: Iterator[int] = iter(())
 
     def seed_sampling(self, seeds: Iterable[int]) -> None:
-        """Sample the regions of the next images by a seed for each, whatever was drawn before."""
+        """Sample the proposals of the next images with one seed per image, independent of the global random state."""
         self._seeds = iter(seeds)
 
     def _sample_proposals(
@@ -53,7 +53,7 @@ class ForegroundSampling(ROIHeads):
         if not self.only_foreground:
             return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
         if not len(gt_classes):
-            # Upstream keeps one region, so that the image still takes part: the first, as background.
+            # Upstream keeps one region so that the image still contributes: the first, as background.
             first = matched_idxs.new_zeros(min(1, len(matched_idxs)))
             return first, torch.full_like(first, self.num_classes)
         labels = gt_classes[matched_idxs]
@@ -77,12 +77,12 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
         only_foreground: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Make a head; call `borrow` before the first forward pass.
+        """Create a head; call `borrow` before the first forward pass.
 
         Args:
-            in_features: name of the one feature map to pool from.
+            in_features: name of the single feature map to pool from.
             pooler: RoIAlign.
-            box_predictor: scores and box deltas.
+            box_predictor: class logits and box deltas.
             mask_head: None without masks.
             only_foreground: sample only foreground regions in training.
             kwargs: as for Detectron2's `ROIHeads`.
@@ -130,7 +130,7 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
         return self.forward_with_given_boxes(features, detections), {}
 
     def forward_with_given_boxes(self, features: FeatureMaps, instances: list[Instances]) -> list[Instances]:
-        """Add `pred_masks` to instances with `pred_boxes` and `pred_classes`; without mask head they stay."""
+        """Add `pred_masks` to instances with `pred_boxes` and `pred_classes`; no change without a mask head."""
         if self.mask_head is None:
             return instances
         region_maps = self.encoder.region_maps(self.pooled_features(features), [i.pred_boxes for i in instances])
@@ -149,15 +149,15 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
 
 
 class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
-    """Detectron2's standard head; with a text classifier the attention pool replaces the box head.
+    """Detectron2's StandardROIHeads; with a text-embedding classifier the attention pool replaces the box head.
 
-    The pooled maps go straight to the attention pool, so the pyramid needs as many channels as the
-    pool is wide.
+    The RoIAlign output goes directly to the attention pool, so the FPN needs as many channels as the
+    pool.
     """
 
     @configurable
     def __init__(self, *, only_foreground: bool = False, **kwargs: Any) -> None:
-        """Make a head; `only_foreground` samples no background, `kwargs` as for Detectron2's head."""
+        """Create a head; `only_foreground` samples no background, `kwargs` as for Detectron2's head."""
         super().__init__(**kwargs)
         self.only_foreground = only_foreground
 
@@ -196,12 +196,12 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
         return self.box_head(self.box_pooler(maps, list(boxes)))
 
     def encoder_of_image(self, features: FeatureMaps, regions: int) -> EncodeBoxes:
-        """Return what encodes chunks of the boxes of one image, from its maps [1, C, H, W]."""
+        """Return a function that encodes chunks of the boxes of one image, from its maps [1, C, H, W]."""
         return lambda boxes: self.encode(features, [boxes])
 
     def borrow(self, tower: ModifiedResNet) -> None:
-        """Use the attention pool of the image tower as box head, if there is one."""
+        """Use the attention pool of the image encoder as box head, if there is one."""
         if tower.attnpool is not None:
-            # Detectron2 calls the attribute; __dict__ keeps it out of the registered modules.
+            # Detectron2 calls this attribute; __dict__ keeps it from being registered as a submodule.
             self._modules.pop("box_head", None)
             self.__dict__["box_head"] = tower.attnpool

@@ -1,4 +1,4 @@
-"""RegionCLIP's pretraining: a student learns regions from captions and a CLIP teacher."""
+"""RegionCLIP pretraining: a student learns region embeddings from captions and a CLIP teacher."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainRes5ROIHeads(BorrowsLastStage, nn.Module):
-    """Region embeddings and nothing else: RoIAlign, then the tower's last stage and attention pool."""
+    """RoI head that only embeds regions: RoIAlign, then the image encoder's last stage and attention pool."""
 
     @configurable
     def __init__(self, *, in_features: Sequence[str], pooler: ROIPooler) -> None:
-        """Make a head; call `borrow` before the first forward pass."""
+        """Create a head; call `borrow` before the first forward pass."""
         super().__init__()
         self.in_features = list(in_features)
         self.pooler = pooler
@@ -57,25 +57,25 @@ class PretrainRes5ROIHeads(BorrowsLastStage, nn.Module):
 
 @dataclass(frozen=True)
 class ConceptMatching:
-    """How regions are compared with a pool of concepts."""
+    """How regions are matched with a concept pool."""
 
     threshold: float
-    """Teacher probability above which a region has a pseudo label (CONCEPT_THRES)."""
+    """Minimum teacher probability of a pseudo label (CONCEPT_THRES)."""
     across_processes: bool
-    """Whether the regions of all processes are contrasted with each other."""
+    """Whether the contrastive loss compares the regions of all processes."""
     distillation: float = 1.0
-    """Factor of the distillation loss (DISTILL_LOSS_WEIGHT); 0 leaves it out."""
+    """Weight of the distillation loss (DISTILL_LOSS_WEIGHT); 0 disables it."""
     contrast: float = 1.0
-    """Factor of the contrastive loss (CONTRASTIVE_LOSS_WEIGHT); 0 leaves it out."""
+    """Weight of the contrastive loss (CONTRASTIVE_LOSS_WEIGHT); 0 disables it."""
     teacher_temperature: float = 0.01
     """Divides the teacher's cosines (TEACHER_CLSS_TEMP)."""
 
 
 class PretrainFastRCNN(nn.Module):
-    """The pretraining of RegionCLIP (section 3.3 of the paper), with the published state-dict keys."""
+    """RegionCLIP pretraining (section 3.3 of the paper), with the published state-dict keys."""
 
     frozen_parts = ("lang_encoder.",)
-    """Beginnings of keys that need weights before training, beside those of the RPN and the teacher."""
+    """Key prefixes that need loaded weights before training, in addition to those of RPN and teacher."""
 
     concept_emb: Tensor
     teacher_concept_emb: Tensor
@@ -97,21 +97,21 @@ class PretrainFastRCNN(nn.Module):
         concepts: tuple[Tensor, Tensor] | None = None,
         matching: ConceptMatching | None = None,
     ) -> None:
-        """Make the pair of student and teacher.
+        """Create student and teacher.
 
         Args:
-            backbone: the student's image tower.
-            roi_heads: the student's head.
-            preprocessor: normalizes images for both towers.
-            proposal_source: gives the regions.
+            backbone: image encoder of the student.
+            roi_heads: RoI head of the student.
+            preprocessor: normalizes images for student and teacher.
+            proposal_source: source of the regions.
             temperature: divides the student's cosines (CLSS_TEMP).
-            sampled_regions: random regions kept of an image; None keeps all.
+            sampled_regions: number of regions sampled per image; None keeps all.
             global_box: `image`, or `padded` for the whole batch tensor, as upstream.
             gather: share image and text embeddings among processes (GATHER_GPUS).
-            lang_encoder: frozen text tower; None leaves the image-text loss out.
-            teacher: names regions; None leaves the region-concept losses out.
+            lang_encoder: frozen text encoder; None disables the image-text loss.
+            teacher: pseudo-labels regions; None disables the region-concept losses.
             concepts: embeddings [C, D] of the same concepts for student and teacher.
-            matching: how they are used.
+            matching: how regions are matched with concepts.
         """
         super().__init__()
         rpn = proposal_source.proposer if isinstance(proposal_source, CachedProposals) else proposal_source
@@ -166,11 +166,11 @@ class PretrainFastRCNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.preprocessor.mean.device
 
     def train(self, mode: bool = True) -> PretrainFastRCNN:
-        """Set training mode; proposer, teacher and text tower always stay in evaluation mode."""
+        """Set training mode; RPN, teacher and text encoder always stay in evaluation mode."""
         super().train(mode)
         for module in (
             self.offline_backbone,
@@ -187,10 +187,10 @@ class PretrainFastRCNN(nn.Module):
 
         Args:
             batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `tokens`, int64
-                [77], of its caption; `seed`, which decides its regions.
+                [77], of its caption; `seed` of its region sampling.
 
         Raises:
-            RuntimeError: in evaluation mode; the result is evaluated by `CLIPFastRCNN`.
+            RuntimeError: in evaluation mode; the weights are evaluated by `CLIPFastRCNN`.
         """
         if not self.training:
             raise RuntimeError("PretrainFastRCNN only trains: evaluate its weights with a CLIP_fast_rcnn config")
@@ -202,7 +202,7 @@ class PretrainFastRCNN(nn.Module):
         boxes = [Boxes.cat([own, whole_image]) for own, whole_image in zip(regions, whole, strict=True)]
         embeddings = self.roi_heads(self.backbone(images.tensor), boxes)
         embeddings = embeddings.to(_exact(embeddings))
-        # The last box of each image is the image itself.
+        # The last box of each image is the whole image.
         is_whole = torch.cat([torch.arange(len(b), device=self.device) == len(b) - 1 for b in boxes])
         losses = {}
         if self.lang_encoder is not None:
@@ -210,13 +210,13 @@ class PretrainFastRCNN(nn.Module):
             losses["loss_img_txt_level"] = self._image_text_loss(embeddings[is_whole], tokens)
         if self.teacher is not None:
             teacher = self._teach(self.teacher, images, regions)
-            # Half precision would round cosines that are then divided by 0.01.
+            # Half precision would round cosines, which are then divided by 0.01.
             with torch.autocast(self.device.type, enabled=False):
                 losses |= self._concept_losses(embeddings[~is_whole], teacher)
         return losses
 
     def _pad_as_all_processes(self, inputs: Sequence[ImageInput]) -> None:
-        """Pad to the largest image of all processes: padding moves features a little."""
+        """Pad to the largest image of all processes, because padding slightly changes the features."""
         sizes = comm.all_gather([tuple(image["image"].shape[1:]) for image in inputs])
         heights, widths = zip(*(size for process in sizes for size in process), strict=True)
         for preprocessor in (self.preprocessor, self.offline_preprocessor):
@@ -250,7 +250,7 @@ class PretrainFastRCNN(nn.Module):
 
     @torch.no_grad()
     def _teach(self, teacher: Teacher, images: ImageList, regions: Sequence[Boxes]) -> Tensor:
-        """Return the teacher's probabilities [R, C] of concepts."""
+        """Return the teacher's concept probabilities [R, C]."""
         assert self.matching is not None
         embeddings = teacher.embed(images.tensor, regions)
         with torch.autocast(self.device.type, enabled=False):
@@ -258,7 +258,7 @@ class PretrainFastRCNN(nn.Module):
             return (cosines / self.matching.teacher_temperature).softmax(dim=1)
 
     def _concept_losses(self, embeddings: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Return distillation and contrast of regions [R, D] with the teacher's probabilities [R, C]."""
+        """Return distillation and contrastive loss of regions [R, D] with the teacher's probabilities [R, C]."""
         assert self.matching is not None
         confidence, labels = teacher.max(dim=1)
         kept = confidence > self.matching.threshold
@@ -270,7 +270,7 @@ class PretrainFastRCNN(nn.Module):
         get_event_storage().put_scalar("pretrain/num_labelled_regions", total)
         labels, student = labels[kept], unit_rows(embeddings[kept])
         others = gather_rows(labels) if self.matching.across_processes else labels
-        # The mean over the regions of all processes, once these take the mean of their gradients.
+        # Averaging gradients over processes then gives the mean over the regions of all processes.
         share = (comm.get_world_size() if self.matching.across_processes else 1) / max(total, 1)
         losses = {}
         if weight := self.matching.distillation:
@@ -289,7 +289,7 @@ class PretrainFastRCNN(nn.Module):
 
 
 def _exact(values: Tensor) -> torch.dtype:
-    """Return the type that half precision is compared in."""
+    """Return the dtype for comparisons of possibly half-precision values."""
     return torch.promote_types(values.dtype, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""What several keys of RegionCLIP mean together."""
+"""Values derived from several RegionCLIP config keys."""
 
 from __future__ import annotations
 

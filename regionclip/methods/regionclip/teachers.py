@@ -1,4 +1,4 @@
-"""How the teacher of the pretraining looks at regions."""
+"""Teachers of the pretraining: how regions are embedded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regionclip.ops import RoIAlign
 
 
 class Teacher(Protocol):
-    """A frozen image tower that embeds regions."""
+    """A frozen image encoder that embeds regions."""
 
     backbone: CLIPResNetBackbone
 
@@ -29,10 +29,10 @@ class Teacher(Protocol):
 
 
 class AligningTeacher:
-    """Sees regions in the map of the whole image, through RoIAlign, as the student does (section 3.3 of the paper)."""
+    """Embeds regions by RoIAlign on the feature map of the whole image, like the student (section 3.3 of the paper)."""
 
     def __init__(self, backbone: CLIPResNetBackbone, feature: str, pooler: ROIPooler) -> None:
-        """Make a teacher that pools from the map named `feature`."""
+        """Create a teacher that pools from the feature map named `feature`."""
         self.backbone, self.feature = backbone, feature
         self.encoder = RegionEncoder(pooler, backbone.stages["res5"], backbone.attnpool)
 
@@ -43,16 +43,16 @@ class AligningTeacher:
 
 
 class CroppingTeacher:
-    """Sees each region as a picture of its own, of the size that CLIP was trained with.
+    """Embeds each region as a separate image, at CLIP's training resolution.
 
-    A CLIP that has learned from whole pictures names a thing cut out more surely than the same thing in
-    the map of a larger picture, where its surroundings leak in and its size is any.
+    A CLIP trained on whole images classifies a cropped object more reliably than the same object in the
+    feature map of a larger image, where context leaks into its features and its size varies.
     """
 
     def __init__(self, backbone: CLIPResNetBackbone, resolution: int) -> None:
-        """Make a teacher that looks at pictures of so many pixels a side."""
+        """Create a teacher that resizes crops to `resolution` pixels per side."""
         self.backbone = backbone
-        # Samples lie at most a pixel apart, so that large regions are averaged and not thinned out.
+        # Sampling points are at most a pixel apart, so that large regions are averaged, not subsampled.
         self.cut_out = RoIAlign(resolution, spatial_scale=1.0, sampling_ratio=0, aligned=True)
 
     def embed(self, images: Tensor, regions: Sequence[Boxes]) -> Tensor:
@@ -62,14 +62,14 @@ class CroppingTeacher:
 
 
 def _squares(boxes: Tensor) -> Tensor:
-    """Return the squares around boxes [R, 4], xyxy: a box keeps its proportions in a square picture."""
+    """Return squares around boxes [R, 4], xyxy, so that crops keep the aspect ratio."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) / 2
     return torch.cat([centers - half, centers + half], dim=1)
 
 
 def build_teacher(cfg: CfgNode) -> Teacher:
-    """Return the teacher, with the student's normalization and maps (TEACHER_ARCHITECTURE, TEACHER_REGIONS)."""
+    """Return the teacher, with the student's normalization layers and maps (TEACHER_ARCHITECTURE, TEACHER_REGIONS)."""
     teacher_cfg = cfg.clone()
     teacher_cfg.defrost()
     teacher_cfg.MODEL.CLIP.ARCHITECTURE = cfg.MODEL.CLIP.TEACHER_ARCHITECTURE

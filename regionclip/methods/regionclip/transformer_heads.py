@@ -1,4 +1,4 @@
-"""ROI head of the transformer detectors: mean over a region, projection, live text tower."""
+"""RoI head of the transformer detectors: mean over a region, projection, text encoder at run time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from regionclip.modeling.poolers import build_pooler
 
 
 class TextEncoderOutputLayers(CLIPOutputLayers):
-    """Predictor that embeds the class names itself; there is no background class."""
+    """Box predictor with its own text encoder; there is no background class."""
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, causal_text: bool, **kwargs: Any) -> None:
-        """Make a predictor; call `set_classes` before the first forward pass."""
+        """Create a predictor; call `set_classes` before the first forward pass."""
         super().__init__(input_shape, **kwargs)
         del self.cls_score
-        # No published file has box deltas: proposals stay where they are.
+        # No published checkpoint has box deltas: proposals are not refined.
         nn.init.zeros_(self.bbox_pred.weight)
         nn.init.zeros_(self.bbox_pred.bias)
         self.lang_encoder = RegionTextEncoder(causal=causal_text)
@@ -42,11 +42,11 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
 
     @property
     def optional_weights(self) -> tuple[str, ...]:
-        """No published file has box deltas."""
+        """Box deltas, which no published checkpoint has."""
         return ("bbox_pred.weight", "bbox_pred.bias")
 
     def set_classes(self, names: Sequence[str]) -> None:
-        """Embed the class names; later passes score regions against them."""
+        """Embed the class names that later forward passes score regions against."""
         self.class_embeddings = self.lang_encoder.embed_classes(names)
 
     def classify(self, vectors: Tensor, embeddings: Tensor) -> Predictions:
@@ -63,11 +63,11 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
 
 
 class CLIPTransformerROIHeads(ROIHeads):
-    """RoIAlign on one map, mean, projection into the joint space, predictor; inference only."""
+    """RoIAlign on one map, mean, projection into the joint space, box predictor; inference only."""
 
     @configurable
     def __init__(self, *, in_feature: str, pooler: ROIPooler, box_predictor: CLIPOutputLayers, **kwargs: Any) -> None:
-        """Make a head; call `borrow` before the first forward pass."""
+        """Create a head; call `borrow` before the first forward pass."""
         super().__init__(**kwargs)
         self.in_features = [in_feature]
         self.pooler = pooler
@@ -89,9 +89,9 @@ class CLIPTransformerROIHeads(ROIHeads):
     def borrow(self, owner: nn.Module) -> None:
         """Use the region pooling of `owner.backbone`, and `owner.image_projection` [C, D].
 
-        Both are read at each call: loading may put another parameter in the place of the first.
+        Both are read at each call, since loading a checkpoint may replace the parameter.
         """
-        self._owner = (owner,)  # in a tuple it is not registered as a sub-module
+        self._owner = (owner,)  # in a tuple, so that it is not registered as a submodule
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Embed the class names that regions are scored against."""
@@ -111,7 +111,7 @@ class CLIPTransformerROIHeads(ROIHeads):
         """Return (detections, {}).
 
         Raises:
-            UserError: in training mode; the published system has no training for these towers.
+            UserError: in training mode; the published system does not train these encoders.
         """
         if self.training:
             fix = "evaluate with --eval-only, or train with CLIPRes5ROIHeads"
@@ -122,7 +122,7 @@ class CLIPTransformerROIHeads(ROIHeads):
         return detections, {}
 
     def forward_with_given_boxes(self, features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
-        """Return the instances as they are: there is no mask head."""
+        """Return the instances unchanged: there is no mask head."""
         return instances
 
     def _region_vectors(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
@@ -144,5 +144,5 @@ class CLIPTransformerROIHeads(ROIHeads):
 
 
 def make_projection(channels: int, dim: int) -> nn.Parameter:
-    """Return an image projection [channels, dim] of unit gain."""
+    """Return a random image projection [channels, dim] that preserves the scale of its input."""
     return nn.Parameter(torch.randn(channels, dim) * channels**-0.5)
