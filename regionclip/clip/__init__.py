@@ -1,1 +1,1 @@
-"""CLIP as plain torch; nothing here knows Detectron2."""
+"""CLIP in plain PyTorch, independent of Detectron2."""

@@ -1,4 +1,4 @@
-"""Sizes of the CLIP models, by name; any other size is described by an open_clip JSON file."""
+"""CLIP model sizes by name; other sizes are described by an open_clip JSON file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
 HEAD_WIDTH = 64
-"""Channels of one attention head, in both towers of every CLIP model."""
+"""Channels per attention head, in image and text encoder of every CLIP model."""
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
 @dataclass(frozen=True)
 class CLIPArchitecture:
-    """Dimensions of a CLIP model with a ModifiedResNet image tower."""
+    """Dimensions of a CLIP model with a ModifiedResNet image encoder."""
 
     name: str
     blocks: tuple[int, int, int, int]
@@ -28,7 +28,7 @@ class CLIPArchitecture:
     embedding_dim: int
     """Width D of the joint image-text space."""
     image_resolution: int
-    """Side in pixels of the square images CLIP was trained on; fixes the positional table."""
+    """Side in pixels of CLIP's square training images; determines the positional embedding."""
     text_width: int
     text_heads: int
     text_layers: int = 12
@@ -52,7 +52,7 @@ class CLIPArchitecture:
 
     @property
     def attention_grid(self) -> int:
-        """Side of the square token grid that the positional table was made for."""
+        """Side of the square token grid of the positional embedding."""
         return self.image_resolution // 32
 
     @property
@@ -67,7 +67,7 @@ _UPSTREAM_DEPTHS = {50: "RN50", 101: "RN101", 200: "RN50x4"}
 
 
 def register_architecture(architecture: CLIPArchitecture) -> CLIPArchitecture:
-    """Make `architecture` known under its name; raises `ValueError` when the name means another size."""
+    """Register `architecture` under its name; raises `ValueError` if the name has other dimensions already."""
     known = _ARCHITECTURES.setdefault(architecture.name, architecture)
     if known != architecture:
         raise ValueError(f"architecture {architecture.name!r} is already registered with other dimensions: {known}")
@@ -100,7 +100,7 @@ def get_architecture(name: str) -> CLIPArchitecture:
 
 
 def architecture_from_depth(depth: int) -> CLIPArchitecture:
-    """Return the architecture behind upstream's `MODEL.RESNETS.DEPTH` flag (200 means RN50x4).
+    """Return the CLIP size for upstream's `MODEL.RESNETS.DEPTH` (200 means RN50x4).
 
     Raises:
         UserError: upstream has no CLIP model for this depth.

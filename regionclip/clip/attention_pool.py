@@ -1,4 +1,4 @@
-"""CLIP's attention pool: a feature map becomes one embedding in the joint space."""
+"""CLIP's attention pool: pools a feature map into one embedding in the joint space."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class AttentionPool2d(nn.Module):
-    """Attend from the mean of a feature map to all of its cells.
+    """Attention from the mean of a feature map to all of its cells.
 
-    Only the output of the mean token leaves the layer, so only its query is computed, and keys and
-    values are folded onto it. This equals the published layer, which projects every token three
-    times, up to rounding, at a thirtieth of the multiplications.
+    Only the output of the mean token is used, so only its query is computed, and the key and value
+    projections are applied to it instead. This equals the published layer, which projects every token
+    three times, up to rounding, with a thirtieth of the multiplications.
     """
 
     def __init__(self, grid: int, width: int, heads: int, output_dim: int) -> None:
-        """Make a pool for `grid` x `grid` cells of `width` channels, giving `output_dim` channels."""
+        """Create a pool from `grid` x `grid` cells of `width` channels to `output_dim` channels."""
         super().__init__()
         self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, width) / width**0.5)
         self.k_proj = nn.Linear(width, width)
@@ -35,15 +35,15 @@ class AttentionPool2d(nn.Module):
             float [N, output_dim], not normalised.
 
         Raises:
-            ValueError: the map is not `grid` x `grid`; the positional table is not interpolated.
+            ValueError: the map is not `grid` x `grid`; the positional embedding is not interpolated.
         """
         check_grid(x, self.grid)
         cells = x.flatten(2).transpose(1, 2)  # [N, L, C]
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # [N, 1 + L, C]
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
         query = self.q_proj(tokens[:, 0]).unflatten(1, (self.heads, -1))  # [N, heads, C / heads]
-        # Each query meets the tokens through its own row of k_proj, [N, heads, C]; likewise the
-        # attended tokens meet v_proj once, instead of every token being projected twice.
+        # The query is multiplied with k_proj before the tokens are, [N, heads, C]; likewise v_proj is
+        # applied once to the attended tokens, instead of projecting every token twice.
         key_rows = torch.einsum("nhd,hdc->nhc", query, self._by_head(self.k_proj.weight))
         key_offset = (query * self._by_head(self.k_proj.bias)).sum(dim=2, keepdim=True)
         scores = key_rows @ tokens.transpose(1, 2) + key_offset  # [N, heads, 1 + L]
@@ -57,7 +57,7 @@ class AttentionPool2d(nn.Module):
 
 
 def check_grid(x: Tensor, grid: int) -> None:
-    """Raise `ValueError` if a feature map [N, C, h, w] has not `grid` x `grid` cells."""
+    """Raise `ValueError` unless a feature map [N, C, h, w] has `grid` x `grid` cells."""
     if tuple(x.shape[2:]) != (grid, grid):
         raise ValueError(
             f"attention pool expects {grid}x{grid} cells, got {x.shape[2]}x{x.shape[3]}: "

@@ -1,4 +1,4 @@
-"""Class embeddings from disk: one row a class, in the joint image-text space."""
+"""Class embeddings from disk: one row per class, in the joint image-text space."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from regionclip.files import is_pickle, resolve_path
 def load_class_embeddings(
     path: str | Path, *, rows: int | None = None, dim: int | None = None, key: str = ""
 ) -> Tensor:
-    """Read class embeddings, a bare tensor as upstream stores it or a safetensors file.
+    """Read class embeddings: a bare tensor, as upstream stores it, or a safetensors file.
 
     Args:
         path: `.pth`/`.pt` with one tensor, or `.safetensors` with the tensor `embeddings`.
-        rows: number of classes expected, None for any.
-        dim: embedding width D expected, None for any.
-        key: config key that named the file, for the error message.
+        rows: expected number of classes, None for any.
+        dim: expected embedding width D, None for any.
+        key: config key of the file, for the error message.
 
     Returns:
         float32 [rows, dim], as stored: not normalised.
 
     Raises:
-        UserError: missing, unreadable or unsafe file, wrong shape, or a value that is not finite.
+        UserError: missing, unreadable or unsafe file, wrong shape, or non-finite values.
     """
     what = f"{key} {path}".strip()
     tensor = _read_tensor(resolve_path(path), what)
@@ -47,10 +47,10 @@ def load_class_embeddings(
 
 
 def load_concepts(path: str | Path, dim: int, key: str, *, rows: int | None = None) -> Tensor:
-    """Read concept embeddings float32 [C, dim], of which a safetensors file also has the names.
+    """Read concept embeddings float32 [C, dim], with concept names if the file is safetensors.
 
     Raises:
-        UserError: as for `load_class_embeddings`, or a concept has two rows.
+        UserError: as for `load_class_embeddings`, or a concept has several rows.
     """
     table = load_class_embeddings(path, rows=rows, dim=dim, key=key)
     empty = (table.norm(dim=1) == 0).nonzero()[:, 0].tolist()
@@ -70,7 +70,7 @@ def load_concepts(path: str | Path, dim: int, key: str, *, rows: int | None = No
 
 
 def read_names(path: str | Path) -> list[str]:
-    """Return the names that a safetensors file of embeddings holds; empty for other files."""
+    """Return the names stored in a safetensors file of embeddings; empty for other files."""
     place = resolve_path(path)
     if place.suffix != ".safetensors":
         return []

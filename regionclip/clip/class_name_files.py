@@ -1,4 +1,4 @@
-"""Files of words: a word on each line, words between commas, JSON, YAML, CSV; or refused with what is wrong."""
+"""Files of class names: one per line, comma-separated, JSON, YAML or CSV; others are rejected with the reason."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from regionclip.files import read_text, resolve_path
 logger = logging.getLogger(__name__)
 
 Word = str | Sequence[str]
-"""One class: a word, or its synonyms, of which the first is the name."""
+"""One class: a class name, or its synonyms with the class name first."""
 
 SYNONYM_MARK = "|"
-"""Stands between synonyms."""
+"""Separates synonyms."""
 
 LIST_KEYS = ("names", "classes", "categories", "words")
-"""Under one of these a JSON or YAML file may have its list."""
+"""Keys of a JSON or YAML file that may hold the list of class names."""
 
 NAME_KEYS = ("name", "word", "class", "label", "category")
-"""Under one of these an entry of such a list, or a column of a CSV file, may have its word."""
+"""Keys of a list entry, or headers of a CSV column, that may hold the class name."""
 
 _FIX = "write a word on each line, or a JSON list of words"
 _MARK_ALONE = re.compile(r"(?<!<)\|(?!>)")
-"""The mark, but where it belongs to a mark of the tokenizer such as `<|endoftext|>`."""
+"""The synonym mark, except inside special tokens of the tokenizer such as `<|endoftext|>`."""
 
 _YAML_LINE = re.compile(rf"({'|'.join(LIST_KEYS)})\s*:|- ")
 
 
 def split_synonyms(text: str) -> list[str]:
-    """Return the synonyms of `sofa | couch`, without space around them."""
+    """Return the stripped synonyms of `sofa | couch`."""
     return [word.strip() for word in _MARK_ALONE.split(text)]
 
 
 def read_words(path: str | Path) -> list[Word]:
-    """Read the words of a file; synonyms may stand between `|`.
+    """Read the class names of a file; synonyms may be separated by `|`.
 
-    Understood are text with a word on each line, or on one line between commas; a JSON or YAML list of words or of
-    lists of synonyms, also under `names`, `classes`, `categories` or `words`, and as a mapping from numbers; CSV with
-    one column, or with one that is called `name`, `word`, `class`, `label` or `category`.
+    Supported are text with one class name per line, or on one line separated by commas; a JSON or YAML list of names
+    or of lists of synonyms, also under `names`, `classes`, `categories` or `words`, and as a mapping from numbers;
+    CSV with one column, or with one named `name`, `word`, `class`, `label` or `category`.
 
     Args:
-        path: file, relative to the working directory or the repository; what it is says its content, CSV its ending.
+        path: file, relative to the working directory or the repository; the extension decides only about CSV.
 
     Raises:
-        UserError: missing file, no text, nothing in it, or something else than words.
+        UserError: missing file, not text, empty, or no class names.
     """
     text = read_text(path, "words").strip()
     if not text:
@@ -102,11 +102,11 @@ def _from_yaml(text: str, source: str) -> list[Word]:
 
 
 def _from_content(content: Any, source: str) -> list[Word]:
-    """Return the words of what JSON or YAML held."""
+    """Return the class names in the content of a JSON or YAML file."""
     if isinstance(content, Mapping) and (key := next((key for key in LIST_KEYS if key in content), None)):
         return _from_content(content[key], f"{source}, {key}")
     if isinstance(content, Mapping) and content and all(str(key).isdecimal() for key in content):
-        # Class numbers, which have to be 0, 1, ... or 1, 2, ... so that the words keep their places.
+        # Class numbers, which must be 0, 1, ... or 1, 2, ... so that they give the class order.
         numbers = sorted(content, key=int)
         if [int(number) - int(numbers[0]) for number in numbers] != list(range(len(numbers))):
             actual = ", ".join(map(str, numbers[:10]))
@@ -150,7 +150,7 @@ def _from_table(text: str, delimiter: str, source: str) -> list[Word]:
 
 
 def names_alone(words: Sequence[Word], source: str) -> list[str]:
-    """Return words of a list that has no synonyms; raises `UserError` where it has some."""
+    """Return the class names of a list without synonyms; raises `UserError` if it has some."""
     synonyms = next((word for word in words if not isinstance(word, str) or SYNONYM_MARK in word), None)
     if synonyms is not None:
         actual = f"synonyms, {synonyms!r}"

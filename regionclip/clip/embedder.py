@@ -1,6 +1,6 @@
-"""From words to rows in the joint image-text space, through prompts and CLIP's text tower.
+"""Class embeddings in the joint image-text space, from class names through prompts and CLIP's text encoder.
 
-Kept out of the package's `__init__`, as `text.py` is: open_clip takes seconds to import.
+Not imported by the package's `__init__`, like `text_encoder.py`: importing open_clip takes seconds.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from regionclip.clip.text_encoder import END_OF_TEXT, START_OF_TEXT, TextEncoder
 from regionclip.isolation import with_own_settings
 
 PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
-"""Prompts in a pass of the tower, and prompts that are sorted by length before."""
+"""Prompts per forward pass of the text encoder, and prompts that are sorted by length together."""
 
 TOKENS_OF_WORD = 60
-"""Tokens of a word that surely fit beside those of a template."""
+"""Tokens of a class name that always fit next to those of a template."""
 
 QUIET_BELOW = 200
-"""No progress bar for fewer prompts."""
+"""Minimum number of prompts for a progress bar."""
 
 
 class WordEmbedder:
-    """Embeds words with one text tower, and remembers them in a cache."""
+    """Embeds class names with one text encoder, and caches the embeddings."""
 
     def __init__(
         self, encoder: TextEncoder, model: str, device: torch.device | str, cache: EmbeddingCache | None = None
     ) -> None:
-        """Make an embedder.
+        """Create an embedder.
 
         Args:
             encoder: the text encoder.
-            model: name of the CLIP size that it belongs to.
+            model: its CLIP size.
             device: where to compute.
-            cache: keeps the embeddings; None keeps none.
+            cache: stores the embeddings; None disables caching.
         """
         self._prepare(None, encoder.text_projection.shape[1], model, device, cache)
         self.__dict__["encoder"] = encoder.to(self.device).eval()
@@ -56,15 +56,15 @@ class WordEmbedder:
         device: torch.device | str,
         cache: EmbeddingCache,
     ) -> WordEmbedder:
-        """Return an embedder whose text encoder is loaded when a word is not in the cache.
+        """Return an embedder that loads its text encoder only for class names that are not cached.
 
         Args:
-            load: gives the text encoder.
-            weights_hash: of its weights.
+            load: returns the text encoder.
+            weights_hash: hash of its weights.
             dim: width D of the joint space.
-            model: name of the CLIP size that it belongs to.
+            model: its CLIP size.
             device: where to compute.
-            cache: keeps the embeddings.
+            cache: stores the embeddings.
         """
         embedder = cls.__new__(cls)
         embedder._prepare(load, dim, model, device, cache)
@@ -95,7 +95,7 @@ class WordEmbedder:
 
     @cached_property
     def weights_hash(self) -> str:
-        """A short hash of the text encoder's weights: equal for equal values, whatever file they came from."""
+        """A short hash of the text encoder's weights: the same for the same values in different files."""
         digest = hashlib.sha256()
         for key, value in sorted(self.encoder.state_dict().items()):
             digest.update(key.encode())
@@ -103,22 +103,22 @@ class WordEmbedder:
         return digest.hexdigest()[:16]
 
     def token_ids(self, word: str) -> tuple[int, ...]:
-        """Return what the tower reads of a word: equal ids are the same word to CLIP.
+        """Return the token ids of a class name: names with equal ids are the same to CLIP.
 
-        A prompt has places for 75 tokens, some of which belong to its template.
+        A prompt has 75 tokens, some of which belong to its template.
         """
         return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_WORD]
 
     def has_marks(self, tokens: Sequence[int]) -> bool:
-        """Return whether a start or end of text is among the ids of a word."""
+        """Return whether the token ids of a class name include a start or end of text."""
         return START_OF_TEXT in tokens or END_OF_TEXT in tokens
 
     @with_own_settings
     def embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
-        """Return float32 [N, D] on the CPU, from the cache where it has them.
+        """Return embeddings float32 [N, D] on the CPU, from the cache where present.
 
-        The mean over the prompts of each word: of their embeddings as they are, as upstream, or of
-        unit vectors where the ensemble says so.
+        A class embedding is the mean over its prompts: of the raw embeddings, as upstream, or of unit
+        vectors if the ensemble says so.
         """
         scope = f"{self.weights_hash}/{ensemble.fingerprint}" if self.cache else ""
         found = self.cache.get(scope, words, self.dim) if self.cache else {}
@@ -138,7 +138,7 @@ class WordEmbedder:
     def _embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
         prompts = [fill_template(template, word) for word in words for template in ensemble.templates]
         tokens = tokenize(prompts, self.tokenizer)
-        # Sorted by length and cut behind the longest of a pass: most of 77 places are padding.
+        # Sorted by length and truncated to the longest of a pass, as most of the 77 tokens are padding.
         lengths = tokens.argmax(dim=1) + 1
         order = lengths.argsort(stable=True)
         embeddings = torch.empty(len(prompts), self.dim)

@@ -1,4 +1,4 @@
-"""Embeddings of words on disk, so that no word is encoded twice."""
+"""Disk cache of text embeddings, so that no class name is encoded twice."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ TABLE = "CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (s
 FILES = "CREATE TABLE IF NOT EXISTS weights (file PRIMARY KEY, hash)"
 
 KEYS_AT_ONCE = 500
-"""SQLite allows a limited number of parameters in a query."""
+"""Keys per query; SQLite limits the number of parameters."""
 
 
 class EmbeddingCache:
-    """A table from (text weights, prompt templates, word) to an embedding; safe for several processes.
+    """SQLite table from (text weights, prompt templates, class name) to embedding; safe for concurrent processes.
 
-    A cache that cannot be used is no reason to stop: it is left out, and said once.
+    A cache that cannot be used is no error: it is disabled with one warning.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Make a cache in a file, `embeddings.sqlite` in `cache_folder()` unless given."""
+        """Open a cache file, `embeddings.sqlite` in `cache_folder()` by default."""
         self.path = path or cache_folder() / "embeddings.sqlite"
         self._usable = True
 
     def get(self, scope: str, words: Sequence[str], dim: int) -> dict[str, Tensor]:
-        """Return the embeddings float32 [dim] of those words that are there; `scope` is weights and templates."""
+        """Return the cached embeddings float32 [dim] by class name; `scope` identifies weights and templates."""
         try:
             found = self._read(scope, words) if self._usable and self.path.is_file() else {}
             return {word: row for word, row in found.items() if row.shape == (dim,)}
@@ -45,7 +45,7 @@ class EmbeddingCache:
             return {}
 
     def put(self, scope: str, words: Sequence[str], embeddings: Tensor) -> None:
-        """Keep the embeddings float32 [N, D] of N words."""
+        """Store the embeddings float32 [N, D] of N class names."""
         rows = [(scope, word, row.tobytes()) for word, row in zip(words, embeddings.cpu().float().numpy(), strict=True)]
         try:
             if self._usable:
@@ -54,7 +54,7 @@ class EmbeddingCache:
             self._give_up(error)
 
     def weights_hash(self, file: str) -> str | None:
-        """Return the hash that was kept for `file_state`; None where there is none."""
+        """Return the hash stored for a `file_state`, or None."""
         try:
             if not (self._usable and self.path.is_file()):
                 return None
@@ -67,7 +67,7 @@ class EmbeddingCache:
             return None
 
     def keep_weights_hash(self, file: str, weights_hash: str) -> None:
-        """Keep the hash of the weights in a file, by its `file_state`."""
+        """Store the hash of the weights in a file, by its `file_state`."""
         try:
             if self._usable:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,6 @@ class EmbeddingCache:
 
 
 def file_state(file: Path) -> str:
-    """Return what changes when a file is written, replaced or moved."""
+    """Return a string that changes when the file is written, replaced or moved."""
     state = file.stat()
     return f"{file.resolve()} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"

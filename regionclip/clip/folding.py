@@ -1,4 +1,4 @@
-"""What no longer changes becomes part of a layer: normalisation of convolutions, positions of the attention pool."""
+"""Constant folding for inference: normalization into convolutions, positions into the attention pool."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regionclip.ops.fused_convolution import add_convolved, rectified
 
 
 def fold_tower(tower: ModifiedResNet) -> None:
-    """Fold the normalisation of a tower into its convolutions and positions into its attention pool, in place.
+    """Fold normalization layers into convolutions and positions into the attention pool of an image encoder, in place.
 
-    In evaluation mode the tower computes the same, up to rounding. Its state-dict keys are no longer
-    the published ones, and it cannot be trained: fold what was loaded, and only what is asked from
-    then on.
+    In evaluation mode the results are the same up to rounding. The state-dict keys are no longer the
+    published ones, and the encoder can no longer be trained: fold only after loading the weights, and
+    only for inference.
     """
     for number in (1, 2, 3):
         _fold_pair(tower, f"conv{number}", f"bn{number}")
@@ -29,7 +29,7 @@ def fold_tower(tower: ModifiedResNet) -> None:
 
 
 class FoldedBottleneck(nn.Module):
-    """A residual block of three convolutions without normalisation, which writes no map twice."""
+    """Residual block of three convolutions without normalization, which writes no map twice."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class FoldedBottleneck(nn.Module):
         *,
         keeps_input: bool = True,
     ) -> None:
-        """Make a block.
+        """Create a block.
 
         Args:
-            convolutions: of 1x1, 3x3 and 1x1 cells. The first may have another type than the others.
-            shortcut: convolution of what is added, of the type of the first; without it the input is.
-            pool: before the last convolution and the shortcut.
-            keeps_input: the input is used elsewhere, and cannot become the result.
+            convolutions: 1x1, 3x3 and 1x1. The first may have another dtype than the others.
+            shortcut: convolution on the shortcut, with the dtype of the first; None for identity.
+            pool: applied before the last convolution and on the shortcut.
+            keeps_input: the input is used elsewhere, so it must not be overwritten.
         """
         super().__init__()
         self.conv1, self.conv2, self.conv3 = cast(list[nn.Conv2d], convolutions)
@@ -54,7 +54,7 @@ class FoldedBottleneck(nn.Module):
         self.keeps_input = keeps_input
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, C, H, W] to [N, K, H', W'] of its last weights' type; `x` is overwritten unless it is to be kept."""
+        """Map [N, C, H, W] to [N, K, H', W'] in the last convolution's dtype; overwrites `x` unless `keeps_input`."""
         x, dtype = x.to(self.conv1.weight.dtype), self.conv3.weight.dtype
         inner = self.pool(self.rectified3x3(rectified(self.conv1, x).to(dtype)))
         if self.shortcut is not None:
@@ -64,12 +64,12 @@ class FoldedBottleneck(nn.Module):
         return add_convolved(x, inner, self.conv3.weight, self.conv3.bias)
 
     def rectified3x3(self, x: Tensor) -> Tensor:
-        """Return the positive part of the second convolution; what stands in its place rectifies by itself."""
+        """Return the 3x3 convolution with ReLU; the Winograd replacement applies ReLU itself."""
         return rectified(self.conv2, x) if isinstance(self.conv2, nn.Conv2d) else self.conv2(x)
 
 
 def _fold_stage(stage: nn.Module) -> None:
-    """Put folded blocks in the place of those of a residual stage."""
+    """Replace the blocks of a residual stage by folded ones."""
     for number, (name, block) in enumerate(list(stage.named_children())):
         assert isinstance(block, Bottleneck)
         for convolution in (1, 2, 3):
@@ -83,14 +83,14 @@ def _fold_stage(stage: nn.Module) -> None:
 
 
 class FoldedAttentionPool(nn.Module):
-    """An attention pool that meets cells and their positions apart, and makes no tokens of them.
+    """Attention pool that handles cells and positions separately, without building tokens.
 
-    The mean token is a mean of what the cells give; positions have met keys and values before. The bias of
-    keys adds the same to all scores, which the softmax forgets.
+    The scores of the mean token are the mean of the cells' scores; positions are multiplied with the key and value
+    projections in advance. The key bias adds the same value to all scores, so the softmax cancels it.
     """
 
     def __init__(self, pool: AttentionPool2d) -> None:
-        """Fold a pool, whose projections are shared."""
+        """Fold a pool; its projections are shared."""
         super().__init__()
         self.heads, self.grid = pool.heads, pool.grid
         self.q_proj, self.c_proj = pool.q_proj, pool.c_proj
@@ -108,7 +108,7 @@ class FoldedAttentionPool(nn.Module):
         scores = torch.cat([of_cells.mean(dim=2, keepdim=True), of_cells], dim=2)
         scores = scores + torch.einsum("nhd,hdl->nhl", query, self.position_keys)  # [N, heads, 1 + L]
         weights = (scores * query.shape[2] ** -0.5).softmax(dim=2)
-        shares = weights[:, :, 1:] + weights[:, :, :1] / cells.shape[1]  # the mean token's share goes to all cells
+        shares = weights[:, :, 1:] + weights[:, :, :1] / cells.shape[1]  # the mean token's weight is spread over cells
         attended = torch.einsum("nhc,hdc->nhd", shares @ cells, self.values)
         attended = attended + torch.einsum("nhl,hld->nhd", weights, self.position_values)
         return self.c_proj(attended.flatten(1))
@@ -120,7 +120,7 @@ def _folded_pool(pool: AttentionPool2d) -> tuple[Tensor, ...]:
     keys, values = (layer.weight.unflatten(0, by_head) for layer in (pool.k_proj, pool.v_proj))  # [heads, d, C]
     positions = pool.positional_embedding.double()  # [1 + L, C]
     position_keys = torch.einsum("hdc,lc->hdl", keys.double(), positions)
-    # Weights add up to one, so that the bias can go with every position.
+    # Attention weights sum to one, so the bias can be added to every position.
     position_values = torch.einsum("hdc,lc->hld", values.double(), positions)
     position_values += pool.v_proj.bias.double().unflatten(0, by_head)[:, None]
     dtype = keys.dtype
@@ -128,7 +128,7 @@ def _folded_pool(pool: AttentionPool2d) -> tuple[Tensor, ...]:
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Return weight and bias of a convolution that also does what the normalisation after it does.
+    """Return weight and bias of a convolution with the following normalization folded in.
 
     Args:
         weight: float [C_out, C_in, k, k].
@@ -136,7 +136,7 @@ def folded(weight: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor
         norm: BatchNorm, frozen or in evaluation mode.
 
     Returns:
-        None for a layer whose statistics are those of its input.
+        None for a layer that normalizes by the statistics of its input.
     """
     mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if mean is None or variance is None:

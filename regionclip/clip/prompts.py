@@ -1,4 +1,4 @@
-"""Prompt templates that turn a class name into sentences."""
+"""Prompt templates for class names."""
 
 from __future__ import annotations
 
@@ -94,27 +94,27 @@ PROMPT_TEMPLATES: tuple[str, ...] = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
-"""The name alone, then OpenAI's 80 ImageNet templates in upstream's order."""
+"""The class name alone, then OpenAI's 80 ImageNet templates in upstream's order."""
 
 
 def fill_template(template: str, name: str) -> str:
-    """Put `name` into `template`; commas vanish and `+` becomes a space, as upstream does."""
+    """Insert `name` into `template`; commas are removed and `+` becomes a space, as upstream does."""
     return template.replace("{}", name.replace(",", "").replace("+", " "))
 
 
 @dataclass(frozen=True)
 class PromptEnsemble:
-    """Sentences around a word, and how their embeddings become one."""
+    """Prompt templates, and how the embeddings of their prompts are averaged."""
 
     name: str
     templates: tuple[str, ...]
-    """Each has `{}` where the word goes."""
+    """Each with `{}` in place of the class name."""
     normalised: bool = False
-    """Whether unit vectors are averaged, and the mean is made one; else the embeddings as they are."""
+    """Whether to average unit vectors and normalize the mean; else the raw embeddings are averaged."""
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of what decides the embedding of a word, beside the weights."""
+        """A short hash of what determines a class embedding, apart from the weights."""
         return hashlib.sha256(json.dumps([self.templates, self.normalised]).encode()).hexdigest()[:16]
 
 
@@ -126,14 +126,14 @@ PROMPT_ENSEMBLES = {
         PromptEnsemble("single", ("a photo of a {}.",)),
     )
 }
-"""RegionCLIP's 81 templates, CORA's 80, and the one that CLIP's authors name first."""
+"""RegionCLIP's 81 templates, CORA's 80, and the default template of CLIP's authors."""
 
 
 def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEnsemble:
-    """Return an ensemble: by name, from a text file with a template on each line, or of templates.
+    """Return an ensemble by name, from a text file with one template per line, or from templates.
 
     Raises:
-        UserError: unknown name, no template, or one without `{}`.
+        UserError: unknown name, no template, or a template without `{}`.
     """
     if isinstance(templates, PromptEnsemble):
         return templates
@@ -152,14 +152,14 @@ def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEn
 
 
 def same_to_clip(word: str) -> str:
-    """Return what CLIP reads of a word: no case, no commas, single spaces."""
+    """Return a class name as CLIP reads it: lower case, no commas, single spaces."""
     return " ".join(fill_template("{}", word).lower().split())
 
 
 def clean_name(name: str) -> str:
-    """Return a class name as words: no underscores, parentheses or dataset endings.
+    """Return a class name without underscores, parentheses and dataset suffixes.
 
-    Upstream removes only `-other` and `-merged`, so that it reads `aerosol_can` to the encoder.
+    Upstream removes only `-other` and `-merged`, so the text encoder gets `aerosol_can`.
     """
     without_ending = name.replace("-other", "").replace("-merged", "")
     return " ".join(re.sub(r"[_()]", " ", without_ending).split())

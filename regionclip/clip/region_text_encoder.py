@@ -1,4 +1,4 @@
-"""The text tower of the transformer detectors, and class embeddings from names."""
+"""Text encoder of the transformer detectors, and class embeddings from class names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TokenEncoder(nn.Module):
     """Transformer over tokens (keys `token_embedding`, `positional_embedding`, `resblocks`, `ln_final`)."""
 
     def __init__(self, layers: int, causal: bool) -> None:
-        """Make an encoder; with `causal` a token sees only those before it."""
+        """Create an encoder; with `causal` a token attends only to itself and earlier tokens."""
         super().__init__()
         norm = partial(LayerNorm, eps=1e-12)
         self.causal = causal
@@ -47,18 +47,18 @@ class TokenEncoder(nn.Module):
     def _mask(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         if self.causal:
             return torch.full((CONTEXT_LENGTH, CONTEXT_LENGTH), -math.inf, dtype=dtype, device=tokens.device).triu(1)
-        # Padding is seen by no token; [N * heads, 77, 77]
+        # No token attends to padding; [N * heads, 77, 77]
         padding = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device).masked_fill(tokens == 0, -math.inf)
         return padding[:, None].expand(-1, CONTEXT_LENGTH, -1).repeat_interleave(HEADS, dim=0)
 
 
 class RegionTextEncoder(nn.Module):
-    """Names to unit vectors (keys `lang_encoder.*`, `lang_proj`, `logit_scale`)."""
+    """Embeds class names as unit vectors (keys `lang_encoder.*`, `lang_proj`, `logit_scale`)."""
 
     logit_scale: Tensor
 
     def __init__(self, layers: int = LAYERS, causal: bool = True) -> None:
-        """Make the tower; `causal` is the config key MODEL.TEXT.AUTOGRESSIVE."""
+        """Create an encoder; `causal` is the config key MODEL.TEXT.AUTOGRESSIVE."""
         super().__init__()
         self.lang_encoder = TokenEncoder(layers, causal)
         self.lang_proj = nn.Parameter(torch.randn(WIDTH, EMBEDDING_DIM) * WIDTH**-0.5)

@@ -1,4 +1,4 @@
-"""CLIP's ModifiedResNet as plain torch: three-convolution stem, average pools for strides."""
+"""CLIP's ModifiedResNet in plain PyTorch: three-convolution stem, average pooling for strides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.ops.fused_convolution import rectified
 
 NormFactory = Callable[[int], nn.Module]
-"""Makes the normalisation layer for a number of channels."""
+"""Creates the normalization layer for a number of channels."""
 
 
 class Bottleneck(nn.Module):
@@ -22,7 +22,7 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(self, in_channels: int, channels: int, stride: int, norm: NormFactory) -> None:
-        """Make a block from `in_channels` to `expansion * channels` channels."""
+        """Create a block from `in_channels` to `expansion * channels` channels."""
         super().__init__()
         out_channels = channels * self.expansion
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
@@ -34,23 +34,23 @@ class Bottleneck(nn.Module):
         self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.downsample: nn.Sequential | None = None
         if stride > 1 or in_channels != out_channels:
-            # The pool of the shortcut has no parameters: published keys count from the convolution.
+            # The shortcut's pool has no parameters: published keys start at the convolution.
             self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_channels, H, W] to [N, 4 * channels, H // stride, W // stride]."""
-        # In place: on a CPU, new memory costs more than the sum or the rectifier.
+        # In place: on a CPU, allocating memory costs more than the sum or ReLU.
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(self.pool(out)))
         shortcut = x if self.downsample is None else self.downsample(self.pool(x))
-        # Automatic casting can leave one of them in half precision.
+        # Autocast can leave one of them in half precision.
         total = out.add_(shortcut) if out.dtype == shortcut.dtype else out + shortcut
         return F.relu(total, inplace=True)
 
 
 class ModifiedResNet(nn.Module):
-    """CLIP's image tower up to `res5`, with the published state-dict keys."""
+    """CLIP's image encoder up to `res5`, with the published state-dict keys."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ModifiedResNet(nn.Module):
         *,
         with_attention_pool: bool = True,
     ) -> None:
-        """Make the tower; without the attention pool it is a plain feature extractor."""
+        """Create an encoder; without the attention pool it only gives feature maps."""
         super().__init__()
         self.architecture = architecture
         width = architecture.width
@@ -90,17 +90,17 @@ class ModifiedResNet(nn.Module):
         return {name: self.get_submodule(f"layer{i + 1}") for i, name in enumerate(STAGES)}
 
     def stem(self, x: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (floored twice)."""
+        """Map normalized RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (rounded down twice)."""
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             folded = isinstance(bn, nn.Identity)
             x = rectified(conv, x) if folded else F.relu(bn(conv(x)), inplace=True)
         return F.avg_pool2d(x, 2)
 
     def feature_maps(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Compute the feature maps called `names`, running no stage that none of them needs.
+        """Compute the feature maps called `names`, running only the stages they need.
 
         Args:
-            images: float [N, 3, H, W], RGB, normalised by CLIP's mean and deviation.
+            images: float [N, 3, H, W], RGB, normalized by CLIP's mean and standard deviation.
             names: among `stem`, `res2`, `res3`, `res4`, `res5` (strides 4, 4, 8, 16, 32).
 
         Returns:
@@ -122,7 +122,7 @@ class ModifiedResNet(nn.Module):
         """Embed whole images: normalised RGB [N, 3, resolution, resolution] to [N, embedding_dim].
 
         Raises:
-            ValueError: the tower was built without its attention pool.
+            ValueError: the encoder was built without its attention pool.
         """
         if self.attnpool is None:
             raise ValueError("this image tower was built without an attention pool; ask for feature_maps() instead")

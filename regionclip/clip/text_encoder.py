@@ -1,7 +1,7 @@
-"""CLIP's text tower and tokenizer, both from open_clip.
+"""CLIP's text encoder and tokenizer, both from open_clip.
 
-Kept out of the package's `__init__`: open_clip takes seconds to import, and the image towers do not
-need it.
+Not imported by the package's `__init__`: importing open_clip takes seconds, and the image encoders do
+not need it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from regionclip.clip.architectures import CLIPArchitecture
 START_OF_TEXT, END_OF_TEXT = 49406, 49407
 CONTEXT_LENGTH = 77
 _SPECIAL_TOKENS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
-"""OpenAI's spelling of the special tokens to open_clip's."""
+"""OpenAI's spelling of the special tokens, mapped to open_clip's."""
 
 
 class TextEncoder(TextTransformer):
-    """Text tower with the published keys of `lang_encoder.*`."""
+    """Text encoder with the published keys of `lang_encoder.*`."""
 
     def __init__(self, architecture: CLIPArchitecture) -> None:
-        """Make the tower that belongs to `architecture`."""
+        """Create the text encoder of `architecture`."""
         super().__init__(
             context_length=architecture.context_length,
             vocab_size=architecture.vocabulary_size,
@@ -48,9 +48,9 @@ class TextEncoder(TextTransformer):
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed int [N, L] ids as the embedding of their end-of-text token: float [N, D].
 
-        The end-of-text token is found as the largest id of a row, as CLIP does; the result is not
-        normalised. No token sees those after it, so that ids cut behind the last end of text give the
-        same. Upstream's `only_eot=True`.
+        The end-of-text token is the largest id of a row, as in CLIP; the result is not normalized.
+        Attention is causal, so truncating ids after the last end of text does not change the result.
+        Upstream's `only_eot=True`.
         """
         return text_global_pool(self._encode(tokens), tokens, pool_type="argmax") @ self.text_projection
 
@@ -61,23 +61,23 @@ class TextEncoder(TextTransformer):
 
 
 class Tokenizer(SimpleTokenizer):
-    """CLIP's byte-level BPE; OpenAI's spelling of the special tokens is understood in the text."""
+    """CLIP's byte-level BPE, which also accepts OpenAI's spelling of the special tokens."""
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without start and end."""
+        """Return the ids of `text`, without start and end of text."""
         for published, spelled in _SPECIAL_TOKENS.items():
             text = text.replace(published, spelled)
         return super().encode(text)
 
 
 def tokenize(texts: Sequence[str], tokenizer: SimpleTokenizer, *, keep_end_of_text: bool = True) -> Tensor:
-    """Return int64 [N, 77] token ids, zero-padded: start, text, end.
+    """Return int64 [N, 77] token ids, zero-padded: start of text, text, end of text.
 
     Args:
         texts: N texts.
         tokenizer: usually a `Tokenizer`.
-        keep_end_of_text: a text of more than 75 tokens loses its last tokens, not its end-of-text
-            token; False cuts as upstream does, which loses it.
+        keep_end_of_text: texts of more than 75 tokens are truncated before their end-of-text
+            token; False truncates as upstream does, which drops that token.
     """
     if keep_end_of_text:
         return tokenizer(list(texts), context_length=CONTEXT_LENGTH)

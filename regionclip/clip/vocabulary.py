@@ -1,4 +1,4 @@
-"""The words that a detector looks for: names, their embeddings, and where these come from."""
+"""Vocabulary of a detector: class names, their embeddings, and the origin of these."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_words"]
 
 MESSAGE_LIMIT = 5
-"""Words that an error message lists."""
+"""Maximum number of class names that an error message lists."""
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """K classes with embeddings in the joint image-text space.
 
-    A class has a row, or a row for each synonym, of which the most similar to a region counts.
+    A class has one row, or one row per synonym, of which the most similar to a region counts.
     """
 
     names: tuple[str, ...]
-    """Of the K classes, in the order of class ids."""
+    """Names of the K classes, in the order of class ids."""
     embeddings: Tensor
     """float32 [R, D] with R = K, or more with synonyms."""
     class_of_row: Tensor
     """int64 [R] in ascending order, each class at least once."""
     synonyms: tuple[tuple[str, ...], ...] = ()
-    """Words of each class, the name first; empty where they are not known."""
+    """Synonyms of each class, the name first; empty if unknown."""
     model: str = ""
-    """CLIP size, such as RN50; empty where it is not known, as in upstream's files."""
+    """CLIP size, such as RN50; empty if unknown, as in upstream's files."""
     text_weights: str = ""
-    """Hash of the text tower's weights; empty where it is not known."""
+    """Hash of the text encoder's weights; empty if unknown."""
     templates: str = ""
-    """Name and hash of the prompt ensemble; empty where it is not known."""
+    """Name and hash of the prompt ensemble; empty if unknown."""
     normalised: bool = False
-    """Whether the rows are unit vectors; nothing depends on it, for they are compared by cosine."""
+    """Whether the rows are unit vectors; has no effect, as cosines are compared."""
     source: str = "words"
-    """Where the vocabulary came from, for messages."""
+    """Origin of the vocabulary, for messages."""
 
     def __len__(self) -> int:
         """Return the number of classes K."""
@@ -77,18 +77,18 @@ class Vocabulary:
         templates: str | Sequence[str] | PromptEnsemble = "regionclip",
         synonyms: Literal["max", "mean"] = "max",
     ) -> Vocabulary:
-        """Embed words, or lists of synonyms.
+        """Embed class names, or lists of synonyms.
 
         Args:
-            words: a string, in which `|` stands between synonyms, or a list of synonyms, for each class.
-            embedder: the text tower of the detector: `RegionCLIP.embedder`.
-            templates: name of a prompt ensemble (`regionclip`, `cora`, `single`), a text file with a
-                template on each line, or templates.
-            synonyms: a region is compared with each synonym and the best counts (`max`), or with
-                their mean.
+            words: for each class a string, in which `|` separates synonyms, or a list of synonyms.
+            embedder: the detector's text encoder: `RegionCLIP.embedder`.
+            templates: name of a prompt ensemble (`regionclip`, `cora`, `single`), a text file with one
+                template per line, or templates.
+            synonyms: compare a region with each synonym and take the best (`max`), or with
+                their mean (`mean`).
 
         Raises:
-            UserError: no words, an empty one, or two that are the same to CLIP.
+            UserError: no class names, an empty one, or two that are the same to CLIP.
         """
         classes = _as_classes(words)
         _require_words(classes, embedder)
@@ -111,9 +111,9 @@ class Vocabulary:
     @classmethod
     @with_own_settings
     def from_concepts(cls, concepts: Sequence[str], embedder: WordEmbedder) -> Vocabulary:
-        """Embed the lines of a list with upstream's 81 templates, as they are: one may come twice.
+        """Embed the lines of a list with upstream's 81 templates, unchanged: duplicates are allowed.
 
-        For concept pools and published command lines; detectors want `from_words`.
+        For concept pools and published command lines; detectors use `from_words`.
         """
         ensemble = prompt_ensemble("regionclip")
         return cls(
@@ -128,15 +128,15 @@ class Vocabulary:
     @classmethod
     @with_own_settings
     def from_file(cls, path: str | Path, *, names: Sequence[str] = ()) -> Vocabulary:
-        """Read embeddings: a safetensors file of `save`, or upstream's bare tensor `.pth` [K, D].
+        """Read embeddings: a safetensors file written by `save`, or upstream's bare tensor `.pth` [K, D].
 
         Args:
             path: file, relative to the working directory or the repository.
-            names: of the classes in a file that does not have them, in which `|` stands between synonyms;
-                without, a text file of the same name beside it is read.
+            names: class names for a file without them, in which `|` separates synonyms; by default they are
+                read from a text file of the same name next to it.
 
         Raises:
-            UserError: unreadable or damaged file, or not a name for each class.
+            UserError: unreadable or damaged file, or not one name per class.
         """
         embeddings = load_class_embeddings(path)
         place = resolve_path(path)
@@ -164,7 +164,7 @@ class Vocabulary:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file that says what it is, and return its path; raises `UserError` for another ending."""
+        """Write a safetensors file with metadata, and return its path; raises `UserError` for another extension."""
         if Path(path).suffix != ".safetensors":
             raise user_error(str(path), "a name that ends in .safetensors", Path(path).suffix or "none", "rename it")
         metadata = {
@@ -185,7 +185,7 @@ class Vocabulary:
 
     @with_own_settings
     def without(self, words: Sequence[str]) -> Vocabulary | None:
-        """Return the vocabulary without these words and synonyms, as CLIP reads them; None when none is left."""
+        """Return the vocabulary without these class names and synonyms, compared as CLIP reads them; None if empty."""
         gone = {same_to_clip(word) for word in words}
         has_rows = len(self.embeddings) > len(self) and bool(self.synonyms)
         of_rows = [word for group in self.synonyms for word in group] if has_rows else self.names
@@ -204,7 +204,7 @@ class Vocabulary:
         )
 
     def require_fit(self, dim: int, model: str, text_weights: str = "") -> None:
-        """Raise a `UserError` unless the embeddings are of this CLIP, as far as both sides say what they are."""
+        """Raise a `UserError` unless the embeddings fit this CLIP, as far as both are known."""
         made_of, wanted = f"{self.model or 'an unknown CLIP'}, width {self.dim}", f"{model}, width {dim}"
         fits = self.dim == dim and self.model in ("", model)
         if fits and self.text_weights and text_weights and self.text_weights != text_weights:
@@ -216,18 +216,18 @@ class Vocabulary:
 
 
 class Classifier:
-    """Compares regions with a vocabulary by cosine; the rows are normalised once."""
+    """Cosine classifier of a vocabulary; the rows are normalized once."""
 
     @with_own_settings
     def __init__(self, vocabulary: Vocabulary, device: torch.device | str = "cpu") -> None:
-        """Make the classifier of a vocabulary on a device."""
+        """Create the classifier of a vocabulary on a device."""
         self.classes = len(vocabulary)
         self._rows = F.normalize(vocabulary.embeddings, dim=1).to(device)
         has_synonyms = len(vocabulary.embeddings) > self.classes
         self._class_of_row = vocabulary.class_of_row.to(device) if has_synonyms else None
 
     def __call__(self, unit_regions: Tensor) -> Tensor:
-        """Return the cosines [N, K] of unit region embeddings [N, D]; of synonyms the largest."""
+        """Return the cosines [N, K] of unit region embeddings [N, D], with the maximum over synonyms."""
         cosines = unit_regions @ self._rows.T
         if self._class_of_row is None:
             return cosines
@@ -250,7 +250,7 @@ def _where_some(groups: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...
 
 
 def _about(path: Path) -> tuple[dict[str, Any], Tensor | None]:
-    """Return what a safetensors file says about itself, and which class each row belongs to, if not its own."""
+    """Return the metadata of a safetensors file, and the class of each row if that is not the row itself."""
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, Any] = dict(file.metadata() or {})
         owner = file.get_tensor("class_of_row") if "class_of_row" in file.keys() else None  # noqa: SIM118
@@ -284,7 +284,7 @@ def _as_classes(words: Sequence[Word]) -> list[tuple[str, ...]]:
 
 
 def _is_text(word: object) -> bool:
-    # Half of a pair of surrogates is no letter, and cannot be written.
+    # An unpaired surrogate is no character, and cannot be written.
     return isinstance(word, str) and not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 

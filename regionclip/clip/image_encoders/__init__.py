@@ -1,1 +1,1 @@
-"""Transformer image encoders as plain torch."""
+"""Transformer image encoders in plain PyTorch."""

@@ -1,4 +1,4 @@
-"""DaViT: attention within windows, then attention between channels."""
+"""DaViT: window attention, then channel attention."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class DaViTSize:
 
 
 class Residual(nn.Module):
-    """`x + fn(norm(x))` on maps [N, H, W, C]; the norm may be left out (keys `norm`, `fn`)."""
+    """`x + fn(norm(x))` on maps [N, H, W, C]; the norm is optional (keys `norm`, `fn`)."""
 
     def __init__(self, fn: nn.Module, norm: nn.Module | None = None) -> None:
-        """Wrap `fn`."""
+        """Wrap the module `fn`."""
         super().__init__()
         self.norm = norm
         self.fn = fn
@@ -45,7 +45,7 @@ class DepthwiseConvolution(nn.Module):
     """3x3 depth-wise convolution on channels-last maps (key `dw`)."""
 
     def __init__(self, width: int) -> None:
-        """Make a convolution of `width` channels."""
+        """Create a convolution of `width` channels."""
         super().__init__()
         self.dw = nn.Conv2d(width, width, 3, padding=1, groups=width)
 
@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
     """MLP under the published key `net`."""
 
     def __init__(self, width: int, mlp_ratio: float) -> None:
-        """Make an MLP of `width` channels."""
+        """Create an MLP of `width` channels."""
         super().__init__()
         self.net = MLP(width, int(width * mlp_ratio))
 
@@ -68,10 +68,10 @@ class FeedForward(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows, not shifted, without position bias."""
+    """Attention within windows, without shift and position bias."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
-        """Make an attention over windows of `window` x `window` cells."""
+        """Create an attention layer over windows of `window` x `window` cells."""
         super().__init__()
         self.heads = heads
         self.window = window
@@ -79,7 +79,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, H, W, C] to [N, H, W, C]; zeros pad it to whole windows and take part unmasked."""
+        """Map [N, H, W, C] to [N, H, W, C]; zero-padded to whole windows, and padding is not masked."""
         images, height, width, channels = x.shape
         padded = channels_last(pad_to_multiple(channels_first(x), self.window))
         rows, columns = padded.shape[1] // self.window, padded.shape[2] // self.window
@@ -97,7 +97,7 @@ class ChannelAttention(nn.Module):
     """Attention between the channels of a group, over all cells of the image."""
 
     def __init__(self, width: int, groups: int) -> None:
-        """Make an attention of `groups` groups of channels."""
+        """Create an attention layer with `groups` groups of channels."""
         super().__init__()
         self.groups = groups
         self.qkv = nn.Linear(width, 3 * width)
@@ -114,10 +114,10 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """Convolution, window attention, convolution, MLP, each a residual."""
+    """Convolution, window attention, convolution, MLP, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, size: DaViTSize) -> None:
-        """Make a block of `width` channels."""
+        """Create a block of `width` channels."""
         super().__init__()
         self.conv1 = Residual(DepthwiseConvolution(width))
         self.window_attn = Residual(WindowAttention(width, heads, size.window), nn.LayerNorm(width))
@@ -130,10 +130,10 @@ class SpatialBlock(nn.Module):
 
 
 class ChannelBlock(nn.Module):
-    """Convolution, channel attention, convolution, MLP, each a residual."""
+    """Convolution, channel attention, convolution, MLP, each with a residual connection."""
 
     def __init__(self, width: int, groups: int, size: DaViTSize) -> None:
-        """Make a block of `width` channels."""
+        """Create a block of `width` channels."""
         super().__init__()
         self.conv1 = Residual(DepthwiseConvolution(width))
         self.channel_attn = Residual(ChannelAttention(width, groups), nn.LayerNorm(width))
@@ -149,7 +149,7 @@ class DualBlock(nn.Module):
     """A spatial block followed by a channel block: one unit of depth."""
 
     def __init__(self, width: int, heads: int, groups: int, size: DaViTSize) -> None:
-        """Make the pair."""
+        """Create both blocks."""
         super().__init__()
         self.spatial_block = SpatialBlock(width, heads, size)
         self.channel_block = ChannelBlock(width, groups, size)
@@ -160,10 +160,10 @@ class DualBlock(nn.Module):
 
 
 class ConvolutionalEmbed(nn.Module):
-    """Strided convolution with a norm after it (the stem) or before it (between stages)."""
+    """Strided convolution, followed (stem) or preceded (between stages) by a norm."""
 
     def __init__(self, in_channels: int, channels: int, size: DaViTSize, stage: int) -> None:
-        """Make the entry of stage number `stage`."""
+        """Create the patch embedding of stage number `stage`."""
         super().__init__()
         self.norm_first = stage > 0
         side, stride, padding = (sizes[stage] for sizes in (size.patch_sizes, size.patch_strides, size.patch_paddings))
@@ -171,7 +171,7 @@ class ConvolutionalEmbed(nn.Module):
         self.norm = nn.LayerNorm(in_channels if self.norm_first else channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, H, W, C] to [N, H', W', C'], floored."""
+        """Map [N, H, W, C] to [N, H', W', C'], rounded down."""
         if self.norm_first:
             x = self.norm(x)
         x = channels_last(self.proj(channels_first(x)))
@@ -179,10 +179,10 @@ class ConvolutionalEmbed(nn.Module):
 
 
 class DaViT(nn.Module):
-    """Image tower whose norm follows the mean over a region."""
+    """Image encoder whose norm is applied after the mean over a region."""
 
     def __init__(self, size: DaViTSize | None = None) -> None:
-        """Make a tower, of the published base size by default."""
+        """Create an encoder, of the published base size by default."""
         super().__init__()
         size = size or DaViTSize()
         channels = (3, *size.widths)
@@ -197,7 +197,7 @@ class DaViT(nn.Module):
         self.norm = nn.LayerNorm(self.out_channels)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, C, H / 32, W / 32], floored, not normed."""
+        """Map normalized RGB [N, 3, H, W] to [N, C, H / 32, W / 32], rounded down, without the final norm."""
         x = channels_last(images)
         for embed, blocks in zip(self.convs, self.blocks, strict=True):
             x = blocks(embed(x))

@@ -1,6 +1,6 @@
 """FocalNet with depth-wise convolutions and norms after the residual sum.
 
-Neither timm's nor the public FocalNet has these, so it is written here.
+Neither timm nor the public FocalNet has this variant, so it is implemented here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class FocalNetSize:
 
 
 class FocalModulation(nn.Module):
-    """Multiply a query by context gathered at growing distances, gated per level."""
+    """Multiplies a query by context aggregated at growing distances, gated per level."""
 
     def __init__(self, width: int, levels: int, window: int) -> None:
-        """Make a modulation of `levels` depth-wise convolutions, of side `window` and 2 more each."""
+        """Create a modulation with `levels` depth-wise convolutions, of kernel size `window`, `window` + 2, ..."""
         super().__init__()
         self.levels = levels
         self.f = nn.Linear(width, 2 * width + levels + 1)
@@ -59,10 +59,10 @@ class FocalModulation(nn.Module):
 
 
 class FocalBlock(nn.Module):
-    """Depth-wise convolution, modulation, depth-wise convolution, MLP; norms follow the sums."""
+    """Depth-wise convolution, modulation, depth-wise convolution, MLP; norms follow the residual sums."""
 
     def __init__(self, width: int, levels: int, window: int, mlp_ratio: float) -> None:
-        """Make a block of `width` channels."""
+        """Create a block of `width` channels."""
         super().__init__()
         self.dw1 = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.modulation = FocalModulation(width, levels, window)
@@ -82,10 +82,10 @@ class FocalBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping convolution and norm: the stem, and the step between stages."""
+    """Overlapping convolution and norm: the stem, and the downsampling between stages."""
 
     def __init__(self, in_channels: int, channels: int, side: int, stride: int, padding: int) -> None:
-        """Make an embedding; the input is padded to a multiple of `stride`."""
+        """Create a patch embedding; the input is padded to a multiple of `stride`."""
         super().__init__()
         self.proj = nn.Conv2d(in_channels, channels, side, stride, padding)
         self.norm = nn.LayerNorm(channels)
@@ -97,10 +97,10 @@ class PatchEmbed(nn.Module):
 
 
 class FocalStage(nn.Module):
-    """Blocks of one width, and the step down to the next stage."""
+    """Blocks of one width, and the downsampling to the next stage."""
 
     def __init__(self, size: FocalNetSize, stage: int) -> None:
-        """Make stage number `stage`, from 0."""
+        """Create stage number `stage`, from 0."""
         super().__init__()
         width = size.width * 2**stage
         self.blocks = nn.ModuleList(
@@ -119,16 +119,16 @@ class FocalStage(nn.Module):
 
 
 class FocalNet(nn.Module):
-    """Image tower whose last map is normed cell by cell."""
+    """Image encoder with a layer norm over the last feature map."""
 
     def __init__(self, size: FocalNetSize | None = None) -> None:
-        """Make a tower, of the published base size by default."""
+        """Create an encoder, of the published base size by default."""
         super().__init__()
         size = size or FocalNetSize()
         self.patch_embed = PatchEmbed(3, size.width, 7, size.patch_size, 3)
         self.layers = nn.ModuleList(FocalStage(size, stage) for stage in range(len(size.depths)))
         for stage in range(len(size.depths)):
-            # Part of every published file; they norm the maps of the earlier stages.
+            # Part of every published checkpoint; norms of the earlier stages' maps.
             self.add_module(f"norm{stage}", nn.LayerNorm(size.width * 2**stage))
         self.out_channels = size.width * 2 ** (len(size.depths) - 1)
         self.norm = nn.LayerNorm(self.out_channels)

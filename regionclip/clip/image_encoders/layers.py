@@ -1,4 +1,4 @@
-"""Layers that several towers share."""
+"""Layers shared by the image encoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class MLP(nn.Module):
     """Two linear layers with an exact GELU between them (keys `fc1`, `fc2`)."""
 
     def __init__(self, width: int, hidden: int) -> None:
-        """Make an MLP from `width` to `hidden` and back."""
+        """Create an MLP from `width` to `hidden` and back."""
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)

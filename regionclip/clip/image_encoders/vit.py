@@ -1,4 +1,4 @@
-"""ViT-B/16 whose patch tokens are normed and averaged, on timm's blocks."""
+"""ViT-B/16 with normalized and averaged patch tokens, on timm's blocks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 class MeanPooledViT(VisionTransformer):
-    """timm's vision transformer as a dense tower: the class token takes part and is dropped at the end."""
+    """timm's VisionTransformer as a dense encoder: the class token is used in attention and dropped at the end."""
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
 
     def __init__(self, width: int = 768, depth: int = 12, heads: int = 12, image_size: int = 224) -> None:
-        """Make a tower; the published one is ViT-B/16 at 224 pixels."""
+        """Create an encoder; the published one is ViT-B/16 at 224 pixels."""
         super().__init__(
             img_size=image_size,
             patch_size=16,
@@ -32,7 +32,7 @@ class MeanPooledViT(VisionTransformer):
         self.out_channels = width
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, C, H / 16, W / 16]; up to 15 pixels right and bottom are cut."""
+        """Map normalized RGB [N, 3, H, W] to [N, C, H / 16, W / 16]; crops up to 15 pixels at the right and bottom."""
         rows, columns = (side // 16 for side in images.shape[-2:])
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)  # [N, L, C]
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
@@ -42,7 +42,7 @@ class MeanPooledViT(VisionTransformer):
         return self.fc_norm(x[:, 1:]).transpose(1, 2).unflatten(2, (rows, columns))
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """Return the position table [1, 1 + rows * columns, C], resized without antialiasing as published."""
+        """Return the positional embedding [1, 1 + rows * columns, C], resized without antialiasing as published."""
         side = int((self.pos_embed.shape[1] - 1) ** 0.5)
         grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
