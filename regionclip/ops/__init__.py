@@ -1,6 +1,6 @@
-"""The detector's operators, with torchvision's signatures; this package knows nothing of Detectron2.
+"""Operators of the detector, with torchvision's signatures, independent of Detectron2.
 
-They run natively (C++ and CUDA, as `torch.ops.regionclip.*`) where the extension is built, else in
+They run natively (C++ and CUDA, as `torch.ops.regionclip.*`) if the extension is built, else in
 PyTorch; the environment variable REGIONCLIP_OPS forces `native`, `pytorch`, `torchvision` or
 `reference`.
 """

@@ -1,8 +1,8 @@
-"""Convolutions that rectify and add before their result is written, for inference on a CPU.
+"""Convolutions fused with ReLU and addition, for inference on a CPU.
 
-oneDNN does it, through the operators that torch's compiler uses; where it cannot, the same happens in
-steps. Maps of a backbone are larger than the caches, and fresh memory is slow: each step costs as much as
-some convolutions.
+Uses the oneDNN operators of torch's compiler; where these do not apply, the same is computed in separate
+steps. Feature maps of a backbone exceed the caches, and fresh memory is slow: each separate step costs as
+much as some convolutions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 
 
 def rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return the positive part of what a layer with zeros around its maps gives."""
+    """Return the ReLU of a convolution layer with zero padding."""
     padding, stride, dilation = (cast(Pair, pair) for pair in (layer.padding, layer.stride, layer.dilation))
     return convolve_rectified(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
 
@@ -31,7 +31,7 @@ def convolve_rectified(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """Return the positive part of a convolution of [N, C, H, W]; arguments as of `torch.nn.functional.conv2d`."""
+    """Return the ReLU of a convolution of [N, C, H, W]; arguments as of `torch.nn.functional.conv2d`."""
     if not _can_fuse(x, weight):
         return F.relu(F.conv2d(x, weight, bias, stride, padding, dilation, groups), inplace=True)
     options = (padding, stride, dilation, groups)
@@ -39,7 +39,7 @@ def convolve_rectified(
 
 
 def add_convolved(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the positive part of `total` plus a convolution, in the memory of `total`.
+    """Return the ReLU of `total` plus a 1x1 convolution, in the memory of `total`.
 
     Args:
         total: [N, K, H, W].
@@ -62,7 +62,7 @@ def _can_fuse(x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    # oneDNN cannot tell the layout of a map of one channel or cell.
+    # oneDNN cannot determine the layout of a map with one channel or cell.
     return x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Which implementation of the operators runs."""
+"""Selection of the operators' implementation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _forced: list[str] = []
 
 @contextmanager
 def use_implementation(name: str) -> Iterator[None]:
-    """Run the operators of one implementation in the block, whatever the environment says."""
+    """Use one implementation of the operators in a `with` block, regardless of the environment."""
     _forced.append(name)
     try:
         yield
@@ -42,12 +42,12 @@ def use_implementation(name: str) -> Iterator[None]:
 def implementation(device: torch.device) -> ModuleType:
     """Return the implementation for tensors on `device`.
 
-    The native one when it is built for the device, else PyTorch's; an environment variable or
+    The native one if it is built for the device, else PyTorch's; the environment variable or
     `use_implementation` forces one.
 
     Raises:
         ValueError: the forced name is unknown.
-        RuntimeError: the native operators are forced and cannot be used.
+        RuntimeError: the native operators are forced but unavailable.
     """
     name = _forced[-1] if _forced else os.environ.get(VARIABLE, "")
     if name and name not in IMPLEMENTATIONS:
@@ -64,12 +64,12 @@ def implementation(device: torch.device) -> ModuleType:
 
 
 def native_problem(device_type: str) -> str:
-    """Return why the native operators cannot be used on a kind of device, or nothing."""
+    """Return why the native operators are unavailable on a device type; empty if they are available."""
     return _PROBLEMS.get(device_type, f"there are none for {device_type}")
 
 
 def _find_problems() -> dict[str, str]:
-    # When this module is imported, so that torch.compile meets constants.
+    # Evaluated at import, so that torch.compile sees constants.
     problem = native.load()
     if problem:
         return {"cpu": problem, "cuda": problem}

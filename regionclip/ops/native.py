@@ -1,4 +1,4 @@
-"""The operators in C++ and CUDA, as `torch.ops.regionclip.*` with shapes, gradients and types for torch."""
+"""The C++ and CUDA operators as `torch.ops.regionclip.*`, with fake kernels and gradients for torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from regionclip.ops.soft_nms_rule import METHODS, SoftNMSRule
 EXTENSION, CUDA_EXTENSION = "regionclip.ops._native", "regionclip.ops._native_cuda"
 NOT_BUILT = "they are not built"
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
-"""Values of REGIONCLIP_ISA, worst first; `baseline` is SSE2 or NEON."""
+"""Values of REGIONCLIP_ISA, slowest first; `baseline` is SSE2 or NEON."""
 
 
 def load() -> str:
-    """Load the extensions that are built; return why there is none, or nothing."""
+    """Load the built extensions; return why there is none, or an empty string."""
     problem = _load(EXTENSION)
     cuda_problem = "" if problem else _load(CUDA_EXTENSION)
     if cuda_problem and cuda_problem != NOT_BUILT:
@@ -37,21 +37,21 @@ def _load(extension: str) -> str:
 
 
 def supports(device_type: str) -> bool:
-    """Return whether the extension was built for a kind of device."""
+    """Return whether the extension was built for a device type."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("regionclip::roi_align", device_type.upper())
 
 
 def instruction_set() -> str:
-    """Return what the loops on the CPU use, one of `INSTRUCTION_SETS`.
+    """Return the instruction set of the CPU operators, one of `INSTRUCTION_SETS`.
 
-    It is the best that the processor has, or a lesser one that the environment variable REGIONCLIP_ISA names; raises
-    `RuntimeError` where that names none of them.
+    It is the best that the processor supports, unless the environment variable REGIONCLIP_ISA names a lesser one;
+    raises `RuntimeError` if that is none of them.
     """
     return INSTRUCTION_SETS[torch.ops.regionclip.instruction_set()]
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
-    """Pool; the gradient of the features is exact, and bit-identical for any number of threads on a CPU."""
+    """Compute RoIAlign; the feature gradient is exact, and bit-identical for any number of threads on a CPU."""
     return torch.ops.regionclip.roi_align(
         features,
         rois,
@@ -64,14 +64,14 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
-    """Suppress; with a limit, boxes that cannot be among the first are not looked at."""
+    """Apply NMS; with a limit, boxes that cannot be among the first are skipped."""
     return torch.ops.regionclip.nms(boxes, scores, classes, iou_threshold, limit)
 
 
 def soft_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor | None, rule: SoftNMSRule, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Emit and decay; boxes are decayed when they come to the top."""
+    """Apply soft-NMS; a box is decayed lazily, when it comes to the top."""
     method = METHODS.index(rule.method)
     return torch.ops.regionclip.soft_nms(
         boxes, scores, classes, method, rule.sigma, rule.iou_threshold, rule.prune_threshold, limit
@@ -79,7 +79,7 @@ def soft_nms(
 
 
 def register() -> None:
-    """Tell torch the output shapes and the gradients of the operators; called once after loading."""
+    """Register output shapes and gradients of the operators with torch; called once after loading."""
     if supports("cuda"):
         native_cuda.register()
     torch.library.register_fake("regionclip::roi_align", _fake_roi_align)
@@ -163,6 +163,6 @@ def _remember_twice(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _double_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    # RoIAlign is linear in the features: the adjoint of its adjoint is itself.
+    # RoIAlign is linear in the features, so the adjoint of its adjoint is RoIAlign itself.
     (rois,) = ctx.saved_tensors
     return (torch.ops.regionclip.roi_align(gradient, rois, *ctx.output_size, *ctx.rules), *[None] * 10)

@@ -1,4 +1,4 @@
-"""NMS and soft-NMS on a GPU: torch sorts and selects, our kernels suppress."""
+"""NMS and soft-NMS on a GPU: torch sorts and selects, own CUDA kernels suppress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
     """Implement `regionclip::nms` for CUDA tensors."""
     by_score = scores.argsort(descending=True, stable=True)
-    # Within classes the order by score stays.
+    # A stable sort keeps the order by score within classes.
     by_class = (
         torch.arange(len(boxes), device=boxes.device) if classes is None else classes[by_score].argsort(stable=True)
     )
@@ -40,6 +40,6 @@ def soft_nms(
 
 
 def register() -> None:
-    """Tell torch where the two run on a GPU; called once after loading an extension with CUDA."""
+    """Register both operators for CUDA; called once after loading an extension with CUDA."""
     torch.library.impl("regionclip::nms", "CUDA")(nms)
     torch.library.impl("regionclip::soft_nms", "CUDA")(soft_nms)

@@ -9,21 +9,21 @@ from regionclip.ops.implementation import implementation
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_detections: int | None = None) -> Tensor:
-    """Suppress boxes that overlap a better one.
+    """Suppress boxes that overlap a higher-scoring one.
 
     Args:
         boxes: float [N, 4], xyxy in pixels.
-        scores: float [N]; of equal scores the earlier box is better, and a box without a score
-            (NaN) is dropped.
-        iou_threshold: a box is dropped when its IoU with a kept one exceeds this. An IoU that is not
-            a number, of boxes without area or with infinite coordinates, does not.
-        max_detections: stop after so many.
+        scores: float [N]; of equal scores the earlier box wins, and a box with score NaN
+            is dropped.
+        iou_threshold: a box is dropped if its IoU with a kept one exceeds this. An IoU that is NaN,
+            of boxes without area or with infinite coordinates, does not.
+        max_detections: stop after this number of kept boxes.
 
     Returns:
         int64 [M], indices of the kept boxes in descending order of score.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: mismatched shapes.
     """
     return _suppress(boxes, scores, None, iou_threshold, max_detections)
 
@@ -31,15 +31,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, max_detections: int
 def batched_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, max_detections: int | None = None
 ) -> Tensor:
-    """Suppress boxes that overlap a better one of the same class; classes int64 [N], the rest as for `nms`."""
+    """Suppress boxes that overlap a higher-scoring one of the same class; classes int64 [N], the rest as for `nms`."""
     return _suppress(boxes, scores, classes.long(), iou_threshold, max_detections)
 
 
 def as_candidates(boxes: Tensor, scores: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return boxes and scores in one type of at least 32 bits.
+    """Return boxes and scores in a common dtype of at least 32 bits.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: mismatched shapes.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"nms: expected boxes [N, 4] (x1, y1, x2, y2), got {list(boxes.shape)}")
@@ -51,7 +51,7 @@ def as_candidates(boxes: Tensor, scores: Tensor, classes: Tensor | None) -> tupl
 
 
 def as_limit(max_detections: int | None) -> int:
-    """Return a limit as the implementations take it, -1 for none; raises `ValueError` for a negative one."""
+    """Return the limit for the implementations, -1 for None; raises `ValueError` if negative."""
     if max_detections is not None and max_detections < 0:
         raise ValueError(f"nms: expected max_detections of at least 0 or None, got {max_detections}")
     return -1 if max_detections is None else max_detections

@@ -1,4 +1,4 @@
-"""The operators without an extension: RoIAlign in PyTorch, NMS of torchvision."""
+"""Operators without an extension: RoIAlign in PyTorch, NMS from torchvision."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["nms", "roi_align", "soft_nms"]
 
 REGIONS_AT_ONCE = 32
 TAPS_AT_ONCE = 1 << 22
-"""Bounds of the working memory."""
+"""Limits of the working memory."""
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
-    """Sum weighted rows of the channels-last map; regions with equal sampling grids go together."""
+    """Sum weighted rows of the channels-last map; regions with equal sampling grids are batched."""
     bins = pooling.output_size
     channels, height, width = features.shape[1:]
     if not len(rois) or not features.numel():
         return features.new_zeros(len(rois), channels, *bins) + 0 * features.sum()
     dtype = torch.promote_types(features.dtype, torch.float32)
-    # The cells past the end are zero; [N * (H + 1) * (W + 1), C].
+    # The padding cells are zero; [N * (H + 1) * (W + 1), C].
     rows = F.pad(features.permute(0, 2, 3, 1).to(dtype), (0, 0, 0, 1, 0, 1)).reshape(-1, channels)
     parts, order = [], []
     for group in _groups(rois, pooling):
@@ -47,7 +47,7 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
 
 
 def _groups(rois: Tensor, pooling: Pooling) -> Iterator[Tensor]:
-    """Yield rows of regions with the same number of samples, few enough to be worked on at once."""
+    """Yield rows of regions with the same number of samples, in chunks of bounded memory."""
     bins_y, bins_x = pooling.output_size
     grids = torch.stack(
         [

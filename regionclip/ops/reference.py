@@ -1,4 +1,4 @@
-"""The operators as their definitions read, without a thought for speed: what the fast ones are compared with."""
+"""Reference operators that follow the definitions, unoptimized: the fast ones are tested against them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
     dtype = torch.promote_types(features.dtype, torch.float32)
     ys = axis_taps(rois[:, 2], rois[:, 4], bins_y, pooling, height)
     xs = axis_taps(rois[:, 1], rois[:, 3], bins_x, pooling, width)
-    maps = F.pad(features.to(dtype), (0, 1, 0, 1))  # the cells past the end are zero
+    maps = F.pad(features.to(dtype), (0, 1, 0, 1))  # the padding cells are zero
     pooled = []
     for i, image in enumerate(rois[:, 0].long().tolist()):
         values = maps[image][:, ys.cells[i]][:, :, :, xs.cells[i]]  # [C, h, y taps, w, x taps]
@@ -29,14 +29,14 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
-    """Keep the best box, drop those of its class that overlap it, and so on."""
+    """Keep the highest-scoring box, drop those of its class that overlap it, and repeat."""
     remaining = (~scores.isnan()).nonzero()[:, 0]
     remaining = remaining[scores[remaining].argsort(descending=True, stable=True)]
     kept: list[Tensor] = []
     while len(remaining) and len(kept) != limit:
         best, remaining = remaining[0], remaining[1:]
         kept.append(best)
-        # An IoU that is not a number exceeds nothing.
+        # An IoU of NaN exceeds no threshold.
         overlaps = box_iou(boxes[best : best + 1], boxes[remaining])[0].double() > iou_threshold
         remaining = remaining[~(overlaps & _same_class(classes, best, remaining))]
     return torch.stack(kept) if kept else remaining[:0]
@@ -45,7 +45,7 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: fl
 def soft_nms(
     boxes: Tensor, scores: Tensor, classes: Tensor | None, rule: SoftNMSRule, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Emit the best box, lower the scores of those of its class that overlap it, and so on."""
+    """Emit the highest-scoring box, decay the scores of those of its class that overlap it, and repeat."""
     remaining = (~scores.isnan()).nonzero()[:, 0]
     scores = scores[remaining]
     kept: list[Tensor] = []

@@ -23,25 +23,24 @@ def roi_align(
 ) -> Tensor:
     """Pool regions of feature maps to a fixed size by averaging bilinear samples.
 
-    A region with a coordinate that is not finite lies nowhere and pools to zeros, like what lies
-    outside the map.
+    A region with a non-finite coordinate pools to zeros, as do samples outside the map.
 
     Args:
-        features: float [N, C, H, W] of any floating type, in either layout.
-        rois: float [R, 5]: image number, x1, y1, x2, y2 in image pixels; or for each of the N images
+        features: float [N, C, H, W] of any floating dtype, in either memory format.
+        rois: float [R, 5]: batch index, x1, y1, x2, y2 in image pixels; or for each of the N images
             boxes [R_i, 4].
         output_size: height and width of the result, or one number for both; 1 to 4096.
-        spatial_scale: cells of the map per image pixel.
-        sampling_ratio: samples of a bin along each axis; 0 or -1 takes one a cell, and -k one a cell in each of
+        spatial_scale: map cells per image pixel.
+        sampling_ratio: samples per bin along each axis; 0 or -1 takes one per cell, and -k one per cell in each of
             the bin's k parts: the average of k x k bins of a finer result.
         aligned: shift by half a pixel, which centers the samples (Detectron2's RoIAlignV2).
-        memory_format: layout of the result; that of `features` by default.
+        memory_format: of the result; that of `features` by default.
 
     Returns:
-        [R, C, height, width] of the type of `features`.
+        [R, C, height, width] in the dtype of `features`.
 
     Raises:
-        ValueError: a shape is wrong or, except on a GPU, an image number out of range; there such a
+        ValueError: a wrong shape or, except on a GPU, a batch index out of range; on a GPU such a
             region pools to NaN.
     """
     height, width = _pair(output_size)
@@ -49,19 +48,19 @@ def roi_align(
     _check(features, table, height, width, sampling_ratio)
     pooling = Pooling((int(height), int(width)), float(spatial_scale), int(sampling_ratio), bool(aligned))
     if memory_format is None:
-        # A map of one channel or cell has both layouts; it is pooled to the usual one.
+        # A map with one channel or cell has both memory formats; the result is then contiguous.
         is_channels_last = features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
         memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
     return implementation(features.device).roi_align(features, table, pooling, memory_format)
 
 
 class RoIAlign(nn.Module):
-    """`roi_align` with fixed options; takes the place of Detectron2's `ROIAlign`."""
+    """`roi_align` with fixed options; replaces Detectron2's `ROIAlign`."""
 
     def __init__(
         self, output_size: int | Sequence[int], spatial_scale: float, sampling_ratio: int, aligned: bool = True
     ) -> None:
-        """Make a layer; arguments as for `roi_align`."""
+        """Create a layer; arguments as for `roi_align`."""
         super().__init__()
         self.output_size = _pair(output_size)
         self.spatial_scale = spatial_scale
@@ -69,12 +68,12 @@ class RoIAlign(nn.Module):
         self.aligned = aligned
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
-        """Pool rois [R, 5] of features [N, C, H, W]."""
+        """Pool RoIs [R, 5] of features [N, C, H, W]."""
         return roi_align(features, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
 
 def _as_table(rois: Tensor | Sequence[Tensor], features: Tensor) -> Tensor:
-    # Half-precision coordinates of a large image would be off by pixels.
+    # Half-precision coordinates of a large image would be wrong by pixels.
     dtype = torch.promote_types(features.dtype, torch.float32) if features.is_floating_point() else torch.float32
     if isinstance(rois, Tensor):
         return rois.detach().to(dtype)
@@ -96,7 +95,7 @@ def _check(features: Tensor, rois: Tensor, height: int, width: int, sampling_rat
     if not -4096 <= sampling_ratio <= 4096:
         raise ValueError(f"roi_align: expected a sampling ratio from -4096 to 4096, got {sampling_ratio}")
     if features.device.type != "cpu" or torch.compiler.is_compiling():
-        return  # looking at values would wait for the device; the native operator checks on a CPU
+        return  # reading values would synchronize with the device; the native operator checks on a CPU
     images = rois[:, 0]
     if not bool(((images >= 0) & (images < len(features))).all()):
         raise ValueError(f"roi_align: expected image numbers from 0 to {len(features) - 1} in column 0 of rois")

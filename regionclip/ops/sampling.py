@@ -1,4 +1,4 @@
-"""Where the samples of RoIAlign lie: what the PyTorch implementations share."""
+"""RoIAlign sampling points, shared by the PyTorch implementations."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 LONGEST_BIN = 2.0**30
-"""In cells; a region with longer bins lies nowhere, like one with a coordinate that is not finite."""
+"""In cells; a region with longer bins is invalid, like one with a non-finite coordinate."""
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How regions are sampled; fields as the arguments of `roi_align`."""
+    """RoIAlign options; fields as the arguments of `roi_align`."""
 
     output_size: tuple[int, int]
     spatial_scale: float
@@ -23,16 +23,16 @@ class Pooling:
 
 @dataclass(frozen=True)
 class AxisTaps:
-    """Cells of a feature map that the bins of R regions read along one axis."""
+    """Cells of a feature map that the bins of R regions read along one axis, with weights."""
 
     cells: Tensor
-    """int64 [R, bins, taps]; two taps a sample. One past the last cell for samples that do not count."""
+    """int64 [R, bins, taps]; two taps per sample. One past the last cell for samples that do not count."""
     weights: Tensor
-    """float [R, bins, taps]: shares of the bin's mean."""
+    """float [R, bins, taps]: weights in the bin's mean."""
 
 
 def axis_grids(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Tensor:
-    """Return the number of samples of a bin, float [R], of regions from `low` to `high` [R] in image pixels."""
+    """Return the number of samples per bin, float [R], of regions from `low` to `high` [R] in image pixels."""
     _, length, lies_somewhere = _extent(low, high, bins, pooling)
     if pooling.sampling_ratio > 0:
         grids = torch.full_like(length, float(pooling.sampling_ratio))
@@ -43,9 +43,9 @@ def axis_grids(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> Tensor
 
 
 def axis_taps(low: Tensor, high: Tensor, bins: int, pooling: Pooling, size: int) -> AxisTaps:
-    """Return what regions from `low` to `high` [R] in image pixels read of `size` > 0 cells.
+    """Return the taps of regions from `low` to `high` [R] in image pixels on an axis of `size` > 0 cells.
 
-    Samples lie at the middles of equal parts of a bin, and are interpolated between two cells; those
+    Samples are at the centers of equal parts of a bin, and are interpolated between two cells; those
     more than a cell outside the map are zero.
     """
     start, length, _ = _extent(low, high, bins, pooling)
@@ -68,18 +68,18 @@ def axis_taps(low: Tensor, high: Tensor, bins: int, pooling: Pooling, size: int)
 def _samples_near_map(
     origin: Tensor, bin_length: Tensor, grid: Tensor, size: int, pooling: Pooling
 ) -> tuple[Tensor, int]:
-    """Return the first sample to look at, [R, bins, 1], and how many: far outside there may be 2^30."""
+    """Return the first relevant sample [R, bins, 1] and the number of them: far outside there may be 2^30."""
     most = max(int(grid.max()), 1) if grid.numel() else 1
     first = torch.zeros_like(origin)
     if pooling.sampling_ratio <= 0 and most > 2 * size + 32:
-        # A step is more than half a cell, so that these pass the map.
+        # A step is more than half a cell, so these pass the whole map.
         most = 2 * size + 32
         first = ((-8 - origin) * grid / bin_length.clamp(min=1)).floor().clamp(min=0)
     return first, most
 
 
 def _extent(low: Tensor, high: Tensor, bins: int, pooling: Pooling) -> tuple[Tensor, Tensor, Tensor]:
-    """Return start and length in cells, and whether the region lies somewhere; all [R]."""
+    """Return start and length in cells, and whether the region is valid; all [R]."""
     offset = 0.5 if pooling.aligned else 0.0
     start = low * pooling.spatial_scale - offset
     length = (high * pooling.spatial_scale - offset) - start

@@ -1,4 +1,4 @@
-"""Soft-NMS: overlapping boxes lose score instead of vanishing (Bodla et al., 2017)."""
+"""Soft-NMS: decays the scores of overlapping boxes instead of removing them (Bodla et al., 2017)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def soft_nms(
 
     Args:
         boxes: float [N, 4], xyxy in pixels.
-        scores: float [N]; of equal scores the earlier box is better, and a box without a score
-            (NaN) is dropped.
+        scores: float [N]; of equal scores the earlier box wins, and a box with score NaN
+            is dropped.
         classes: int64 [N].
-        method: how scores decay with the IoU; an IoU that is not a number counts as 0.
+        method: how scores decay with the IoU; an IoU of NaN counts as 0.
         sigma: width of the Gaussian decay, above 0.
-        iou_threshold: where the linear and hard decays begin.
+        iou_threshold: IoU above which the linear and hard decays apply.
         prune_threshold: boxes whose score does not exceed it after a decay are dropped.
-        class_separation: `exact` compares classes; `upstream` shifts the boxes of each class by a
-            float32 offset, which loses digits for large class numbers but gives upstream's bits.
-        max_detections: stop after so many; exact, since emitted scores never increase.
+        class_separation: `exact` compares classes; `upstream` offsets the boxes of each class in
+            float32, which loses digits for large class numbers but is bit-identical to upstream.
+        max_detections: stop after this number of boxes; exact, since emitted scores never increase.
 
     Returns:
-        int64 [M] indices in order of emission, and float [M] rescored scores, descending.
+        int64 [M] indices in order of emission, and float [M] decayed scores, descending.
 
     Raises:
-        ValueError: shapes do not fit, the method is unknown or sigma not above 0.
+        ValueError: mismatched shapes, an unknown method, or sigma not above 0.
     """
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}: use one of {', '.join(METHODS)}")

@@ -1,4 +1,4 @@
-"""How scores fall with overlap in soft-NMS (Bodla et al., 2017)."""
+"""Score decay of soft-NMS (Bodla et al., 2017)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHODS: tuple[SoftNMSMethod, ...] = ("hard", "linear", "gaussian")
 
 @dataclass(frozen=True)
 class SoftNMSRule:
-    """A decay and its constants; fields as the arguments of `soft_nms`."""
+    """A decay method and its parameters; fields as the arguments of `soft_nms`."""
 
     method: SoftNMSMethod
     sigma: float
@@ -24,7 +24,7 @@ class SoftNMSRule:
     prune_threshold: float
 
     def factors(self, iou: Tensor) -> Tensor:
-        """Return what scores [N] are multiplied with for the IoU [N] with the box just emitted."""
+        """Return the score factors [N] for the IoU [N] with the box just emitted."""
         return _FACTORS[self.method](iou, self)
 
 

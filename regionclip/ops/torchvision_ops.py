@@ -1,4 +1,4 @@
-"""The operators of torchvision, kept from what makes them crash or lose precision."""
+"""Operators of torchvision, guarded against inputs that crash them or lose precision."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from regionclip.ops.sampling import Pooling
 __all__ = ["nms", "roi_align", "soft_nms"]
 
 LARGEST_COORDINATE = 4e3
-"""In cells; torchvision takes memory with the square of the size of a region."""
+"""In cells; torchvision's memory grows with the square of a region's size."""
 
 
 def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: torch.memory_format) -> Tensor:
-    """Pool with torchvision; raises `ValueError` for regions that would make it crash."""
+    """Apply torchvision's RoIAlign; raises `ValueError` for regions that would crash it."""
     if not features.numel():
         return features.new_zeros(len(rois), features.shape[1], *pooling.output_size) + 0 * features.sum()
     cells = rois[:, 1:] * pooling.spatial_scale
@@ -42,7 +42,7 @@ def roi_align(features: Tensor, rois: Tensor, pooling: Pooling, memory_format: t
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor | None, iou_threshold: float, limit: int) -> Tensor:
-    """Suppress class by class: offsets between classes would cost precision."""
+    """Apply NMS class by class: class offsets would cost precision."""
     candidates = (~scores.isnan()).nonzero()[:, 0]
     kept = [
         rows[torchvision.ops.nms(boxes[rows], scores[rows], iou_threshold)]

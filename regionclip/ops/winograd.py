@@ -1,4 +1,4 @@
-"""Convolution with fewer multiplications, for inference on a CPU (Lavin and Gray, 2016)."""
+"""Winograd convolution for inference on a CPU (Lavin and Gray, 2016)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from regionclip.ops.fused_convolution import convolve_rectified
 from regionclip.ops.implementation import implementation
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Where the polynomials of a tile are evaluated, besides infinity; csrc/cpu/winograd_block.h has the same."""
+"""Interpolation points of a tile, in addition to infinity; csrc/cpu/winograd_block.h has the same."""
 
 CHANNELS_AT_LEAST = 128
 TILES_AT_LEAST = 16
 CELLS_AT_MOST = 1.31
-"""With fewer channels or tiles, or more cells in tiles for each of the map, less is saved than the transforms cost."""
+"""With fewer channels or tiles, or more tile cells per map cell, the transforms cost more than is saved."""
 
 BYTES_AT_ONCE = 1 << 24
-"""So much of the components before and of those after the products, so that they stay in the last cache."""
+"""Chunk size of the transformed inputs and of the products, so that both stay in the last-level cache."""
 
 LANES = 16
-"""Channels that the native transforms take at once."""
+"""Channels per step of the native transforms."""
 
 
 class WinogradConv2d(nn.Module):
-    """A 3x3 convolution of stride 1 that multiplies less often, up to rounding.
+    """A 3x3 convolution of stride 1 by Winograd's algorithm, exact up to rounding.
 
-    The map is seen in overlapping windows of 6x6 cells, of which each gives a tile of 4x4 cells of the result.
-    Products of transformed windows and transformed weights are sums over channels alone: 36 where a direct
-    convolution has 144, or 16 where it has 36 with tiles of 2x2, which round less. It does so on a CPU with
-    the native operators, without gradients; everywhere else it is the direct convolution.
+    Overlapping 6x6 windows of the map each give a 4x4 tile of the result. In the transformed domain the
+    convolution is a sum over channels only: 36 products instead of the direct convolution's 144, or 16 instead
+    of 36 with 2x2 tiles, which round less. Used on a CPU with the native operators and without gradients;
+    everywhere else the layer is a direct convolution.
     """
 
     def __init__(
@@ -45,28 +45,28 @@ class WinogradConv2d(nn.Module):
         *,
         rectify: bool = False,
     ) -> None:
-        """Make a layer.
+        """Create a layer.
 
         Args:
             weight: float32 [K, C, 3, 3].
             bias: float32 [K].
-            dtype: of the maps, and of what is multiplied.
-            rectify: give the positive part.
+            dtype: of the maps and of the products.
+            rectify: apply ReLU.
         """
         super().__init__()
         self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
-        # Larger tiles add up more of what is rounded.
+        # Larger tiles accumulate more rounding errors.
         self.tile = 4 if dtype == torch.float32 else 2
         self.rectify = rectify
         self._factors: Tensor | None = None
-        if dtype == torch.bfloat16:  # so that they are rounded once
+        if dtype == torch.bfloat16:  # transformed in float32, so that they are rounded once
             self._factors = transform_weights(weight.detach(), self.tile).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, K, H, W]."""
         if self._pays(x):
-            if self._factors is None:  # four times the memory of the weights, which few images may never need
+            if self._factors is None:  # four times the memory of the weights, never needed for small inputs
                 self._factors = transform_weights(self.weight, self.tile)
             return convolve(x, self._factors, self.bias, rectify=self.rectify)
         direct = convolve_rectified if self.rectify else F.conv2d
@@ -83,7 +83,7 @@ class WinogradConv2d(nn.Module):
 
 
 def suits_winograd(layer: nn.Conv2d) -> bool:
-    """Return whether a `WinogradConv2d` can take the place of a convolution, and has enough channels to pay."""
+    """Return whether `WinogradConv2d` can replace a convolution, with enough channels to be faster."""
     channels = (layer.in_channels, layer.out_channels)
     return (
         tuple(layer.kernel_size) == (3, 3)
@@ -96,9 +96,9 @@ def suits_winograd(layer: nn.Conv2d) -> bool:
 
 
 def transform_weights(weight: Tensor, tile: int) -> Tensor:
-    """Return the factors [n * n, C, K], n = tile + 2, of the weights [K, C, 3, 3] of a convolution."""
+    """Return the transformed weights [n * n, C, K], n = tile + 2, of weights [K, C, 3, 3]."""
     points = POINTS[tile]
-    # Row p evaluates a polynomial of three coefficients at a point, scaled as interpolation needs it.
+    # Row p evaluates a quadratic polynomial at a point, scaled for the interpolation.
     rows = [[p**i / prod(p - q for q in points if q != p) for i in range(3)] for p in points] + [[0.0, 0.0, 1.0]]
     matrix = torch.tensor(rows, dtype=torch.float64, device=weight.device)
     factors = matrix @ weight.double() @ matrix.T  # [K, C, n, n]
@@ -106,7 +106,7 @@ def transform_weights(weight: Tensor, tile: int) -> Tensor:
 
 
 def count_tiles(x: Tensor, tile: int) -> int:
-    """Return how many tiles cover the maps [N, C, H, W]."""
+    """Return the number of tiles that cover the maps [N, C, H, W]."""
     return x.shape[0] * ceil(x.shape[2] / tile) * ceil(x.shape[3] / tile)
 
 
@@ -115,12 +115,12 @@ def convolve(x: Tensor, factors: Tensor, bias: Tensor | None, *, rectify: bool =
 
     Args:
         x: float32 or bfloat16 [N, C, H, W] on a CPU; C is a multiple of 16.
-        factors: [n * n, C, K] as `transform_weights` gives them, float32 or of the type of `x`; K is a multiple of 16.
+        factors: [n * n, C, K] from `transform_weights`, float32 or in the dtype of `x`; K is a multiple of 16.
         bias: [K].
-        rectify: give the positive part.
+        rectify: apply ReLU.
 
     Returns:
-        [N, K, H, W] of the type of `x`, channels-last.
+        [N, K, H, W] in the dtype of `x`, channels-last.
     """
     components, channels, out_channels = factors.shape
     x = x.contiguous(memory_format=torch.channels_last)
@@ -143,7 +143,7 @@ _memory = threading.local()
 
 
 def _workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return memory of this thread that is used again and again: fresh memory costs more than the transforms."""
+    """Return a reused buffer of this thread: fresh memory costs more than the transforms."""
     size = prod(shape) * dtype.itemsize
     found: Tensor | None = getattr(_memory, name, None)
     if found is None or len(found) < size:
