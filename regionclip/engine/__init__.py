@@ -1,1 +1,1 @@
-"""Training, evaluation, checkpoints, features and export, whatever the method."""
+"""Training, evaluation, checkpoints, features and export, independent of the method."""

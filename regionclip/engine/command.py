@@ -1,4 +1,4 @@
-"""What the command lines share: arguments, exit codes, device, logging, output folder."""
+"""Parts shared by the command lines: arguments, exit codes, device, logging, output folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from regionclip.files import atomic_write
 logger = logging.getLogger(__name__)
 
 DONE, SOME_FAILED, BAD_INPUT, SYSTEM_REFUSED, NO_MEMORY, INTERRUPTED = 0, 1, 2, 3, 4, 130
-"""Exit codes; docs/detect.md has their table."""
+"""Exit codes; docs/detect.md has a table of them."""
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ _LOGGERS = ("regionclip", "detectron2", "fvcore")
 
 
 def detector_argument_parser(description: str) -> argparse.ArgumentParser:
-    """Return upstream's command line (`--config-file`, `--eval-only`, `--num-gpus`, ..., opts) plus ours."""
+    """Return upstream's command line (`--config-file`, `--eval-only`, `--num-gpus`, ..., opts) plus own options."""
     parser = default_argument_parser()
     parser.description = description
     parser.add_argument(
@@ -54,9 +54,9 @@ def detector_argument_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and exit with its code; errors that users can mend are printed, a line each.
+    """Run `main` and exit with its code; errors that users can fix are printed, one per line.
 
-    A reader of the output that goes away, as `head` does, changes nothing.
+    A broken pipe on the output, as from `head`, is ignored.
     """
     with streams_that_may_close():
         try:
@@ -75,9 +75,9 @@ def _with_pixel_limit(main: Callable[[], int]) -> Callable[[], int]:
 
 
 def report_user_errors(action: Callable[[], Result]) -> Result:
-    """Return what `action` returns; errors that users can mend are printed, a line each, and exit with their code.
+    """Return what `action` returns; errors that users can fix are printed, one per line, and exit with their code.
 
-    They are a `UserError` (2), what the operating system refused, such as a full disk (3), and too little memory (4).
+    They are `UserError` (2), errors of the operating system such as a full disk (3), and out of memory (4).
     """
     try:
         return action()
@@ -100,7 +100,7 @@ def _exit(code: int, *problems: object) -> NoReturn:
 
 
 def load_checked_config(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a command line, checked, with its device, image folder and seed in effect.
+    """Return the frozen, checked config of a command line, after applying its device, image folder and seed.
 
     Raises:
         UserError: the config cannot be read or contradicts itself.
@@ -116,15 +116,15 @@ def load_checked_config(args: argparse.Namespace) -> CfgNode:
 
 
 def choose_device(configured: str, num_gpus: int) -> str:
-    """Return the configured device, or `cpu` where it asks for a GPU that is not there or not wanted."""
+    """Return the configured device, or `cpu` if it asks for a GPU that is unavailable or not wanted."""
     return "cpu" if configured.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()) else configured
 
 
 def plan_processes(args: argparse.Namespace) -> tuple[int, bool]:
-    """Return how many processes to start on this machine, and whether each has a GPU.
+    """Return the number of processes to start on this machine, and whether each has a GPU.
 
-    With MODEL.DEVICE cpu `--num-gpus` counts processes on the CPU; where GPUs are only missing
-    there is one.
+    With MODEL.DEVICE cpu `--num-gpus` is the number of CPU processes; if GPUs are only unavailable
+    there is one process.
     """
     configured = load_config(args.config_file, args.opts).MODEL.DEVICE
     on_gpu = choose_device(configured, args.num_gpus).startswith("cuda")
@@ -132,35 +132,35 @@ def plan_processes(args: argparse.Namespace) -> tuple[int, bool]:
 
 
 class _LogFile(logging.FileHandler):
-    """Writes to a file for as long as the disk takes it."""
+    """Logs to a file until writing fails."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once that the file ends here."""
+        """Report once that the log file ends here."""
         for name in _LOGGERS:
             logging.getLogger(name).removeHandler(self)
         print(f"warning: {self.baseFilename} cannot be written further", file=sys.stderr)
 
 
 class _ConsoleHandler(logging.StreamHandler):
-    """Writes to whatever standard output is at that moment; the progress bar has standard error."""
+    """Logs to the current standard output; the progress bar uses standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write one log record."""
         self.stream = sys.stdout
         super().emit(record)
 
 
 def log_to_console() -> None:
-    """Show log lines of this package and Detectron2; from other than the main process only warnings."""
-    # Detectron2 calls torch in two ways that torch means to change; users can do nothing about it.
+    """Show log messages of this package and Detectron2; only warnings from other than the main process."""
+    # Detectron2 uses two torch features whose deprecation warnings users cannot act on.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we have a limit of our own
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is an own pixel limit
     level = logging.INFO if comm.is_main_process() else logging.WARNING
     for name in _LOGGERS:
         package = logging.getLogger(name)
         package.setLevel(level)
-        package.propagate = False  # lvis gives the root logger a handler of its own
+        package.propagate = False  # lvis adds a handler to the root logger
         if not any(isinstance(handler, _ConsoleHandler) for handler in package.handlers):
             _add_handler(package, _ConsoleHandler())
 
@@ -173,8 +173,8 @@ def _add_handler(package: logging.Logger, handler: logging.Handler) -> None:
 def open_output(cfg: CfgNode, args: argparse.Namespace) -> Path:
     """Create OUTPUT_DIR with `config.yaml` and `log.txt`.
 
-    Called when everything that the user gave has been found good, so that a failed start leaves
-    nothing behind.
+    Called after all user input has been checked, so that a failed start leaves no files
+    behind.
 
     Raises:
         UserError: the folder cannot be written to.

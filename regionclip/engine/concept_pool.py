@@ -1,4 +1,4 @@
-"""A pool of concepts from captions: nouns, and how often they come."""
+"""Concept pool from captions: nouns and their frequencies."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class ConceptCounts:
-    """What the captions of a source say: their nouns, as numbers in arrays."""
+    """Nouns in the captions of a source, stored as indices in arrays."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Create empty counts."""
         self.captions = 0
         self._numbers: dict[str, int] = {}
         self._mentions, self._caption_of = array("I"), array("I")
 
     def add(self, nouns: Iterable[str]) -> None:
-        """Count the nouns and phrases of a caption, each once."""
+        """Count the nouns and noun phrases of a caption, each once."""
         for noun in set(nouns):
             self._mentions.append(self._numbers.setdefault(noun, len(self._numbers)))
             self._caption_of.append(self.captions)
@@ -38,16 +38,16 @@ class ConceptCounts:
 
     @property
     def concepts(self) -> dict[str, int]:
-        """In how many captions each noun or phrase comes, by falling frequency, then by name."""
+        """Number of captions with each noun or phrase, by descending frequency, then by name."""
         counts = np.bincount(np.frombuffer(self._mentions, np.uint32), minlength=len(self._numbers)).tolist()
         return dict(sorted(zip(self._numbers, counts, strict=True), key=lambda item: (-item[1], item[0])))
 
     def at_least(self, count: int) -> list[str]:
-        """Return the concepts that come in so many captions, the most frequent first."""
+        """Return the concepts in at least `count` captions, the most frequent first."""
         return [name for name, found in self.concepts.items() if found >= count]
 
     def coverage(self, names: Iterable[str]) -> tuple[float, float]:
-        """Return the shares of captions with one of `names`, and of noun mentions that are one of them."""
+        """Return the fraction of captions with one of `names`, and the fraction of noun mentions in `names`."""
         numbers = [self._numbers[name] for name in names if name in self._numbers]
         is_one = np.isin(np.frombuffer(self._mentions, np.uint32), numbers)
         covered = len(np.unique(np.frombuffer(self._caption_of, np.uint32)[is_one]))
@@ -55,7 +55,7 @@ class ConceptCounts:
 
 
 def count_concepts(sources: Sequence[PairSource], parser: Parser) -> ConceptCounts:
-    """Parse all captions; texts that cannot be read are left out and counted in the log."""
+    """Parse all captions; unreadable ones are skipped, and their number is logged."""
     counts, unreadable = ConceptCounts(), 0
     for source in sources:
         for number in tqdm(range(len(source)), desc="captions", unit="image"):
@@ -72,16 +72,16 @@ def count_concepts(sources: Sequence[PairSource], parser: Parser) -> ConceptCoun
 
 
 def write_names(path: str | Path, names: Sequence[str], counts: dict[str, int]) -> None:
-    """Write a line for each concept: name, comma, count."""
+    """Write one line per concept: name, comma, count."""
     with atomic_write(path) as file:
         file.write("".join(f"{name},{counts.get(name, 0)}\n" for name in names).encode())
 
 
 def read_concept_names(path: str | Path) -> list[str]:
-    """Return the names in a text file: of each line what comes before the first comma.
+    """Return the names in a text file: the part of each line before the first comma.
 
     Raises:
-        UserError: missing or empty file, or a name that comes twice.
+        UserError: missing or empty file, or a duplicate name.
     """
     names = [line.split(",")[0].strip() for line in read_text(path, "names, one on each line").splitlines()]
     names = [name for name in names if name]

@@ -1,4 +1,4 @@
-"""Starting one process for each GPU, or joining those that torchrun or SLURM has started."""
+"""Starting one process per GPU, or joining those that torchrun or SLURM has started."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from regionclip.data.datasets.registrations import Registrations
 from regionclip.errors import user_error
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others before it gives up."""
+"""Timeout of a process that waits for the others."""
 
 Work = Callable[[argparse.Namespace], None]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among all of them."""
+    """Rank of a process and the addresses of the process group."""
 
     rank: int
     world_size: int
     local_rank: int
-    """Number of the process on its machine, which is the number of its GPU."""
+    """Rank of the process on its machine, which is the index of its GPU."""
     local_size: int
     address: str
-    """Where the processes meet: `tcp://host:port`, or `env://`."""
+    """Init method of the process group: `tcp://host:port`, or `env://`."""
 
 
 def launch(work: Work, args: argparse.Namespace, *, processes: int, on_gpu: bool) -> None:
     """Call `work(args)` in every process of the run.
 
     Under torchrun and under `srun` this process is one of them. Else `processes` are started on
-    this machine, one of `--num-machines` that meet at `--dist-url`.
+    this machine, one of `--num-machines` that rendezvous at `--dist-url`.
 
     Args:
         work: ends with `sys.exit`.
         args: with upstream's `num_machines`, `machine_rank` and `dist_url`.
-        processes: how many to start on this machine.
-        on_gpu: whether they talk through NCCL, each on its GPU, or through gloo.
+        processes: number of processes to start on this machine.
+        on_gpu: use NCCL, with one GPU per process, instead of gloo.
     """
     place = place_from_environment(os.environ)
     if place is not None:
@@ -72,17 +72,17 @@ def launch(work: Work, args: argparse.Namespace, *, processes: int, on_gpu: bool
 
 
 def place_from_environment(environment: Mapping[str, str]) -> Place | None:
-    """Return the place that torchrun or SLURM gave this process; None when it is alone.
+    """Return the ranks that torchrun or SLURM gave this process; None for a single process.
 
     Raises:
-        UserError: SLURM's variables cannot be understood.
+        UserError: unexpected SLURM variables.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         rank, world_size, local_rank, local_size = (
             int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         )
         return Place(rank, world_size, local_rank, local_size, "env://")
-    # Set by srun for each task of a step; a batch script itself has none.
+    # Set by srun for each task of a step; a batch script itself has no such variable.
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks == 1:
         return None
@@ -102,7 +102,7 @@ def place_from_environment(environment: Mapping[str, str]) -> Place | None:
 
 
 def first_machine(machines: str) -> str:
-    """Return the first name of a list as SLURM writes it: `gpu[07-09,12],login1` begins with `gpu07`."""
+    """Return the first host of a SLURM node list: `gpu[07-09,12],login1` gives `gpu07`."""
     match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", machines)
     if match is None:
         raise user_error("SLURM_STEP_NODELIST", "names of machines", repr(machines), "start with srun")
@@ -110,15 +110,15 @@ def first_machine(machines: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bool) -> None:
-    """Start a process for each place, pass SIGTERM on to them, and exit with the code of the first that fails."""
-    # Each process imports the tool, not the script of the user's that registered datasets and called it.
+    """Start a process per place, forward SIGTERM to them, and exit with the code of the first that fails."""
+    # Each process imports the tool, not the user's script that registered datasets and called it.
     arguments = (places, work, args, on_gpu, Registrations.of_this_process())
     context = mp.start_processes(_process, args=arguments, nprocs=len(places), join=False)
 
@@ -148,7 +148,7 @@ def _process(
 
 
 def join(place: Place, work: Callable[[], None], *, on_gpu: bool) -> None:
-    """Do `work` as one of the processes, which talk through NCCL, or gloo on CPUs."""
+    """Run `work` as one of the processes of a group, with NCCL, or gloo on CPUs."""
     if on_gpu:
         torch.cuda.set_device(place.local_rank)
     backend = "nccl" if on_gpu else "gloo"
@@ -165,7 +165,7 @@ def join(place: Place, work: Callable[[], None], *, on_gpu: bool) -> None:
 
 
 def _forget_groups() -> None:
-    """Let go of the groups that Detectron2 remembers: their threads would outlive Python, which may crash then."""
+    """Drop Detectron2's cached process groups: their threads would outlive Python, which may then crash."""
     comm._get_global_gloo_group.cache_clear()
     comm._LOCAL_PROCESS_GROUP = None
     gc.collect()

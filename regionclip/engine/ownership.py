@@ -1,4 +1,4 @@
-"""Folders of results have one owner: a live process at most, and one run that was not finished."""
+"""Locking of output folders: at most one live process and one unfinished run per folder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from regionclip.files import make_folder
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".regionclip.lock"
-"""Is in a folder of results while a process has it; the lock on it ends with the process, however it ends."""
+"""Lock file in an output folder in use; the lock is released when the process ends, however it ends."""
 
 Result = TypeVar("Result")
 
 
 @contextmanager
 def own_folder(folder: Path, what: str) -> Iterator[None]:
-    """Have a folder of results, made where it is missing, for a block that all processes of a run enter.
+    """Lock an output folder, created if missing, for a block that all processes of a run enter.
 
-    A folder that was made for it and is empty afterwards is removed.
+    A folder that was created and is still empty at the end is removed.
 
     Args:
         folder: gets the results.
-        what: names it in messages: the option or config key.
+        what: its name in messages: the option or config key.
 
     Raises:
-        UserError: another process has it, or nothing can be written to it.
+        UserError: another process uses it, or it cannot be written to.
     """
     owner = on_main_process(lambda: _Owner(folder, what))
     try:
@@ -48,7 +48,7 @@ def own_folder(folder: Path, what: str) -> Iterator[None]:
 
 
 def on_main_process(action: Callable[[], Result]) -> Result | None:
-    """Return what `action` returns on the main process, None on others; its `UserError` ends them all."""
+    """Return what `action` returns on the main process, None on others; its `UserError` ends all processes."""
     result, problems = None, None
     if comm.is_main_process():
         try:
@@ -59,7 +59,7 @@ def on_main_process(action: Callable[[], Result]) -> Result | None:
     if problems is not None:
         raise UserError(problems)
     if any(everywhere):
-        sys.exit(2)  # the main process says why
+        sys.exit(2)  # the main process reports the reason
     return result
 
 
@@ -78,14 +78,14 @@ class _Owner:
             self._lock = None
             return
         about = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
-        with suppress(OSError):  # a full disk is told of when results are written
+        with suppress(OSError):  # a full disk is reported when results are written
             self._file.write_text(json.dumps(about))
 
     def leave(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         if self._lock is not None:
             with suppress(OSError):
-                self._file.unlink(missing_ok=True)  # while it is locked: who waits for it opens another
+                self._file.unlink(missing_ok=True)  # while locked: a waiting process then opens a new file
             self._lock.release()
         for folder in self._made:
             with suppress(OSError):

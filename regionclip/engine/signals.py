@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop: at the end of the step, or at once where nothing is lost."""
+"""Graceful stop on SIGTERM and Ctrl-C: at the end of a step, or immediately where nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from detectron2.utils import comm
 
 
 class Interrupted(BaseException):
-    """A signal arrived while the work could be left at any point."""
+    """A signal arrived during work that may be aborted at any point."""
 
 
 _active: StopSignals | None = None
 
 
 def stop_requested() -> bool:
-    """Return whether a signal has arrived in a run that notes them."""
+    """Return whether a signal has arrived, in a run that uses `StopSignals`."""
     return _active is not None and _active.received is not None
 
 
 class StopSignals:
-    """Notes the first signal; a second Ctrl-C has its usual effect."""
+    """Records the first signal; a second Ctrl-C has its usual effect."""
 
     def __init__(self) -> None:
-        """Make an object that notes nothing before `with` is entered."""
+        """Create the object; recording starts on entering `with`."""
         self.received: int | None = None
         self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        """Start noting."""
+        """Install the signal handlers."""
         global _active
         _active = self
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back to who had them."""
+        """Restore the previous signal handlers."""
         global _active
         _active = None
         for number, handler in self._before.items():
@@ -48,9 +48,9 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Run a block that a signal ends with `Interrupted`.
+        """Run a block that a signal aborts with `Interrupted`.
 
-        Of several processes none may leave alone: there `run_inference` looks at the signals.
+        In a group of processes none may leave alone: there `run_inference` checks for signals.
         """
         if any(comm.all_gather(self.received)):
             raise Interrupted

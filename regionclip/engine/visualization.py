@@ -1,4 +1,4 @@
-"""Drawing a results file on the pictures it belongs to."""
+"""Drawing of a result file on its images."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class VisualizationOptions:
     """Which detections to draw."""
 
     score_threshold: float = 0.5
-    """Draw detections whose score exceeds this."""
+    """Minimum score, exclusive."""
     unique_boxes: bool = False
     """Draw each box once, and apply the two limits below."""
     max_boxes: int = 30
-    """Look at so many detections of an image, in the order of the file."""
+    """Maximum number of detections per image, in file order."""
     min_area: float = 0.0
-    """Skip boxes of less area, in square pixels."""
+    """Minimum box area, in square pixels."""
 
 
 def visualize_results(input_file: str, output_dir: str, dataset_name: str, options: VisualizationOptions) -> list[str]:
-    """Draw the detections of a results file on every picture of a dataset.
+    """Draw the detections of a result file on every image of a dataset.
 
     Args:
         input_file: JSON list in COCO's results format.
-        output_dir: gets a picture for each, under its name; `<stem>_ours.jpg` when the input path
+        output_dir: gets an image for each, under its name; `<stem>_ours.jpg` if the input path
             contains `ourclip`, as upstream does.
         dataset_name: registered dataset that the results belong to.
         options: which detections to draw.
 
     Returns:
-        A line for each picture that could not be read.
+        One line for each unreadable image.
 
     Raises:
         UserError: unreadable results, or a dataset without category names.
@@ -87,7 +87,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
 
 
 def _targets(records: Sequence[dict[str, Any]], ending: str) -> list[str]:
-    """Return the file that each picture is drawn to: its name, with its folders where two would be the same."""
+    """Return the output file of each image: its name, with its folders if names collide."""
     paths = [Path(record["file_name"]) for record in records]
     names = [f"{path.stem}{ending}" if ending else path.name for path in paths]
     shared = {name for name, count in Counter(names).items() if count > 1}
@@ -99,14 +99,14 @@ def _targets(records: Sequence[dict[str, Any]], ending: str) -> list[str]:
 
 
 def select_results(results: Sequence[Result], options: VisualizationOptions) -> list[Result]:
-    """Return the detections of one image to draw, in the order of the file."""
+    """Return the detections of one image to draw, in file order."""
     if options.unique_boxes:
         results = _unique(results[: options.max_boxes], options.min_area)
     return [result for result in results if result["score"] > options.score_threshold]
 
 
 def _unique(results: Sequence[Result], min_area: float) -> list[Result]:
-    # The first detection of a box stands for it even if its score is too low to be drawn.
+    # The first detection of a box represents it even if its score is too low to be drawn.
     large = [result for result in results if result["bbox"][2] * result["bbox"][3] >= min_area]
     return list({tuple(result["bbox"]): result for result in reversed(large)}.values())[::-1]
 
@@ -114,7 +114,7 @@ def _unique(results: Sequence[Result], min_area: float) -> list[Result]:
 def _require_known_categories(
     by_image: Mapping[str, Sequence[Result]], categories: Mapping[str, int], input_file: str, dataset_name: str
 ) -> None:
-    # Own words over own pictures are numbered like LVIS's: the summary beside the results tells.
+    # Own class names on own images are numbered like LVIS's: the metrics.json next to the results tells them apart.
     counted = (read_json_file(Path(input_file).with_name("metrics.json")) or {}).get("classes")
     unknown = {r["category_id"] for results in by_image.values() for r in results} - categories.keys()
     if unknown or counted not in (None, len(categories)):
@@ -139,7 +139,7 @@ def _require_known_images(
 
 
 def _category_positions(dataset_name: str) -> dict[str, int]:
-    """Return the contiguous class number by `id_key` of the category id."""
+    """Return the contiguous class index by `id_key` of the category id."""
     metadata = MetadataCatalog.get(dataset_name)
     if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):
         return {str(id_key(i)): number for i, number in metadata.thing_dataset_id_to_contiguous_id.items()}
@@ -164,7 +164,7 @@ def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     picture = Image.fromarray(pixels)
-    # Formats that cannot be written back, or not in color, become JPEG under the same name.
+    # Formats that Pillow cannot write, or not in color, become JPEG under the same name.
     kind = Image.registered_extensions().get(path.suffix.lower(), "JPEG")
     with atomic_write(path) as file:
         picture.save(file, format=kind if kind in Image.SAVE else "JPEG")

@@ -1,4 +1,4 @@
-"""The whole jobs behind the command lines, from parsed arguments to an exit code."""
+"""Jobs behind the command lines, from parsed arguments to an exit code."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def evaluate_only(args: argparse.Namespace) -> int:
     """Evaluate the weights of the config, or with `--resume` the last checkpoint of OUTPUT_DIR.
 
     Returns:
-        `DONE`, or `SOME_FAILED` when an image could not be read.
+        `DONE`, or `SOME_FAILED` if an image could not be read.
 
     Raises:
-        UserError: bad config, weights or data; nothing has been written then.
+        UserError: invalid config, weights or data; nothing is written then.
     """
     cfg = load_checked_config(args)
     with own_folder(Path(cfg.OUTPUT_DIR), f"OUTPUT_DIR {cfg.OUTPUT_DIR}"):
@@ -61,11 +61,11 @@ def train(args: argparse.Namespace) -> int:
     """Train from the weights of the config, or with `--resume` from the newest checkpoint of OUTPUT_DIR.
 
     Returns:
-        `DONE` at the end and after SIGTERM, `INTERRUPTED` after Ctrl-C, `SOME_FAILED` when an image
+        `DONE` at the end and after SIGTERM, `INTERRUPTED` after Ctrl-C, `SOME_FAILED` if an image
         could not be read.
 
     Raises:
-        UserError: bad config, weights or data, or a loss that is not finite.
+        UserError: invalid config, weights or data, or a loss that is not finite.
     """
     cfg = scale_to_processes(load_checked_config(args))
     problems = list(training_problems(cfg, comm.get_world_size()))
@@ -83,14 +83,14 @@ def _train(cfg: CfgNode, args: argparse.Namespace) -> int:
     report = trainer.train()
     if comm.is_main_process():
         _summarise(report, cfg.SOLVER.MAX_ITER)
-    comm.synchronize()  # a process that ends with an error would end the others while they write
+    comm.synchronize()  # a process that fails would end the others while they write
     if report.stopped_by == signal.SIGINT:
         return INTERRUPTED
     return SOME_FAILED if report.unreadable else DONE
 
 
 def scale_to_processes(cfg: CfgNode) -> CfgNode:
-    """Return the config for the present number of processes, where SOLVER.REFERENCE_WORLD_SIZE says for how many it is.
+    """Return the config for the current number of processes, scaled from SOLVER.REFERENCE_WORLD_SIZE if that is set.
 
     Raises:
         UserError: the reference does not divide the images of a batch.
@@ -116,7 +116,7 @@ def _summarise(report: TrainingReport, max_iterations: int) -> None:
 
 
 def _command_line(flag: str, *overrides: str) -> str:
-    """Return the command line of this process with a flag and overrides added."""
+    """Return the command line of this process plus a flag and overrides."""
     script, *given = sys.argv
     kept = [argument for argument in given if argument not in ("--resume", "--eval-only")]
     return shlex.join([Path(sys.executable).name, script, flag, *kept, *overrides])

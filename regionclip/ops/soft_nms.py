@@ -34,7 +34,7 @@ def soft_nms(
         classes: int64 [N].
         method: how scores decay with the IoU; an IoU of NaN counts as 0.
         sigma: width of the Gaussian decay, above 0.
-        iou_threshold: IoU above which the linear and hard decays apply.
+        iou_threshold: IoU where the linear and hard decays begin.
         prune_threshold: boxes whose score does not exceed it after a decay are dropped.
         class_separation: `exact` compares classes; `upstream` offsets the boxes of each class in
             float32, which loses digits for large class numbers but is bit-identical to upstream.

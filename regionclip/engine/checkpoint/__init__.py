@@ -1,1 +1,1 @@
-"""Weights: reading files safely, recognizing whose they are, and loading them with a report."""
+"""Checkpoints: reading files safely, recognizing their key layout, and loading weights with a report."""

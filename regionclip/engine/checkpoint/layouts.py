@@ -1,4 +1,4 @@
-"""Whose keys are these? The published key layouts, renamed to those of a model."""
+"""Published key layouts of checkpoints, and their renaming to the keys of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOOKKEEPING = re.compile(
     r"(^|\.)(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask|ignore_others|pixel_mean|pixel_std)$"
     r"|anchor_generator\.cell_anchors\."
 )
-"""Entries that are no weights of a detector: scalars of CLIP, constants of old Detectron2 files."""
+"""Entries that are no detector weights: scalars of CLIP, constants of old Detectron2 files."""
 
 _TEXT_TOWER = "roi_heads.box_predictor.lang_encoder"
 _DENSE_PREFIXES = (
@@ -31,14 +31,14 @@ _DENSE_PREFIXES = (
     ("lang_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
     ("text.", f"{_TEXT_TOWER}.lang_encoder."),
 )
-"""Beginnings of keys in the files of UniCL, K-LITE and FocalNet; the first that fits decides."""
+"""Key prefixes in the files of UniCL, K-LITE and FocalNet; the first match applies."""
 
 _DENSE_NAMES = {
     "vision_projection": "image_projection",
     **dict.fromkeys(("text_projection", "lang_projection", "lang_encoder.lang_proj"), f"{_TEXT_TOWER}.lang_proj"),
     **dict.fromkeys(("logit_scale", "lang_encoder.logit_scale"), f"{_TEXT_TOWER}.logit_scale"),
 }
-"""Whole keys of the same files."""
+"""Whole keys in the same files."""
 
 _IMAGENET_STEM = ("stem.conv1.weight", "conv1_w", "stem.conv1.norm.weight")
 _PROPOSER_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
@@ -47,13 +47,13 @@ _PROPOSER_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offlin
 def rename_for_model(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Return the weights of a MODEL.WEIGHTS file under the keys of the model.
 
-    Understood are files of this project and of RegionCLIP (also with `offline_*`, `teacher_*` and
+    Supported are files of this project and of RegionCLIP (also with `offline_*`, `teacher_*` and
     text keys), OpenAI and open_clip checkpoints (`visual.*` and bare text keys),
     `teacher_*_OAI_CLIP` files (`backbone.*`, bare text keys), and ImageNet backbones of
-    Detectron2's model zoo. Keys that the model lacks keep their names and are reported later.
+    Detectron2's model zoo. Keys that the model lacks are kept and reported later.
 
     Raises:
-        UserError: the file is a CLIP with a transformer image tower.
+        UserError: the file is a CLIP with a transformer image encoder.
     """
     if any(key.startswith("visual.transformer.") for key in state):
         raise user_error(
@@ -68,7 +68,7 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
         return rename_for_dense_tower(state, model_state)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        # A CLIP in training has the bare keys itself.
+        # A CLIP model in training has the bare keys itself.
         if key in model_state:
             renamed[key] = value
         elif not _BOOKKEEPING.search(key):
@@ -91,12 +91,12 @@ def rename_for_dense_tower(state: State, model_state: State) -> dict[str, Tensor
 
 
 def _resize_positions(table: Tensor, tokens: int) -> Tensor:
-    """Resize a square position table [1, 1 + n * n, C] with class token to `tokens` entries, bicubic."""
+    """Resize a square positional embedding [1, 1 + n * n, C] with class token to `tokens` entries, bicubic."""
     if table.shape[1] == tokens:
         return table
     side, wanted = (int((count - 1) ** 0.5) for count in (table.shape[1], tokens))
     if table.shape[1] != side * side + 1:
-        return table  # no square with class token: reported as a shape that does not fit
+        return table  # not square plus class token: reported as a shape mismatch
     grid = table[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
     resized = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
@@ -105,11 +105,11 @@ def _resize_positions(table: Tensor, tokens: int) -> Tensor:
 def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
     """Return the weights of a BB_RPN_WEIGHTS file under `offline_*` keys.
 
-    A detector's `backbone.*` and `proposal_generator.*` become the proposer; its heads are left
-    out. A file that already holds `offline_*` keys (a whole RegionCLIP checkpoint) gives those.
+    A detector's `backbone.*` and `proposal_generator.*` become the offline RPN; its RoI heads are
+    ignored. From a file with `offline_*` keys (a whole RegionCLIP checkpoint) these are taken.
 
     Raises:
-        UserError: the file holds no region proposal network.
+        UserError: the file holds no RPN.
     """
     offline = {key: value for key, value in state.items() if key.startswith("offline_")}
     if not offline:
@@ -129,10 +129,10 @@ def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
 
 
 def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
-    """Return the image tower of a CLIP or RegionCLIP file, what it learned, under `teacher_backbone.*`.
+    """Return the trained image encoder of a CLIP or RegionCLIP file under `teacher_backbone.*`.
 
     Raises:
-        UserError: the file holds no CLIP image tower.
+        UserError: the file holds no CLIP image encoder.
     """
     for prefix in ("visual.", "backbone.", "teacher_backbone."):
         tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -154,14 +154,14 @@ def _targets(key: str, model_state: State) -> list[str]:
     if key.startswith("text.") and _TEXT_KEY.match(key.removeprefix("text.")):
         return [f"lang_encoder.{key.removeprefix('text.')}"]
     if key not in model_state and key.startswith("backbone."):
-        # A tower without pyramid, for a model whose tower is at the bottom of one.
+        # An image encoder without FPN, for a model that has an FPN on it.
         in_pyramid = key.replace("backbone.", "backbone.bottom_up.", 1)
         return [in_pyramid if in_pyramid in model_state else key]
     return [key]
 
 
 def _tower_targets(name: str, model_state: State) -> list[str]:
-    # A bare CLIP file fills every CLIP tower of the model: the backbone, with pyramid or without,
+    # A bare CLIP file fills every CLIP image encoder of the model: the backbone, with or without FPN,
     # and the teacher of pretraining.
     candidates = [f"{prefix}.{name}" for prefix in ("backbone", "backbone.bottom_up", "teacher_backbone")]
     return [candidate for candidate in candidates if candidate in model_state] or candidates[:1]
@@ -172,7 +172,7 @@ def _is_imagenet_backbone(state: Collection[str]) -> bool:
 
 
 def _align_imagenet(state: State, model_state: State) -> dict[str, Tensor]:
-    # Caffe2 names carry underscores; Detectron2's own converter knows them.
+    # Caffe2 names have underscores, which Detectron2's own converter handles.
     is_caffe2 = "conv1_w" in state
     own = {key: value for key, value in model_state.items() if not key.startswith("offline_")}
     return dict(align_and_update_state_dicts(own, dict(state), c2_conversion=is_caffe2))

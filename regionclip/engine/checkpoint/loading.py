@@ -1,4 +1,4 @@
-"""Copying weights into a model, with a report of what matched and an error for what is not covered."""
+"""Loading weights into a model, with a report of the matches and an error for uncovered parts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LoadReport:
-    """What became of every entry of the files and of the model."""
+    """What happened to every entry of the files and of the model."""
 
     model_keys: tuple[str, ...]
     matched: set[str] = field(default_factory=set)
     unexpected: set[str] = field(default_factory=set)
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """Key to (shape in the file, shape in the model); such entries are not loaded."""
+    """Maps keys to (shape in the file, shape in the model); such entries are not loaded."""
     configured: frozenset[str] = frozenset()
-    """Entries that the config fills, such as class embeddings; they win over the files."""
+    """Entries set by the config, such as class embeddings; they override the files."""
     optional: frozenset[str] = frozenset()
-    """Entries without which the configured model works as intended."""
+    """Entries that the configured model works without."""
 
     @property
     def missing(self) -> list[str]:
-        """Entries of the model that neither a file nor the config filled."""
+        """Entries of the model set neither by a file nor by the config."""
         return [key for key in self.model_keys if key not in self.matched and key not in self.configured]
 
     @property
@@ -43,13 +43,13 @@ class LoadReport:
         return [key for key in self.missing if key not in self.optional]
 
     def forget(self, prefix: str) -> None:
-        """Treat entries under `prefix` as if no file had been read."""
+        """Discard the matches under `prefix`, as if no file had been read."""
         self.matched = {key for key in self.matched if not key.startswith(prefix)}
         self.unexpected = {key for key in self.unexpected if not key.startswith(prefix)}
         self.reshaped = {key: shapes for key, shapes in self.reshaped.items() if not key.startswith(prefix)}
 
     def table(self) -> str:
-        """Return a text table: for each prefix how many entries matched, are missing, unexpected, reshaped."""
+        """Return a text table: per prefix, the number of matched, missing, unexpected and reshaped entries."""
         columns: dict[str, Iterable[str]] = {
             "matched": self.matched,
             "from config": self.configured,
@@ -73,19 +73,19 @@ def load_weights(
     allow_missing: Sequence[str] = (),
     required: Sequence[str] = ("",),
 ) -> LoadReport:
-    """Load the detector's file, then the proposer's, and check that the model is covered.
+    """Load the detector's weights, then the RPN's, and check that the model is covered.
 
-    Class embeddings given by the config stay. Entries are copied one by one, so nothing but the
-    listed entries changes: in particular no BatchNorm statistics of other parts.
+    Class embeddings from the config are kept. Entries are copied one by one, so nothing else
+    changes, in particular no BatchNorm statistics of other parts.
 
     Args:
         model: built from the config.
         weights: MODEL.WEIGHTS; empty loads nothing.
-        rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; wins over `offline_*` entries of the first file.
-        teacher_weights: MODEL.CLIP.TEACHER_WEIGHTS; wins over `teacher_*` entries of the first file.
+        rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; overrides `offline_*` entries of the first file.
+        teacher_weights: MODEL.CLIP.TEACHER_WEIGHTS; overrides `teacher_*` entries of the first file.
         trust_pickle: allow files that run code.
-        allow_missing: prefixes of keys that may stay without weights.
-        required: prefixes of keys that need weights; training needs fewer than inference.
+        allow_missing: key prefixes that may stay without weights.
+        required: key prefixes that need weights; training needs fewer than inference.
 
     Raises:
         UserError: a file cannot be read, or a part that the config needs is in no file.
@@ -99,7 +99,7 @@ def load_weights(
         files.append(weights)
     if rpn_weights:
         content = read_checkpoint(rpn_weights, trust_pickle=trust_pickle)
-        # The proposer has to come from this file as a whole, whatever the first one held.
+        # The RPN must come from this file entirely, whatever the first one contained.
         report.forget("offline_")
         _copy(rename_proposer(rpn_weights, content.state), entries, report)
         files.append(rpn_weights)
@@ -116,7 +116,7 @@ def load_weights(
 def require_coverage(
     report: LoadReport, files: Sequence[str], allow_missing: Sequence[str], required: Sequence[str] = ("",)
 ) -> None:
-    """Raise a `UserError` that lists the parts under the required prefixes without weights, except the allowed."""
+    """Raise a `UserError` listing parts under the required prefixes without weights, except the allowed ones."""
     needed = [key for key in report.uncovered if key.startswith(tuple(required))]
     keys = [key for key in needed if not key.startswith(tuple(allow_missing))]
     parts = Counter(part_of(key) for key in keys)
@@ -135,7 +135,7 @@ def require_coverage(
 
 
 def part_of(key: str) -> str:
-    """Return the part of a model that an entry belongs to, for reports."""
+    """Return the part of a model that a key belongs to, for reports."""
     names = key.split(".")
     if names[0] == "roi_heads":
         return ".".join(names[:3] if names[1] == "box_predictor" else names[:2])
@@ -163,7 +163,7 @@ def _new_report(model: nn.Module, entries: dict[str, Tensor]) -> LoadReport:
 
 
 def declared_weights(model: nn.Module, attribute: str) -> set[str]:
-    """Collect the entry names that modules declare about themselves under `attribute`."""
+    """Return the keys that modules declare in their `attribute`."""
     return {f"{prefix}.{name}" for prefix, module in model.named_modules() for name in getattr(module, attribute, ())}
 
 

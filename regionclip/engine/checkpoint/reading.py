@@ -1,4 +1,4 @@
-"""Reading a checkpoint file of any published format without running code from it."""
+"""Reading of checkpoint files of any published format, without running code from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regionclip.errors import UserError, user_error
 from regionclip.files import is_pickle
 
 STATE_KEYS = ("model", "state_dict", "model_state")
-"""Names under which trainers wrap the state dict: Detectron2, open_clip, pycls."""
+"""Keys under which trainers store the state dict: Detectron2, open_clip, pycls."""
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SAFE_PICKLE_GLOBALS = {
@@ -37,22 +37,22 @@ _SAFE_PICKLE_GLOBALS = {
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """Content of a checkpoint file."""
 
     path: str
     state: dict[str, Tensor]
-    """Parameters and buffers by key, on the CPU, without the prefixes of wrappers."""
+    """Parameters and buffers by key, on the CPU, without the prefixes of wrapper modules."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Everything beside the state dict: optimizer, iteration, ..."""
+    """Everything other than the state dict: optimizer, iteration, ..."""
 
 
 def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
     """Read a `.pth`, `.pt`, `.safetensors`, TorchScript archive, or Detectron2 `.pkl` file.
 
     Args:
-        path: file, relative to the working directory or the repository, or an address that
-            Detectron2's path manager resolves; `.pth` may be left out.
-        trust_pickle: allow a file to run code while it is read (`--trust-pickle`).
+        path: file, relative to the working directory or the repository, or a URL that
+            Detectron2's path manager resolves; `.pth` may be omitted.
+        trust_pickle: allow the file to run code while it is read (`--trust-pickle`).
 
     Raises:
         UserError: missing, truncated or unreadable file, no weights in it, or a pickle that could
@@ -104,11 +104,11 @@ def _read_pickle(path: Path, trust_pickle: bool) -> Any:
 
 
 class _ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle asks for something other than arrays."""
+    """A pickle contains objects other than arrays."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads the pickled NumPy arrays of Detectron2's model zoo and nothing else."""
+    """Unpickles the NumPy arrays of Detectron2's model zoo and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _SAFE_PICKLE_GLOBALS:
@@ -126,7 +126,7 @@ def _is_torchscript(path: Path) -> bool:
 def _unsafe_globals(path: Path) -> str:
     try:
         return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # the old, non-zip format cannot be listed
+    except Exception:  # the legacy, non-zip format cannot be listed
         return "objects other than tensors"
 
 

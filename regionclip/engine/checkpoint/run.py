@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: complete or not there, and known by their hash."""
+"""Checkpoints of a training run: written atomically and verified by hash."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Entry:
     file: str
     sha256: str
     temporary: bool
-    """Removed when the next one is complete."""
+    """Remove it once the next checkpoint is complete."""
 
 
 class RunCheckpoints:
-    """The checkpoints in a folder, oldest first, as `checkpoints.json` lists them.
+    """Checkpoints in a folder, oldest first, as listed in `checkpoints.json`.
 
     Only the main process writes.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Make a view of a folder, which may not exist yet."""
+        """Refer to a folder, which need not exist yet."""
         self.folder = Path(folder)
 
     def save(self, name: str, content: dict[str, Any], *, temporary: bool = False) -> Path:
-        """Write `content` to `name`.pth, hash it, and enter it as the newest.
+        """Write `content` to `name`.pth, hash it, and list it as the newest.
 
         Returns:
-            The file, which has its name only when it is complete.
+            The file, which gets its name only when it is complete.
         """
         path = self.folder / f"{name}.pth"
         with atomic_write(path) as file:
@@ -63,19 +63,19 @@ class RunCheckpoints:
         return path
 
     def save_weights(self, name: str, weights: dict[str, torch.Tensor]) -> Path:
-        """Write weights alone to `name`.pth, for use as MODEL.WEIGHTS; not a checkpoint to go on from."""
+        """Write only weights to `name`.pth, for use as MODEL.WEIGHTS; training cannot resume from it."""
         path = self.folder / f"{name}.pth"
         with atomic_write(path) as file:
             torch.save({"model": weights}, file)
         return path
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint that is as it was written, None where there is none at all.
+        """Return the newest undamaged checkpoint, None if there is none at all.
 
-        A file without a hash, written by Detectron2, is returned as it is.
+        A file without a hash, written by Detectron2, is returned unchecked.
 
         Raises:
-            UserError: there are checkpoints, and all are damaged.
+            UserError: there are checkpoints, but all are damaged.
         """
         entries = self._entries()
         for entry in reversed(entries):
@@ -91,21 +91,21 @@ class RunCheckpoints:
         return self.folder / last.read_text().strip() if last.is_file() else None
 
     def start_anew(self) -> None:
-        """Forget the checkpoints of an earlier run in this folder, whose files stay until they are replaced."""
+        """Unlist the checkpoints of an earlier run in this folder; their files stay until they are replaced."""
         if self.newest_name():
             logger.warning("%s holds checkpoints of an earlier run, which --resume would continue", self.folder)
         for name in (MANIFEST, LAST):
             (self.folder / name).unlink(missing_ok=True)
 
     def newest_name(self) -> str:
-        """Return the name of the newest checkpoint, without looking into it; empty where there is none."""
+        """Return the file name of the newest checkpoint, unchecked; empty if there is none."""
         entries, last = self._entries(), self.folder / LAST
         if entries:
             return entries[-1].file
         return last.read_text().strip() if last.is_file() else ""
 
     def remove_torn(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove partial files of a killed process."""
         for path in self.folder.glob(".*.pth.*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -1,1 +1,1 @@
-"""Evaluation of a model on registered datasets, resumed after an interruption."""
+"""Evaluation of a model on registered datasets, with resumption after an interruption."""

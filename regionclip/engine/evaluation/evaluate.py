@@ -1,4 +1,4 @@
-"""Evaluation of a model on the test sets of a config, with a table that names the protocol."""
+"""Evaluation of a model on the test sets of a config, with a table that states the protocol."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One test set, found readable, with what evaluates it."""
+    """One readable test set with its evaluator."""
 
     dataset_name: str
     loader: TestLoader
@@ -43,7 +43,7 @@ class EvaluationJob:
     output_dir: Path
     journal: PredictionJournal | None = None
     finished: list[Prediction] = field(default_factory=list)
-    """What an interrupted run left behind; on the main process only."""
+    """Predictions of an interrupted run; on the main process only."""
 
 
 def prepare_evaluation(
@@ -51,12 +51,12 @@ def prepare_evaluation(
 ) -> list[EvaluationJob]:
     """Read the datasets of DATASETS.TEST; writes nothing.
 
-    Files will go to `OUTPUT_DIR/inference`, with several datasets to a folder for each in it. With
-    the names of the weight files a journal is kept: the same command, after an interruption, runs
-    only the images that were not finished.
+    Results will go to `OUTPUT_DIR/inference`, with a subfolder per dataset if there are several. If
+    weight files are given, a journal is kept: after an interruption the same command runs only the
+    images that were not finished.
 
     Raises:
-        UserError: a dataset cannot be read, or another run left unfinished results.
+        UserError: a dataset cannot be read, or the folder has unfinished results of another run.
     """
     names, inference_dir = cfg.DATASETS.TEST, Path(cfg.OUTPUT_DIR) / "inference"
     if not names:
@@ -76,7 +76,7 @@ def prepare_evaluation(
 
 
 def check_test_sets(cfg: CfgNode) -> None:
-    """Read the datasets of DATASETS.TEST, so that a training finds out before it starts.
+    """Read the datasets of DATASETS.TEST, so that training fails early.
 
     Raises:
         UserError: a dataset cannot be read, or has other classes than the detector.
@@ -90,7 +90,7 @@ def check_test_sets(cfg: CfgNode) -> None:
 
 def _records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
     records = read_test_records(cfg, name)
-    # Only now are the classes known that a dataset of the user's has.
+    # The classes of a user's dataset are known only now.
     problems = list(class_count_problems(cfg, name))
     if problems:
         raise UserError(problems)
@@ -99,7 +99,7 @@ def _records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
 
 def _finished_before(name: str, journal: PredictionJournal | None) -> tuple[list[Prediction], set[int]]:
     """Return the finished predictions, on the main process, and their image ids, on every process."""
-    # Read once: another process may start writing while a slower one still reads.
+    # Read only once: another process may start writing while a slower one still reads.
     if journal is not None:
         on_main_process(journal.require_own)
     finished = journal.finished() if journal and comm.is_main_process() else []
@@ -116,7 +116,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     `instances_predictions.pth`, and `metrics.json`.
 
     Returns:
-        The report of each dataset by its name.
+        The report of each dataset by name.
     """
     reports = {}
     for job in jobs:
@@ -126,8 +126,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
         flush_proposals(model)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
-    comm.synchronize()  # a process that exits early would take the others with it
-    # Kept until now: an interruption between two datasets loses neither.
+    comm.synchronize()  # a process that exits early would end the others
+    # Kept until now, so that an interruption between two datasets loses neither.
     for job in jobs:
         if job.journal is not None:
             job.journal.remove()
@@ -135,7 +135,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
 
 
 def protocol(cfg: CfgNode, dataset_name: str) -> str:
-    """Return in words what a figure on this dataset with this config means."""
+    """Return a description of the protocol that metrics on this dataset with this config follow."""
     groups = MetadataCatalog.get(dataset_name).get("class_groups")
     parts = [dataset_name, f"{test_class_count(cfg, dataset_name)} classes"]
     if groups:
@@ -150,7 +150,7 @@ def protocol(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a text table of the metrics, a row a task, without the figures of single classes."""
+    """Return a text table of the metrics, one row per task, without per-class metrics."""
     shown = {task: _headline(figures) for task, figures in metrics.items()}
     columns = list(dict.fromkeys(name for figures in shown.values() for name in figures))
     rows = [[task, *(figures.get(name, float("nan")) for name in columns)] for task, figures in shown.items()]

@@ -1,4 +1,4 @@
-"""The loop over test images: progress, and one bad image never stops the run."""
+"""Inference over test images with a progress bar; an unreadable image never stops the run."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class InferenceReport:
-    """What a run over a dataset gave."""
+    """Result of a run over a dataset."""
 
     images: int = 0
-    """Images with predictions, over all processes, those of an interrupted run included."""
+    """Number of images with predictions, over all processes, including those of an interrupted run."""
     seconds: float = 0.0
     """Wall-clock time of the loop on this process."""
     failures: list[str] = field(default_factory=list)
-    """A line for each image that could not be read."""
+    """One line for each unreadable image."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """What the evaluator returned; empty on all but the main process."""
+    """The evaluator's metrics; empty on all but the main process."""
 
 
 def run_inference(
@@ -50,9 +50,9 @@ def run_inference(
     Args:
         model: put in evaluation mode for the loop.
         loader: batches of mapped images; those with the key `error` are skipped and reported.
-        evaluator: takes inputs and outputs, and computes the metrics.
+        evaluator: collects outputs and computes the metrics.
         journal: gets every finished image.
-        finished: predictions of an interrupted run, whose images the loader leaves out; each on one
+        finished: predictions of an interrupted run, whose images the loader skips; each on one
             process only.
     """
     report = InferenceReport(images=len(finished))
@@ -73,7 +73,7 @@ def run_inference(
     if any(comm.all_gather(stop_requested())):
         raise Interrupted
     report.seconds = time.perf_counter() - start
-    # Counted over all processes: the run is as good as its worst part.
+    # Collected from all processes, so that no failure is missed.
     report.failures = list(itertools.chain(*comm.all_gather(report.failures)))
     report.images = sum(comm.all_gather(report.images))
     report.metrics = evaluator.evaluate() or {}
@@ -83,6 +83,6 @@ def run_inference(
 
 
 def _with_progress(loader: TestLoader) -> Iterable[list[dict[str, Any]]]:
-    # Done, total, elapsed, remaining and rate: every second on a terminal, every half minute in a log.
+    # Done, total, elapsed, remaining and rate: every second on a terminal, every 30 s in a log.
     interval = 1.0 if sys.stderr.isatty() else 30.0
     return tqdm(loader, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)

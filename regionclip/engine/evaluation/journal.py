@@ -1,4 +1,4 @@
-"""A journal of predictions, so that an interrupted evaluation goes on where it stopped."""
+"""Journal of predictions, so that an interrupted evaluation can resume."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from regionclip.evaluation.predictions import Prediction
 
 
 class PredictionJournal:
-    """One line for each finished image, in a file for each process.
+    """One JSON line per finished image, in one file per process.
 
-    The first line is a fingerprint of the run: the journal of another run is never taken over, and
-    replaced only when it holds no finished image.
+    The first line is a fingerprint of the run: the journal of another run is never used, and is
+    replaced only if it has no finished image.
     """
 
     def __init__(self, folder: Path, fingerprint: str, name: str = "predictions") -> None:
-        """Make a journal in `folder`, of files that begin with `name`; nothing is written before the first image."""
+        """Create a journal in `folder` with file prefix `name`; nothing is written before the first image."""
         self.folder = folder
         self.name = name
         self.fingerprint = fingerprint
         self._file: TextIO | None = None
 
     def finished(self) -> list[Prediction]:
-        """Return the predictions that interrupted runs of this fingerprint left behind, each image once."""
+        """Return the predictions of interrupted runs with this fingerprint, each image once."""
         by_image: dict[int, Prediction] = {}
         for path in self._paths():
             head, *lines = path.read_text().split("\n")
@@ -43,7 +43,7 @@ class PredictionJournal:
         return list(by_image.values())
 
     def require_own(self) -> None:
-        """Raise a `UserError` when the folder has results of another run that was not finished."""
+        """Raise a `UserError` if the folder has results of another unfinished run."""
         others = []
         for path in self._paths():
             head, *lines = path.read_text().split("\n")
@@ -56,7 +56,7 @@ class PredictionJournal:
             raise user_error(f"output {self.folder}", expected, actual, fix)
 
     def append(self, predictions: Iterable[Prediction]) -> None:
-        """Add finished images."""
+        """Append finished images."""
         if self._file is None:
             self._file = self._open()
         try:
@@ -67,7 +67,7 @@ class PredictionJournal:
             raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def remove(self) -> None:
-        """Delete the journals of all processes: the results are written."""
+        """Delete the journals of all processes, after the results are written."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -85,7 +85,7 @@ class PredictionJournal:
             return file
         file = path.open("a")
         if not content.endswith("\n"):
-            file.write("\n")  # a torn last line must not run into the next one
+            file.write("\n")  # so that a partial last line does not run into the next one
         return file
 
     def _paths(self) -> list[Path]:
@@ -99,14 +99,14 @@ def fingerprint(
     weights: Sequence[str],
     allow_missing: Sequence[str] = (),
 ) -> str:
-    """Return a hash of everything that decides the predictions of an evaluation.
+    """Return a hash of everything that determines the predictions of an evaluation.
 
     Args:
         cfg: its values, and the state (size and time) of the files that it names.
         dataset_name: registered dataset, with its annotation file.
         records: the images, and the state of their files.
-        weights: checkpoint files, as the user names them.
-        allow_missing: prefixes of weights that may keep their initial values.
+        weights: checkpoint files, as given by the user.
+        allow_missing: key prefixes of weights that may keep their initial values.
     """
     clip = cfg.MODEL.CLIP
     files = [find_weights(name) for name in weights]
@@ -122,7 +122,7 @@ def fingerprint(
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    # A file that is not there is reported when it is read.
+    # A missing file is reported when it is read.
     if not path.is_file():
         return ()
     state = path.stat()
@@ -130,7 +130,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 def _complete(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Parse the lines that were written to their end."""
+    """Parse the complete lines."""
     complete = []
     for line in lines:
         try:

@@ -1,4 +1,4 @@
-"""Results files in COCO's format, checked entry by entry."""
+"""Reading and validation of result files in COCO's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = dict[str, Any]
 
 
 def read_results(path: str, what: str) -> dict[str, list[Result]]:
-    """Return the detections of a results file by `id_key` of their image, in the order of the file.
+    """Return the detections of a result file by `id_key` of their image, in file order.
 
     Args:
         path: JSON list in COCO's results format.

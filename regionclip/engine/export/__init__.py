@@ -1,1 +1,1 @@
-"""A detector for other runtimes: ONNX files, or torch's exported programs."""
+"""Export of a detector to other runtimes: ONNX files, or torch's exported programs."""

@@ -1,4 +1,4 @@
-"""Writing the parts of a detector as ONNX files, or as torch's exported programs."""
+"""Export of a detector's graphs as ONNX files, or as torch's exported programs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from regionclip.modeling.detector import Part, require_detector
 logger = logging.getLogger(__name__)
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
-"""Formats, and the ending of their files."""
+"""File extension of each format."""
 
 
 def export_detector(model: nn.Module, cfg: CfgNode, output: Path, form: str = "onnx") -> list[Path]:
-    """Write the parts of a detector, and `export.json` about their use.
+    """Write the graphs of a detector, and `export.json` that describes their use.
 
     Args:
-        model: a detector with its weights; it is moved to the CPU, and cannot be trained afterwards.
-        cfg: what it was built from.
-        output: the folder; files of these names are replaced.
+        model: a detector with loaded weights; moved to the CPU, and not trainable afterwards.
+        cfg: its config.
+        output: the folder; existing files of the same names are replaced.
         form: one of `FORMATS`.
 
     Returns:
@@ -78,7 +78,7 @@ def _trace(part: Part) -> ExportedProgram:
 
 @contextmanager
 def _pools_of_any_size() -> Iterator[None]:
-    """Let torch trace pools for even and odd maps alike: its division tests a remainder, which decides nothing."""
+    """Make pooling traceable with dynamic sizes: torch's check of a remainder has no effect on the result."""
     if not hasattr(torch._meta_registrations, "div_rtn"):
         yield
         return

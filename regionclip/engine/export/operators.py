@@ -1,4 +1,4 @@
-"""Steps of a detector that are one operator in ONNX, as torch operators that can be traced."""
+"""Detector steps that are one operator in ONNX, as traceable torch operators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _(features: Tensor, boxes: Tensor, resolution: int, spatial_scale: float, sa
 
 @torch.library.custom_op("regionclip_export::top_rows", mutates_args=())
 def top_rows(values: Tensor, limit: int) -> Tensor:
-    """Return the places [at most limit] of the largest of the values [P], best first."""
+    """Return the indices [at most limit] of the largest of the values [P], best first."""
     return values.topk(min(limit, len(values))).indices
 
 
@@ -35,14 +35,14 @@ def _(values: Tensor, limit: int) -> Tensor:
 
 @torch.library.custom_op("regionclip_export::best_boxes", mutates_args=())
 def best_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, limit: int) -> Tensor:
-    """Suppress duplicates within each class; return class and row [M, 2] of what stays, best first.
+    """Apply class-wise NMS; return class and row [M, 2] of the kept boxes, best first.
 
     Args:
         boxes: [R, 4], xyxy.
         scores: [C, R].
-        iou_threshold: of two boxes that overlap more, the worse goes.
-        score_threshold: what is not above it goes.
-        limit: of results over all classes.
+        iou_threshold: of two boxes with a larger IoU, the lower-scoring is dropped.
+        score_threshold: boxes are dropped unless their score exceeds this.
+        limit: maximum number of results over all classes.
     """
     row, category = (score_threshold < scores.T).nonzero(as_tuple=True)
     kept = batched_nms(boxes[row], scores[category, row], category, iou_threshold, limit)
@@ -55,7 +55,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: floa
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
-    """Return how each operator is written in ONNX; needs onnxscript."""
+    """Return the ONNX translation of each operator; needs onnxscript."""
     import onnxscript
 
     op: Any = onnxscript.opset18
@@ -84,11 +84,11 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
         found = op.NonMaxSuppression(
             op.Unsqueeze(boxes, first),
             op.Unsqueeze(scores, first),
-            op.Constant(value_ints=[limit]),  # no class has more among the best of all
+            op.Constant(value_ints=[limit]),  # no class has more boxes among the overall best
             op.Constant(value_floats=[iou_threshold]),
             op.Constant(value_floats=[score_threshold]),
         )
-        # [M, 3] of image, class and row.
+        # [M, 3]: image, class and row.
         places = op.Slice(found, op.Constant(value_ints=[1]), op.Constant(value_ints=[3]), op.Constant(value_ints=[1]))
         order = top(op.GatherND(scores, places), limit)
         return op.Gather(places, order)

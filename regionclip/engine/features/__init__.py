@@ -1,1 +1,1 @@
-"""Embeddings of regions of many images: computed, shared out over processes, written, found again."""
+"""Region features of many images: extraction across processes, file formats, and lookup."""

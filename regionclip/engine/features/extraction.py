@@ -1,4 +1,4 @@
-"""Features of all images of a folder or dataset, shared out over processes, resumed after an interruption."""
+"""Feature extraction for the images of a folder or dataset, across processes, with resumption."""
 
 from __future__ import annotations
 
@@ -48,61 +48,61 @@ from regionclip.modeling.proposals.generated_boxes import GridBoxes
 from regionclip.modeling.proposals.sources import GroundTruthProposals, ProposalSource
 
 MANIFEST = "features.json"
-"""Says which config and weights the files of a folder come from."""
+"""File that records which config and weights the files of a folder come from."""
 
 PROPOSALS, GRID = "RPN", "GRID"
-"""Values of `ExtractionJob.regions` beside the name of a file."""
+"""Values of `ExtractionJob.regions` other than a file name."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ExtractionJob:
-    """Which regions of which images, and how they are written."""
+    """Regions and images to extract features of, and the output format."""
 
     regions: str = PROPOSALS
     """RPN, GRID (cells of 32 pixels of the network input), or a file of boxes (JSON or npz)."""
     dataset: str = ""
-    """Registered dataset: its annotated boxes are the regions, and its images those of the run."""
+    """Registered dataset: its ground-truth boxes are the regions, and its images those of the run."""
     format: str = "pth"
     """`pth`, `safetensors` or `parquet`."""
     images_at_once: int = 1
-    """Images in a pass of the backbone; they are padded to a common size, which changes the last digits."""
+    """Images per batch; they are padded to a common size, which changes the last digits."""
     images_per_shard: int = 1000
 
     @property
     def keeps_regions(self) -> bool:
-        """Whether the regions are kept as they are, instead of being turned into detections."""
+        """Whether all regions are kept, instead of being turned into detections."""
         return bool(self.dataset) or self.regions != PROPOSALS
 
 
 @dataclass(frozen=True)
 class ExtractionInput:
-    """The images of a run, and the boxes of a user's."""
+    """Images of a run, and user boxes."""
 
     records: dict[str, dict[str, Any]]
-    """Detectron2's records by a name that no other has."""
+    """Detectron2's records by unique name."""
     boxes: dict[str, ImageBoxes] | None = None
-    """By the same names, where the regions are those of a file."""
+    """By the same names, if the regions come from a file."""
 
 
 @dataclass
 class ExtractionReport:
-    """What became of the images."""
+    """Outcome of a run by number of images."""
 
     written: int = 0
-    """Images of this run, over all processes."""
+    """Number of images of this run, over all processes."""
     present: int = 0
-    """Images of an earlier run."""
+    """Number of images of an earlier run."""
     failures: list[str] = field(default_factory=list)
-    """A line for each image that could not be read."""
+    """One line for each unreadable image."""
 
 
 def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
-    """Raise one `UserError` with everything that stands in the way of extracting region features."""
+    """Raise one `UserError` with everything that prevents the extraction."""
     without_data = cfg.clone()
     without_data.defrost()
-    without_data.DATASETS.TEST = ()  # the images are those of INPUT_DIR
+    without_data.DATASETS.TEST = ()  # the images come from INPUT_DIR
     check_config(without_data)
     wanted = dict(values_for_features(cfg))
     if not job.keeps_regions:
@@ -121,7 +121,7 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
 
 
 def values_for_features(cfg: CfgNode) -> Mapping[str, str]:
-    """Return the values of keys with which the method of a config extracts features, or the first method that does."""
+    """Return the config values for feature extraction with the config's method, or the first method that has some."""
     own = method_of(cfg)
     if own is not None and own.region_features:
         return own.region_features
@@ -129,10 +129,10 @@ def values_for_features(cfg: CfgNode) -> Mapping[str, str]:
 
 
 def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
-    """Return the images and boxes of a run, which needs no detector.
+    """Return the images and boxes of a run; needs no detector.
 
     Raises:
-        UserError: no images, or annotations or boxes that cannot be used.
+        UserError: no images, or unusable annotations or boxes.
     """
     records = _records(cfg, job)
     if job.regions in (PROPOSALS, GRID):
@@ -144,20 +144,20 @@ def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
 def extract_region_features(
     cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, given: ExtractionInput | None = None
 ) -> ExtractionReport:
-    """Write the features of all images to OUTPUT_DIR; what is there already stays.
+    """Write the features of all images to OUTPUT_DIR, except those that are there already.
 
-    Each process takes its share of the portions, which do not depend on how many there are. See
-    `Features` for what is written of an image.
+    The images are split into chunks independent of the number of processes, and each process takes its share.
+    See `Features` for what is written per image.
 
     Args:
         cfg: config of the detector, OUTPUT_DIR and INPUT_DIR.
         model: in evaluation mode afterwards.
         job: which regions, and how they are written.
-        given: of `read_extraction_input`, which is called without.
+        given: from `read_extraction_input`, which is called by default.
 
     Raises:
-        UserError: no images, or a folder with features of another config or other weights, or that another
-            process has.
+        UserError: no images, or the folder has features of another config or other weights, or is in use by
+            another process.
     """
     given = given or read_extraction_input(cfg, job)
     output = Path(cfg.OUTPUT_DIR)
@@ -202,7 +202,7 @@ def _extract(
 
 
 def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
-    """Return the images as Detectron2's records, by a name that no other has."""
+    """Return the images as Detectron2's records, by unique name."""
     if not job.dataset:
         return {path.name: {"file_name": str(path)} for path in list_images(cfg.INPUT_DIR)}
     records = read_clean_records(job.dataset)
@@ -218,7 +218,7 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
 
 
 def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
-    """Return when the newest image of a portion was written."""
+    """Return the latest modification time of a chunk's images."""
     files = [Path(records[name]["file_name"]) for name in portion.names]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
@@ -238,14 +238,14 @@ def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
 
 
 def _read(portion: Portion, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
-    """Return mapped images in their order, decoded ahead by workers where a portion has many."""
+    """Return mapped images in order, decoded ahead by workers for larger chunks."""
     items = [{**records[name], "name": name} for name in portion.names]
     processes = min(workers, os.cpu_count() or 1) if len(items) > 1 else 0
     return DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes)
 
 
 class _Mapped(torch.utils.data.Dataset):
-    """Images that are read when their turn comes."""
+    """Dataset that maps images on access."""
 
     def __init__(self, items: Sequence[dict[str, Any]], mapper: TestMapper) -> None:
         self.items = items
@@ -281,7 +281,7 @@ def _portion_features(
 def _features_of(
     model: OpenVocabularyDetector, images: list[dict[str, Any]], source: ProposalSource | None, choose: Choice
 ) -> tuple[dict[str, Features], dict[str, str]]:
-    """Return the features of images, and for those with bad boxes what is wrong."""
+    """Return the features of images, and the error of each image with invalid boxes."""
     if not images:
         return {}, {}
     try:
@@ -304,7 +304,7 @@ def _batches(images: DataLoader, size: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, Any]]) -> str:
-    """Return a hash of what the features depend on beside the pixels; shards also depend on which images there are."""
+    """Return a hash of what the features depend on besides the pixels; for shards also of the list of images."""
     relevant = cfg.clone()
     relevant.defrost()
     relevant.OUTPUT_DIR = relevant.MODEL.DEVICE = ""

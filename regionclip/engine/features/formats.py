@@ -1,4 +1,4 @@
-"""Where features go: a file for each image as upstream, or shards of many images with an index."""
+"""Output formats of features: one file per image as upstream, or shards of many images with an index."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from regionclip.errors import user_error
 from regionclip.files import atomic_write
 
 IMAGE_ROWS = "image"
-"""Entry of a shard: int64 [N], for each region the place of its image in the list of the shard."""
+"""Entry of a shard: int64 [N], for each region the index of its image in the shard's list."""
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Images that are done together: one process computes and writes them."""
+    """Chunk of images that one process computes and writes."""
 
     names: tuple[str, ...]
     path: Path
-    """File of the portion; of upstream's format, the folder."""
+    """File of the chunk; for upstream's format, the folder."""
 
 
 class FeatureFormat(Protocol):
-    """Writes portions, and tells which an earlier run has written."""
+    """Writes chunks, and reports which an earlier run has written."""
 
     def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
-        """Divide the images, in their order, whatever number of processes there are."""
+        """Split the images, in order, independent of the number of processes."""
         ...
 
     def is_done(self, portion: Portion, newest: float) -> bool:
-        """Return whether the portion was written, whole, after the time when the newest of its images was."""
+        """Return whether the chunk is complete and newer than its newest image, modified at time `newest`."""
         ...
 
     def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
-        """Write the features of the images that could be read, and why the others could not."""
+        """Write the features of the readable images, and the errors of the others."""
         ...
 
     def failures(self, portion: Portion) -> list[str]:
-        """Return what an earlier run said of images of a finished portion that could not be read."""
+        """Return an earlier run's errors about unreadable images of a finished chunk."""
         ...
 
 
@@ -55,18 +55,18 @@ class ImageFiles:
     """Upstream's format: `<name>.pth` for each image."""
 
     def __init__(self, folder: Path) -> None:
-        """Write to a folder."""
+        """Create a writer to a folder."""
         self.folder = folder
         self._files: dict[str, Path] = {}
 
     def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
-        """Return a portion for each pass of the model."""
+        """Return one chunk per batch."""
         self._files = output_files(names, self.folder)
         starts = range(0, len(names), images_at_once)
         return [Portion(tuple(names[start : start + images_at_once]), self.folder) for start in starts]
 
     def is_done(self, portion: Portion, newest: float) -> bool:
-        """Return whether all files are there, none torn or older than the images."""
+        """Return whether all files exist, none partial or older than the images."""
         files = [self._files[name] for name in portion.names]
         return all(zipfile.is_zipfile(file) and file.stat().st_mtime >= newest for file in files)
 
@@ -77,21 +77,21 @@ class ImageFiles:
                 torch.save(content, file)
 
     def failures(self, portion: Portion) -> list[str]:
-        """Return nothing: images without a file are tried again."""
+        """Return nothing: images without a file are retried."""
         return []
 
 
 class Shards:
-    """Files of many images each, safetensors or Parquet, and `index.json` that says what is where."""
+    """Files of many images each, safetensors or Parquet, with `index.json` to locate images."""
 
     def __init__(self, folder: Path, kind: ShardKind, images_per_shard: int) -> None:
-        """Write shards of so many images to a folder."""
+        """Create a writer of `images_per_shard` images per shard to a folder."""
         self.folder = folder
         self.kind = kind
         self.images_per_shard = images_per_shard
 
     def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
-        """Return a portion for each shard."""
+        """Return one chunk per shard."""
         starts = range(0, len(names), self.images_per_shard)
         ending = f"of-{len(starts):05}.{self.kind.ending}"
         return [
@@ -100,13 +100,13 @@ class Shards:
         ]
 
     def is_done(self, portion: Portion, newest: float) -> bool:
-        """Return whether the shard is there, whole, of these images, and not older than they are."""
+        """Return whether the shard exists, is complete, has these images, and is not older than they are."""
         about = self.kind.about(portion.path)
         is_theirs = about is not None and tuple(about["images"]) == portion.names
         return is_theirs and portion.path.stat().st_mtime >= newest
 
     def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
-        """Write the shard: the regions of its images, one after the other."""
+        """Write the shard: the regions of its images, concatenated."""
         counts = [len(features[name]["boxes"]) if name in features else 0 for name in portion.names]
         entries = next(iter(features.values()), {})
         columns = {key: torch.cat([content[key] for content in features.values()]) for key in entries}
@@ -116,7 +116,7 @@ class Shards:
             self.kind.write(file, columns, about)
 
     def failures(self, portion: Portion) -> list[str]:
-        """Return what the shard says of images that could not be read."""
+        """Return the errors about unreadable images that the shard records."""
         about = self.kind.about(portion.path)
         return list(about["failures"].values()) if about else []
 
@@ -127,29 +127,29 @@ class ShardKind(Protocol):
     ending: str
 
     def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
-        """Write columns of equal length, and what is said about them."""
+        """Write columns of equal length, and metadata."""
         ...
 
     def about(self, path: Path) -> dict[str, Any] | None:
-        """Return what a file says about itself; None when it is not there or not whole."""
+        """Return the metadata of a file; None if it is missing or incomplete."""
         ...
 
     def read(self, path: Path, first: int, count: int) -> Features:
-        """Return some rows of all columns."""
+        """Return `count` rows of all columns, from row `first`."""
         ...
 
 
 class SafetensorsShard:
-    """A tensor for each column; what is said about them is in the header."""
+    """One tensor per column; the metadata is in the header."""
 
     ending = "safetensors"
 
     def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
-        """Write columns of equal length, and what is said about them."""
+        """Write columns of equal length, and metadata."""
         file.write(save({name: column.contiguous() for name, column in columns.items()}, {"about": json.dumps(about)}))
 
     def about(self, path: Path) -> dict[str, Any] | None:
-        """Return what a file says about itself; None when it is not there or not whole."""
+        """Return the metadata of a file; None if it is missing or incomplete."""
         try:
             with safe_open(path, framework="pt") as file:
                 return json.loads((file.metadata() or {}).get("about", "null"))
@@ -157,18 +157,18 @@ class SafetensorsShard:
             return None
 
     def read(self, path: Path, first: int, count: int) -> Features:
-        """Return some rows of all columns."""
+        """Return `count` rows of all columns, from row `first`."""
         with safe_open(path, framework="pt") as file:
             return {name: file.get_slice(name)[first : first + count] for name in file.keys()}  # noqa: SIM118
 
 
 class ParquetShard:
-    """A row for each region: `image` by name, `boxes`, `feats`, `classes`, `probs`."""
+    """One row per region: `image` (name), `boxes`, `feats`, `classes`, `probs`."""
 
     ending = "parquet"
 
     def __init__(self) -> None:
-        """Raise a `UserError` without pyarrow."""
+        """Raise a `UserError` if pyarrow is not installed."""
         try:
             import pyarrow
             import pyarrow.parquet
@@ -178,20 +178,20 @@ class ParquetShard:
         self._arrow, self._parquet = pyarrow, pyarrow.parquet
 
     def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
-        """Write columns of equal length, and what is said about them."""
+        """Write columns of equal length, and metadata."""
         arrow = self._arrow
         names = arrow.DictionaryArray.from_arrays(columns[IMAGE_ROWS].numpy(), list(about["images"]))
         arrays: dict[str, Any] = {IMAGE_ROWS: names}
         for name, column in columns.items():
             if name != IMAGE_ROWS:
                 flat = arrow.array(column.reshape(-1).numpy())
-                # Vectors as lists of fixed length: [N, D]
+                # Vectors as fixed-size lists: [N, D]
                 arrays[name] = flat if column.ndim == 1 else arrow.FixedSizeListArray.from_arrays(flat, column.shape[1])
         table = arrow.table(arrays).replace_schema_metadata({"about": json.dumps(about)})
         self._parquet.write_table(table, file)
 
     def about(self, path: Path) -> dict[str, Any] | None:
-        """Return what a file says about itself; None when it is not there or not whole."""
+        """Return the metadata of a file; None if it is missing or incomplete."""
         try:
             metadata = self._parquet.read_schema(path).metadata or {}
         except (OSError, self._arrow.ArrowException):
@@ -199,7 +199,7 @@ class ParquetShard:
         return json.loads(metadata.get(b"about", b"null"))
 
     def read(self, path: Path, first: int, count: int) -> Features:
-        """Return some rows of all columns but the image names."""
+        """Return `count` rows of all columns except the image names, from row `first`."""
         table = self._parquet.read_table(path).slice(first, count)
         columns = {name: table[name].combine_chunks() for name in table.column_names if name != IMAGE_ROWS}
         return {name: self._tensor(column) for name, column in columns.items()}
@@ -211,7 +211,7 @@ class ParquetShard:
 
 
 def output_files(names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Return the file of each image: its name up to the first dot, as upstream, or whole where two share that."""
+    """Return the file of each image: its name up to the first dot, as upstream, or the whole name on a collision."""
     stems = {name: f"{Path(name).parent}/".removeprefix("./") + Path(name).name.split(".")[0] for name in names}
     shared = Counter(stems.values())
     return {
@@ -224,7 +224,7 @@ SHARD_KINDS: dict[str, type[SafetensorsShard] | type[ParquetShard]] = {
     "safetensors": SafetensorsShard,
     "parquet": ParquetShard,
 }
-"""Values of --format beside `pth`."""
+"""Values of --format other than `pth`."""
 
 
 def make_format(name: str, folder: Path, images_per_shard: int) -> FeatureFormat:

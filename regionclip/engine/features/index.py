@@ -1,4 +1,4 @@
-"""Finding the features of an image again in a folder of shards."""
+"""Lookup of an image's features in a folder of shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regionclip.errors import user_error
 from regionclip.files import read_json_file, write_json
 
 INDEX = "index.json"
-"""For each image: its shard, its first row, and how many rows."""
+"""For each image: its shard, its first row, and its number of rows."""
 
 
 def write_index(shards: Shards, portions: Sequence[Portion]) -> Path:
@@ -31,10 +31,10 @@ def write_index(shards: Shards, portions: Sequence[Portion]) -> Path:
 
 
 class FeatureFolder(Mapping[str, Features]):
-    """The features of a folder of shards, by image name; each access reads the rows of one image."""
+    """Features in a folder of shards, by image name; each access reads only the rows of one image."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Open a folder; raises `UserError` when it has no index."""
+        """Open a folder; raises `UserError` if it has no index."""
         self.folder = Path(folder)
         content = read_json_file(self.folder / INDEX)
         if not content:
@@ -43,16 +43,16 @@ class FeatureFolder(Mapping[str, Features]):
         self._kind = SHARD_KINDS[content["format"]]()
         self._images: dict[str, tuple[str, int, int]] = content["images"]
         self.failures: dict[str, str] = content["failures"]
-        """Why images could not be read, by name."""
+        """Errors of unreadable images, by name."""
 
     def __getitem__(self, name: str) -> Features:
-        """Return `boxes`, `feats` and, if there are, `classes` and `probs` of an image."""
+        """Return `boxes`, `feats` and, if present, `classes` and `probs` of an image."""
         shard, first, count = self._images[name]
         rows = self._kind.read(self.folder / shard, first, count)
         return {key: value for key, value in rows.items() if key != IMAGE_ROWS}
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the image names."""
+        """Iterate over the image names."""
         return iter(self._images)
 
     def __len__(self) -> int:

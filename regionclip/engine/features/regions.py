@@ -1,4 +1,4 @@
-"""The features of the regions of some images, and where regions come from beside the proposer."""
+"""Region features of a batch of images, and region sources other than the RPN."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 Features = dict[str, Tensor]
 """`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized;
 with class embeddings also `classes` int64 [N], and `probs` float [N, K + 1], background last. Rows of
-all entries belong to the same regions."""
+all entries correspond to the same regions."""
 
 Choice = Callable[[OpenVocabularyDetector, ImageEncoding, Instances], tuple[Boxes, Tensor, Features]]
-"""From a detector, an image and its regions to boxes [N, 4] in pixels of the network input, their embeddings [N, D],
+"""Maps a detector, an image and its regions to boxes [N, 4] in pixels of the network input, their embeddings [N, D],
 and further entries."""
 
 
 class GivenBoxes:
-    """Boxes that a user gives for each picture."""
+    """User boxes as proposals."""
 
     def __init__(self, boxes: dict[str, ImageBoxes]) -> None:
-        """Make a source of boxes by the `name` of images, in pixels of the original pictures."""
+        """Create a source of boxes by the `name` of images, in pixels of the original images."""
         self.boxes = boxes
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return the boxes of each image; raises `UserError` for bad ones."""
+        """Return the boxes of each image; raises `UserError` for invalid ones."""
         proposals = []
         for image in inputs:
             height, width = image["image"].shape[1:]
@@ -50,8 +50,8 @@ def region_features(
     Args:
         model: in evaluation mode.
         images: mapped images, with `height` and `width` of the originals.
-        source: gives the regions; None takes the proposals of the detector.
-        choose: decides which of them are kept, and what is said about each.
+        source: source of the regions; None takes the detector's proposals.
+        choose: selects regions, and adds further entries.
     """
     encodings = model.encode_images(images, proposals=source is None)
     proposals = source.propose(images, model.device) if source else [encoding.proposals for encoding in encodings]
@@ -67,7 +67,7 @@ def region_features(
 def every_region(
     model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
 ) -> tuple[Boxes, Tensor, Features]:
-    """Keep all regions, and say nothing about them."""
+    """Keep all regions, without further entries."""
     return regions.proposal_boxes, model.embed_regions(encoding, regions.proposal_boxes), {}
 
 
@@ -83,7 +83,7 @@ def best_class(
 def detections(
     model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
 ) -> tuple[Boxes, Tensor, Features]:
-    """Keep what the detector would report, as published: a region may come with several classes."""
+    """Keep the detector's detections, as published: a region may have several classes."""
     found = model.detect(encoding, None, Selection())
     entries = {"classes": found.pred_classes, "probs": model.probabilities(found.embeddings, None)}
     return found.pred_boxes, found.embeddings, entries

@@ -1,1 +1,1 @@
-"""Training: the loop, what happens between its steps, and what a resumed run needs."""
+"""Training: the loop, its hooks, and the state of a resumed run."""

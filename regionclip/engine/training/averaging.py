@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that are trained."""
+"""Exponential moving average (EMA) of the trainable weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """The average of the trainable parameters of a model; its frozen weights and buffers are as they are."""
+    """EMA of the trainable parameters of a model; frozen weights and buffers are not averaged."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start an average at the present weights.
+        """Initialize the average with the current weights.
 
         Args:
-            model: what is trained.
+            model: the model in training.
             decay: weight of the old average at each step.
         """
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -25,17 +25,17 @@ class WeightAverage:
         self._update = get_ema_multi_avg_fn(decay)
 
     def restart(self) -> None:
-        """Set the average to the present weights: after others were loaded."""
+        """Reset the average to the current weights, after loading others."""
         self.load_state_dict(self.parameters)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the present weights."""
+        """Update the average with the current weights."""
         self._update(list(self.average.values()), list(self.parameters.values()), 1)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Run a block with the average in the model."""
+        """Run a block with the averaged weights in the model."""
         present = {name: p.detach().clone() for name, p in self.parameters.items()}
         _copy(self.average, self.parameters)
         try:
@@ -44,11 +44,11 @@ class WeightAverage:
             _copy(present, self.parameters)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the average by parameter name."""
+        """Return the averaged weights by parameter name."""
         return self.average
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Set what `state_dict` returned."""
+        """Load what `state_dict` returned."""
         _copy(state, self.average)
 
 

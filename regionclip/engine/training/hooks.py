@@ -1,4 +1,4 @@
-"""What happens between the steps of a training run: figures, evaluation, checkpoints."""
+"""Hooks of the training loop: metrics, evaluation, checkpoints."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class ResourceFigures(HookBase):
-    """Speed over all processes and the most memory that this one used."""
+    """Throughput over all processes and peak memory of this one."""
 
     trainer: DetectorTrainer
 
     def after_step(self) -> None:
-        """Put `images_per_second` and `max_memory_gb`."""
+        """Log `images_per_second` and `max_memory_gb`."""
         storage = self.trainer.storage
         if "time" in storage.histories():
             speed = self.trainer.cfg.SOLVER.IMS_PER_BATCH / storage.history("time").latest()
@@ -41,16 +41,16 @@ class ResourceFigures(HookBase):
 
 
 class SampleLog(HookBase):
-    """Writes which images each step has seen, a JSON line a step (DATASETS.LOG_SAMPLES)."""
+    """Logs the images of each step, one JSON line per step (DATASETS.LOG_SAMPLES)."""
 
     trainer: DetectorTrainer
 
     def __init__(self) -> None:
-        """Make a hook that writes nothing before `open`."""
+        """Create a hook that writes nothing before `open`."""
         self.file: TextIO | None = None
 
     def open(self, folder: str | Path, start: int) -> None:
-        """Open the file of a run that goes on with iteration `start`; later lines are taken back."""
+        """Open the file of a run that starts at iteration `start`; later lines are removed."""
         path = Path(folder, "samples.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -58,7 +58,7 @@ class SampleLog(HookBase):
         self.file = path.open("a")
 
     def after_step(self) -> None:
-        """Write a line."""
+        """Write one line."""
         if self.file is not None:
             line = {"iteration": self.trainer.iter, "images": self.trainer.images_of_step}
             self.file.write(json.dumps(line) + "\n")
@@ -71,17 +71,17 @@ class SampleLog(HookBase):
 
 
 class Evaluation(HookBase):
-    """Evaluates every TEST.EVAL_PERIOD iterations and after the last, and keeps the best weights."""
+    """Evaluates every TEST.EVAL_PERIOD iterations and after the last, and saves the best weights."""
 
     trainer: DetectorTrainer
 
     def __init__(self, period: int, best_metric: str) -> None:
-        """Make a hook; period 0 evaluates at the end only, `best_metric` is such as `bbox/AP50`."""
+        """Create a hook; period 0 evaluates at the end only, `best_metric` is such as `bbox/AP50`."""
         self.period = period
         self.best_metric = best_metric
 
     def after_step(self) -> None:
-        """Evaluate where it is due; the state is saved before, so that an interruption costs nothing."""
+        """Evaluate if due; the state is saved before, so that an interruption loses nothing."""
         trainer = self.trainer
         last = trainer.iter + 1 >= trainer.max_iter
         periodic = self.period > 0 and (trainer.iter + 1) % self.period == 0
@@ -106,23 +106,23 @@ class Evaluation(HookBase):
             logger.error("SOLVER.BEST_CHECKPOINT_METRIC %s is none of: %s", name, known)
             return
         value = figures[name]
-        if value > trainer.best_value:  # never for NaN
+        if value > trainer.best_value:  # False for NaN
             trainer.best_value = value
             path = trainer.save_weights("model_best")
             logger.info("Best %s so far, %.3f: saved to %s", name, value, path)
 
 
 class Checkpoints(HookBase):
-    """Saves the state every SOLVER.CHECKPOINT_PERIOD iterations, after the last, and when the run is to stop."""
+    """Saves the state every SOLVER.CHECKPOINT_PERIOD iterations, after the last, and when the run is stopped."""
 
     trainer: DetectorTrainer
 
     def __init__(self, period: int) -> None:
-        """Make a hook that saves every `period` iterations."""
+        """Create a hook that saves every `period` iterations."""
         self.period = period
 
     def after_step(self) -> None:
-        """Save where it is due."""
+        """Save if due."""
         trainer = self.trainer
         name, last = f"model_{trainer.iter:07d}", trainer.iter + 1 >= trainer.max_iter
         if (trainer.iter + 1) % self.period == 0:

@@ -1,4 +1,4 @@
-"""What a resumed run needs to go on as if nothing had happened."""
+"""State that a resumed run needs to continue identically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_agreement(newest: Path | None) -> None:
-    """Raise `UserError` unless all processes found the same newest checkpoint."""
+    """Raise `UserError` unless all processes see the same newest checkpoint."""
     found = comm.all_gather(newest.name if newest else "no checkpoint")
     if len(set(found)) > 1:
         actual = ", ".join(f"{name} in process {rank}" for rank, name in enumerate(found))
@@ -30,12 +30,12 @@ def require_agreement(newest: Path | None) -> None:
 
 
 def gather_random_states(states: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the random states of all processes; called by all, None takes the present one of this process."""
+    """Return the random states of all processes; called by all, None takes this process's current state."""
     return comm.all_gather(states or random_states())
 
 
 def restore_random_state_of_process(states: list[dict[str, Any]], seed: int, iteration: int) -> None:
-    """Set the state of this process; one that did not take part before is seeded anew."""
+    """Set the random state of this process; a process without a saved state is seeded again."""
     if len(states) != comm.get_world_size():
         text = "The run had %d processes and now has %d: it goes on, but not bit by bit"
         logger.warning(text, len(states), comm.get_world_size())
@@ -46,7 +46,7 @@ def restore_random_state_of_process(states: list[dict[str, Any]], seed: int, ite
 
 
 def recent_figures(storage: EventStorage) -> dict[str, dict[str, Any]]:
-    """Return what the medians of the coming log lines are made of, by figure."""
+    """Return the recent values that the medians of the next log lines need, by metric."""
     hints = storage.smoothing_hints()
     return {
         name: {"values": list(history.values()[-PERIOD:]), "smooth": hints[name]}
@@ -55,41 +55,41 @@ def recent_figures(storage: EventStorage) -> dict[str, dict[str, Any]]:
 
 
 def restore_figures(storage: EventStorage, figures: dict[str, dict[str, Any]]) -> None:
-    """Put back what `recent_figures` returned."""
+    """Restore what `recent_figures` returned."""
     for name, figure in figures.items():
         for value, iteration in figure["values"]:
             storage.put_scalar(name, value, smoothing_hint=figure["smooth"], cur_iter=int(iteration))
 
 
 class StepStart:
-    """What a step changes before its loss is known: random states, and the statistics of norms that are trained."""
+    """State that a step changes before its loss is known: random states, and statistics of trained norms."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Remember them."""
+        """Save that state."""
         self.random_states = random_states()
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
         self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
     def restore_norms(self) -> None:
-        """Put the statistics of norms back."""
+        """Restore the statistics of norms."""
         for buffer, value in self._statistics:
             buffer.copy_(value)
 
 
 SETTINGS = {"weight_decay", "momentum", "nesterov", "betas", "eps"}
-"""What an optimizer is told by the config, beside the learning rate."""
+"""Optimizer options set by the config, besides the learning rate."""
 
 
 def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) -> None:
-    """Give an optimizer the state of a checkpoint, and the rates of the config, where they have changed since.
+    """Load the optimizer state of a checkpoint, but keep learning rates of the config that have changed since.
 
     Args:
-        optimizer: as the config describes it.
+        optimizer: as configured.
         scheduler: with the state of the checkpoint.
         state: `state_dict` of the optimizer that wrote the checkpoint.
 
     Raises:
-        UserError: the checkpoint is of another kind of optimizer.
+        UserError: the checkpoint has another kind of optimizer.
     """
     configured = [dict(group) for group in optimizer.param_groups]
     told, wants = (groups[0].keys() & SETTINGS for groups in (state["param_groups"], configured))

@@ -1,4 +1,4 @@
-"""The training loop of all detectors, on Detectron2's hooks, solver and state layout."""
+"""Training loop of all detectors, on Detectron2's hooks, solver and state layout."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainingReport:
-    """How a run ended."""
+    """Outcome of a run."""
 
     iterations: int = 0
-    """Steps done, those of earlier processes included."""
+    """Number of steps done, including those of earlier processes."""
     stopped_by: int | None = None
-    """The signal that stopped it, None where it came to its end."""
+    """The signal that stopped it, None if it ran to the end."""
     weights: Path | None = None
     """Its newest checkpoint."""
     unreadable: list[str] = field(default_factory=list)
-    """A line for each image that could not be read."""
+    """One line for each unreadable image."""
 
 
 class DetectorTrainer(TrainerBase):
     """Trains the detector of a config; `tools/train_net.py` without `--eval-only`."""
 
     def __init__(self, cfg: CfgNode, *, trust_pickle: bool = False, allow_missing: Sequence[str] = ()) -> None:
-        """Read the data and build model and optimizer of `cfg`; the options concern the weights to start from."""
+        """Read the data and build model and optimizer of `cfg`; the options apply to loading the initial weights."""
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.trust_pickle, self.allow_missing = trust_pickle, tuple(allow_missing)
@@ -107,10 +107,10 @@ class DetectorTrainer(TrainerBase):
         return build_lr_scheduler(cfg, optimizer)
 
     def build_hooks(self) -> list[Any]:
-        """Return what happens between the steps, in order; the last three make up the end of a step."""
+        """Return the hooks in order; the last three run at the end of a step."""
         solver = self.cfg.SOLVER
         return [
-            hooks.IterationTimer(warmup_iter=1),  # each step has a time, also those just after a resumption
+            hooks.IterationTimer(warmup_iter=1),  # times every step, also the first ones after resuming
             hooks.LRScheduler(),
             ResourceFigures(),
             SampleLog() if self.cfg.DATASETS.LOG_SAMPLES else None,
@@ -120,12 +120,12 @@ class DetectorTrainer(TrainerBase):
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the newest checkpoint of OUTPUT_DIR, or load MODEL.WEIGHTS and BB_RPN_WEIGHTS.
+        """Resume from the newest checkpoint of OUTPUT_DIR, or load MODEL.WEIGHTS and BB_RPN_WEIGHTS.
 
-        A resumed run keeps the proposer of its checkpoint.
+        A resumed run keeps the RPN of its checkpoint.
 
         Raises:
-            UserError: weights cannot be read, or do not cover what is frozen.
+            UserError: weights cannot be read, or do not cover the frozen parts.
         """
         newest = self.checkpoints.newest() if resume else None
         require_agreement(newest)
@@ -146,7 +146,7 @@ class DetectorTrainer(TrainerBase):
             self.average.restart()
 
     def _required_weights(self) -> tuple[str, ...]:
-        # New heads are trained from scratch. What is frozen needs weights, and a backbone that was named is wanted.
+        # New heads are trained from scratch. Frozen parts need weights, as does the backbone if MODEL.WEIGHTS is set.
         frozen = ("offline_", "teacher_", *getattr(self.model, "frozen_parts", ()))
         return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else frozen
 
@@ -178,7 +178,7 @@ class DetectorTrainer(TrainerBase):
                 self.average.restart()
 
     def train(self) -> TrainingReport:
-        """Run to SOLVER.MAX_ITER, or to the first SIGTERM or Ctrl-C, after which `--resume` continues."""
+        """Train to SOLVER.MAX_ITER, or to the first SIGTERM or Ctrl-C, after which `--resume` continues."""
         if comm.get_world_size() > 1:
             gpu = [comm.get_local_rank()] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=gpu, broadcast_buffers=False)
@@ -189,7 +189,7 @@ class DetectorTrainer(TrainerBase):
             try:
                 self._run_steps()
             except Interrupted:
-                # The state was saved before what could be left at any point.
+                # The state was saved before any work that may be aborted at any point.
                 self.stop_signal = self.signals.received or signal.SIGTERM
             finally:
                 self.batches = iter(())  # ends the workers
@@ -223,7 +223,7 @@ class DetectorTrainer(TrainerBase):
             self._finish_step(self.start_iter - 1)
         elif self.start_iter >= self.max_iter and self.checkpoints.newest_name() != "model_final.pth":
             self.iter = self.storage.iter = self.start_iter - 1
-            self.save_final()  # killed between the last steps and their result
+            self.save_final()  # an earlier process was killed between the last step and saving the result
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
@@ -234,14 +234,14 @@ class DetectorTrainer(TrainerBase):
                 break
 
     def _finish_step(self, iteration: int) -> None:
-        """Do what a process that was interrupted in its evaluation has left of that step."""
+        """Complete the work after a step that an interruption of its evaluation left undone."""
         self.iter = self.storage.iter = iteration
         for hook in self._hooks[-3:]:
             hook.after_step()
         self.resumed_at_evaluation = False
 
     def run_step(self) -> None:
-        """Do one step of gradient descent.
+        """Run one optimization step.
 
         Raises:
             UserError: the loss is not finite; the state before the step has been saved.
@@ -253,9 +253,9 @@ class DetectorTrainer(TrainerBase):
         try:
             self.optimizer.zero_grad()
             figures = self._accumulate_gradients(batch)
-        except FloatingPointError as error:  # Detectron2's region proposal network looks at its boxes
+        except FloatingPointError as error:  # the RPN checks its boxes
             if comm.get_world_size() > 1:
-                # Without a checkpoint: the other processes wait for gradients.
+                # Without saving a checkpoint: the other processes wait for gradients.
                 raise self._diverged([str(error)], [image["file_name"] for image in batch]) from error
             figures = {str(error): math.nan}
         self._share(batch, figures, data_time, before)
@@ -265,7 +265,7 @@ class DetectorTrainer(TrainerBase):
             self.average.update()
 
     def _accumulate_gradients(self, batch: Batch) -> dict[str, float]:
-        """Compute a batch in SOLVER.GRADIENT_ACCUMULATION parts; return the means of their losses."""
+        """Process a batch in SOLVER.GRADIENT_ACCUMULATION chunks; return the means of their losses."""
         parts = [batch[i :: self.parts] for i in range(self.parts)]
         figures: dict[str, float] = {}
         for number, part in enumerate(parts):
@@ -284,7 +284,7 @@ class DetectorTrainer(TrainerBase):
         return torch.float16 if self.device.type == "cuda" else torch.bfloat16
 
     def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: StepStart) -> None:
-        """Bring together what the processes found in this step: losses, bad images, the wish to stop."""
+        """Gather the step's results from all processes: losses, unreadable images, stop requests."""
         diverged = [image["file_name"] for image in batch] if not math.isfinite(sum(figures.values())) else []
         everywhere = comm.all_gather(
             {
@@ -331,13 +331,13 @@ class DetectorTrainer(TrainerBase):
         return user_error(f"loss of iteration {self.done + 1}", "a finite number", actual, fix + saved)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate the weights, or their average, on DATASETS.TEST; a signal ends it at once."""
+        """Evaluate the weights, or their average, on DATASETS.TEST; a signal aborts it."""
         with self.signals.at_once(), self.average.in_place() if self.average else nullcontext():
             return self.test(self.cfg, self.model)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Return the metrics of a model by task, below the dataset name when there are several datasets."""
+        """Return the metrics of a model by task, nested by dataset name if there are several datasets."""
         if not cfg.DATASETS.TEST:
             return {}
         metrics = {name: report.metrics for name, report in evaluate(cfg, model, prepare_evaluation(cfg)).items()}
@@ -349,10 +349,10 @@ class DetectorTrainer(TrainerBase):
         """Save everything that a resumed run needs; called by all processes, written by the main one.
 
         Args:
-            name: of the file, without ending.
-            temporary: remove it when the next one is complete.
-            evaluated: whether the evaluation that was due after this step is done.
-            states: random states of this process; None takes the present ones.
+            name: file name without extension.
+            temporary: remove it once the next one is complete.
+            evaluated: whether the evaluation due after this step is done.
+            states: random states of this process; None takes the current ones.
         """
         flush_proposals(self.model)
         random = gather_random_states(states)
@@ -374,7 +374,7 @@ class DetectorTrainer(TrainerBase):
         return path
 
     def save_final(self) -> None:
-        """Save the result: the averaged weights, then the state, whose presence says that all is there."""
+        """Save the result: the averaged weights, then the state, whose presence marks completion."""
         if self.average and comm.is_main_process():
             self.save_weights("model_final_ema")
         self.save_state("model_final")
@@ -390,7 +390,7 @@ class DetectorTrainer(TrainerBase):
         return {**super().state_dict(), "_trainer": {**inner, "grad_scaler": self.scaler.state_dict()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set what `state_dict` returned; learning rate, decay and momentum stay those of the config."""
+        """Load what `state_dict` returned; learning rate, weight decay and momentum stay those of the config."""
         super().load_state_dict(state)
         load_optimizer(self.optimizer, self.scheduler, state["_trainer"]["optimizer"])
         if state["_trainer"].get("grad_scaler"):

@@ -1,4 +1,4 @@
-"""Where a training run writes its figures: a console line, JSON lines, TensorBoard."""
+"""Writers of training metrics: a console line, JSON lines, TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from regionclip.files import atomic_write
 logger = logging.getLogger(__name__)
 
 PERIOD = 20
-"""Iterations between two lines; figures are medians of as many."""
+"""Iterations between two lines, and window of the medians."""
 
 METRICS_FILE = "metrics.json"
-"""Detectron2's JSON-lines file."""
+"""Detectron2's JSON lines file."""
 
 
 class PeriodicLines(PeriodicWriter):
-    """Writes every so many iterations, and nothing more when a run is stopped: it will be resumed."""
+    """Writes every `period` iterations, but not when a run is stopped, since it will be resumed."""
 
     def __init__(self) -> None:
-        """Make a hook that writes nothing before `open`."""
+        """Create a hook that writes nothing before `open`."""
         super().__init__([], PERIOD)
 
     def open(self, folder: str | Path, start: int, max_iterations: int) -> None:
-        """Open the files of a run whose next line may be about iteration `start`."""
+        """Open the files of a run whose next line may be that of iteration `start`."""
         self._writers = build_writers(folder, start, max_iterations)
 
     def after_train(self) -> None:
@@ -42,11 +42,11 @@ class ConsoleLine(EventWriter):
     """One log line: iteration, time left, losses, learning rate, speed, memory."""
 
     def __init__(self, max_iterations: int) -> None:
-        """Make a writer for a run of so many iterations."""
+        """Create a writer for a run of `max_iterations`."""
         self.max_iterations = max_iterations
 
     def write(self) -> None:
-        """Write the line of the present iteration."""
+        """Write the line of the current iteration."""
         storage = get_event_storage()
         parts = [f"iteration {storage.iter + 1}/{self.max_iterations}"]
         seconds = _median(storage, "time")
@@ -75,9 +75,9 @@ def _median(storage: EventStorage, name: str) -> float | None:
 
 
 def build_writers(folder: str | Path, start: int, max_iterations: int) -> list[EventWriter]:
-    """Return the writers of a run that begins, or goes on, with iteration `start`.
+    """Return the writers of a run that starts or resumes at iteration `start`.
 
-    Lines that an earlier process wrote after that are taken back: they will be written again.
+    Later lines of an earlier process are removed, as they will be written again.
     """
     metrics = Path(folder, METRICS_FILE)
     metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -86,18 +86,18 @@ def build_writers(folder: str | Path, start: int, max_iterations: int) -> list[E
         keep_lines(metrics, last_written)
     writers = [JSONWriter(str(metrics), PERIOD), TensorboardXWriter(str(folder), PERIOD, purge_step=last_written + 1)]
     for writer in writers:
-        writer._last_write = last_written  # restored figures up to there were written before
+        writer._last_write = last_written  # restored metrics up to here were written before
     return [ConsoleLine(max_iterations), *writers]
 
 
 def keep_lines(path: Path, last: int) -> None:
-    """Keep the complete JSON lines of a file about iterations up to `last`."""
+    """Keep the complete JSON lines of a file for iterations up to `last`."""
     kept = []
     for line in path.read_text().splitlines(keepends=True):
         try:
             if line.endswith("\n") and json.loads(line)["iteration"] <= last:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
-            continue  # torn by a kill
+            continue  # partial line of a killed process
     with atomic_write(path) as file:
         file.write("".join(kept).encode())
