@@ -1,4 +1,4 @@
-"""Fetching files: whole or not at all, resumed after an interruption, checked against their hash."""
+"""Downloads: atomic, resumable, and verified by hash."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 TRIES = 3
-"""How often a connection that breaks is taken up again before the user is asked to."""
+"""Attempts per download when connections break."""
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+"""Seconds without data after which a connection counts as broken."""
 
 HUB = "hf://"
-"""Beginning of addresses on the Hugging Face hub: `hf://owner/repository/path/in/it`."""
+"""Scheme of the Hugging Face hub: `hf://owner/repository/path/in/it`."""
 
 
 def is_offline() -> bool:
-    """Return whether REGIONCLIP_OFFLINE or HF_HUB_OFFLINE forbids downloads."""
+    """Return whether REGIONCLIP_OFFLINE or HF_HUB_OFFLINE disables downloads."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("REGIONCLIP_OFFLINE", "HF_HUB_OFFLINE"))
 
 
 def download(address: str, target: Path, sha256: str = "") -> Path:
-    """Fetch a file unless it is there, and return where it is.
+    """Download a file unless it exists, and return its path.
 
-    What was fetched before an interruption stays in `<target>.part` and is completed by the next
-    call. The target appears only when it is whole and has the hash.
+    Partial downloads stay in `<target>.part` and are resumed by the next call. The target is
+    created only when it is complete and has the hash.
 
     Args:
         address: `http://`, `https://`, `file://`, or `hf://owner/repository/path`.
         target: file to write.
-        sha256: of the whole file; empty when nobody has published one.
+        sha256: of the whole file; empty if none is published.
 
     Raises:
-        UserError: offline, no such file, a connection that keeps breaking, or another hash.
+        UserError: offline, no such file, repeatedly broken connections, or a hash mismatch.
     """
     if target.is_file():
         _require_hash(target, sha256, str(target), "remove it and download it again")
@@ -78,7 +78,7 @@ def download(address: str, target: Path, sha256: str = "") -> Path:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -110,7 +110,7 @@ def _fetch_with_retries(address: str, part: Path) -> None:
 
 
 def _fetch(address: str, part: Path) -> None:
-    """Complete `part`, from its end where the server still has the same file."""
+    """Complete `part`, resuming at its end if the server still has the same file."""
     tag_file = Path(f"{part}.tag")
     done = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
     request = urllib.request.Request(address, headers={"User-Agent": "regionclip"})
@@ -120,7 +120,7 @@ def _fetch(address: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # the part is no beginning of what the server has
+        if error.code != 416:  # `part` is not a prefix of the server's file
             raise
         _forget(part)
         response = urllib.request.urlopen(request.full_url, timeout=TIMEOUT)
@@ -128,7 +128,7 @@ def _fetch(address: str, part: Path) -> None:
         resumed = response.status == 206
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         with part.open("ab" if resumed else "wb") as file:
-            # Without a tag nobody can tell whether the rest belongs to the same file.
+            # Without an ETag it is unknown whether the rest belongs to the same file.
             if tag and not tag.startswith("W/"):
                 tag_file.write_text(tag)
             else:

@@ -1,4 +1,4 @@
-"""Packing a detector into a folder that needs no other file: what `from_pretrained` reads, and what is passed on."""
+"""Packing a detector into a self-contained folder for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ class PackedFile:
 
     path: Path
     size: int
-    """Bytes."""
+    """In bytes."""
 
 
 def pack_detector(
     detector: Pretrained, output: Path, vocabulary: Words | None = None, *, half: bool = False
 ) -> list[PackedFile]:
-    """Write a detector with its proposer, its text tower and its words into a folder.
+    """Write a detector with its RPN, text encoder and vocabulary to a folder.
 
     Args:
-        detector: as `load_pretrained` found it.
-        output: the folder; files of these names are replaced.
-        vocabulary: the words that the detector knows from the start; None leaves them out.
-        half: store float16, half as large; it is read as float32 again.
+        detector: from `load_pretrained`.
+        output: the folder; existing files of the same names are replaced.
+        vocabulary: default vocabulary of the detector; None omits it.
+        half: store float16, half the size; it is loaded as float32.
 
     Returns:
         The files, with their sizes.
 
     Raises:
-        UserError: no text tower, or no words.
+        UserError: no text encoder, or no class names.
     """
     embedder = detector.embedder()
     if half:
         embedder = _rounded(embedder)
-    # All that can fail comes before the first file.
+    # Everything that can fail comes before the first file.
     made = None if vocabulary is None else make_vocabulary(vocabulary, lambda: embedder, VocabularyOptions())
     unused = require_detector(detector.model).unused_with_class_names
     weights = {key: value for key, value in detector.model.state_dict().items() if not key.startswith(unused)}
@@ -58,7 +58,7 @@ def pack_detector(
     paths = _write_configs(detector.cfg, output)
     paths.append(_write_state(output / WEIGHT_FILES[0], weights, half=half))
     paths.append(_write_state(output / TEXT_FILE, text, half=half))
-    (output / VOCABULARY_FILE).unlink(missing_ok=True)  # of another detector that was packed here
+    (output / VOCABULARY_FILE).unlink(missing_ok=True)  # of another detector packed here before
     if made is not None:
         save_vocabulary(made, output / VOCABULARY_FILE)
         paths.append(output / VOCABULARY_FILE)
@@ -67,14 +67,14 @@ def pack_detector(
 
 @torch.no_grad()
 def _rounded(embedder: WordEmbedder) -> WordEmbedder:
-    """Return an embedder with weights that float16 has: the hash that goes into a vocabulary is of these."""
+    """Return an embedder with weights rounded to float16: the vocabulary's hash refers to these."""
     for weight in embedder.encoder.parameters():
         weight.copy_(weight.half())
     return WordEmbedder(embedder.encoder, embedder.model, embedder.device, embedder.cache)
 
 
 def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
-    """Write the detector's config, the proposer's, and the size of the CLIP where a file describes it."""
+    """Write the configs of detector and RPN, and the CLIP size if a file describes it."""
     configs = {CONFIG_FILE: cfg.clone()}
     configs[CONFIG_FILE].defrost()
     if cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:

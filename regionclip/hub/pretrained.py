@@ -1,4 +1,4 @@
-"""From a name or a path to a detector with its weights, and to what embeds its words."""
+"""Loading a detector and its text encoder by name or path."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from regionclip.modeling.detector import require_detector
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHT_FILES = "config.yaml", ("model.safetensors", "model_final.pth")
-"""What a folder of a detector holds."""
+"""Files in a detector's folder."""
 
 TEXT_FILE, VOCABULARY_FILE = "text.safetensors", "vocabulary.safetensors"
-"""What it may hold beside: a text tower, and the words that it knows from the start."""
+"""Optional files: a text encoder, and the default vocabulary."""
 
 INSTALL_AGAIN = "install the package again, or name another with --model or REGIONCLIP_MODEL (docs/MODEL_ZOO.md)"
 """What to do where the files that are shipped with the package are missing."""
@@ -43,32 +43,32 @@ INSTALL_AGAIN = "install the package again, or name another with --model or REGI
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A detector as it was found."""
+    """A loaded detector."""
 
     model: nn.Module
     cfg: CfgNode
     embedder: Callable[[], WordEmbedder]
-    """Reads the text tower."""
+    """Loads the text encoder."""
     vocabulary: Vocabulary | None = None
     published_suffix: str | None = None
 
 
 @dataclass(frozen=True)
 class TextTowerSource:
-    """Reads the text tower of a detector when it is called, in whatever process or folder that is."""
+    """Loads the text encoder of a detector when called, in any process and working directory."""
 
     architecture: CLIPArchitecture
     weights: str
-    """File of the detector, which may hold the tower too."""
+    """File of the detector, which may include the text encoder."""
     device: str
     named: str = ""
-    """File that the user names."""
+    """File given by the user."""
     beside: str = ""
     published_clip: str = ""
     trust_pickle: bool = False
 
     def __call__(self) -> WordEmbedder:
-        """Return what embeds words; raises `UserError` when no file has the tower."""
+        """Return a class name embedder; raises `UserError` if no file has the text encoder."""
         file = self.named or (self.beside if Path(self.beside).is_file() else "")
         file = file or (text_weights_of(self.published_clip) if self.published_clip else self.weights)
         cache = EmbeddingCache()
@@ -83,15 +83,15 @@ class TextTowerSource:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The files of a detector."""
+    """Files of a detector."""
 
     config: str
     overrides: tuple[str, ...]
     weights: str
     text_file: str = ""
-    """Of the text tower, beside the weights; it may be missing."""
+    """File of the text encoder, next to the weights; it may be missing."""
     published_clip: str = ""
-    """Size of the CLIP whose published text tower belongs to the weights."""
+    """CLIP size whose published text encoder belongs to the weights."""
     vocabulary: Path | None = None
     published_suffix: str | None = None
 
@@ -135,16 +135,16 @@ def load_pretrained(
 
 
 def _wherever(file: str) -> str:
-    """Return a path that stays right when the working directory changes; empty where there is none."""
+    """Return an absolute path, independent of the working directory; empty if there is none."""
     return str(find_weights(file).absolute()) if file else ""
 
 
 def require_device(device: str = "") -> str:
-    """Return a device by name, or the best there is; raises `UserError` for one that is not there."""
+    """Return a device by name, or the best available; raises `UserError` for an unavailable one."""
     if not device:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device).cpu()  # there is also a device that holds no numbers
+        torch.zeros(1, device=device).cpu()  # the device `meta` holds no data
     except (RuntimeError, AssertionError) as error:
         actual = f"{device!r} ({str(error).splitlines()[0][:100]})"
         raise user_error("device", "cpu, cuda or cuda:N", actual, "name one that this machine has") from error
@@ -194,7 +194,7 @@ def _folder(folder: Path) -> _Parts:
         raise user_error(f"folder {folder}", expected, f"without {missing}", "name a folder of a finished training")
     return _Parts(
         str(config),
-        ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run have its proposer
+        ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run include its RPN
         str(weights),
         text_file=str(folder / TEXT_FILE),
         vocabulary=folder / VOCABULARY_FILE,

@@ -1,4 +1,4 @@
-"""The published models: which config and which files, where these come from, and what is in them."""
+"""Published models: their configs, files, download URLs and contents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regionclip.hub.downloads import download, file_hash
 FOLDER = "pretrained_ckpt"
 
 DRIVE_FOLDER = "https://drive.google.com/drive/folders/1hzrJBvcCrahoRcqJRqzkIGFO_HUSJIii"
-"""RegionCLIP's files; Drive gives no address for a file of a folder, so they are fetched by hand."""
+"""RegionCLIP's files; Drive has no URL for a file in a folder, so they are downloaded by hand."""
 
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
 
@@ -25,19 +25,19 @@ class PublishedFile:
     """One file under `pretrained_ckpt/`."""
 
     path: str
-    """Below `pretrained_ckpt/`."""
+    """Relative to `pretrained_ckpt/`."""
     url: str = ""
-    """Empty when it has to be fetched by hand from `DRIVE_FOLDER`."""
+    """Empty if it has to be downloaded by hand from `DRIVE_FOLDER`."""
     sha256: str = ""
-    """Empty when the publishers give none."""
+    """Empty if none is published."""
     shape: tuple[int, ...] = ()
-    """Of the one tensor, for embeddings; of `key` otherwise."""
+    """Shape of the single tensor, for embeddings; of `key` otherwise."""
     key: str = ""
-    """An entry that tells that the file is what it says."""
+    """An entry that identifies the content of the file."""
 
     @property
     def place(self) -> Path:
-        """Where the file is looked for."""
+        """Path where the file is searched."""
         return resolve_path(Path(FOLDER) / self.path)
 
     @property
@@ -48,29 +48,29 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A detector by its name: config, overrides, and files."""
+    """A named detector: config, overrides, and files."""
 
     name: str
     config: str
     weights: str
-    """Paths below `pretrained_ckpt/`, as all that follow."""
+    """Path relative to `pretrained_ckpt/`, like all following ones."""
     overrides: tuple[str, ...] = ()
     rpn_weights: str = ""
     clip: str = "RN50"
     """CLIP size."""
     vocabulary: str = ""
-    """Embeddings of the words that the detector knows from the start."""
+    """Embeddings of the default vocabulary."""
     suffix: str = ""
-    """Ending of its embedding files."""
+    """Suffix of its embedding files."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files without which the detector cannot run."""
+        """The files required to run the detector."""
         return tuple(path for path in (self.weights, self.rpn_weights) if path)
 
     @property
     def all_files(self) -> tuple[str, ...]:
-        """These, what has its text tower, and the words that it starts with."""
+        """The required files, the file of the text encoder, and the default vocabulary."""
         text = () if "pretrained" in self.weights else (f"clip/{self.clip}.pt",)
         return (*self.files, *text, self.vocabulary)
 
@@ -92,7 +92,7 @@ def _models() -> list[PublishedModel]:
         c4 = ("MODEL.CLIP.OFFLINE_RPN_CONFIG", f"{_COCO}/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml")
         soft = ("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "True")
         models += [
-            # The published demonstration: the proposer comes from the main file.
+            # The published demo: the RPN comes from the main file.
             PublishedModel(
                 f"regionclip_pretrained-cc_{model}",
                 f"{_LVIS}/CLIP_fast_rcnn_R_50_C4_custom_img.yaml",
@@ -129,10 +129,10 @@ def _models() -> list[PublishedModel]:
 MODELS = {model.name: model for model in _models()}
 
 SHIPPED = {"emoji": "emoji"}
-"""Detectors that come with the repository: name, and folder below `pretrained_ckpt/`."""
+"""Detectors in the repository: name, and folder relative to `pretrained_ckpt/`."""
 
 DEFAULT_MODEL = os.environ.get("REGIONCLIP_MODEL", "emoji")
-"""The detector of commands that name none."""
+"""The default detector of commands."""
 
 _CLIP_HASHES = {
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
@@ -178,12 +178,12 @@ FILES = {file.path: file for file in _files()}
 
 
 def fetch(file: PublishedFile, source: str = "") -> Path:
-    """Return where a published file is, after a download where it is missing.
+    """Return the path of a published file, downloaded if missing.
 
     Args:
         file: of `FILES`.
-        source: a folder on the web or on the hub (`https://...`, `hf://owner/repository`) that has
-            the published sub-folders; empty takes the publishers' own address.
+        source: a folder on the web or on the hub (`https://...`, `hf://owner/repository`) with the
+            published subfolders; empty uses the publishers' own URL.
 
     Raises:
         UserError: the file is missing and cannot be downloaded.
@@ -201,10 +201,10 @@ def fetch(file: PublishedFile, source: str = "") -> Path:
 
 
 def text_weights_of(clip: str) -> str:
-    """Return a published checkpoint with the text tower of a CLIP size: one that is there, or after a download.
+    """Return a published checkpoint with the text encoder of a CLIP size, downloaded if none is present.
 
     Raises:
-        UserError: nobody publishes one, or it cannot be downloaded.
+        UserError: none is published, or it cannot be downloaded.
     """
     names = (f"regionclip/regionclip_pretrained-cc_{clip.lower()}.pth", f"clip/{clip}.pt")
     known = [FILES[name] for name in names if name in FILES]
@@ -215,10 +215,10 @@ def text_weights_of(clip: str) -> str:
 
 
 def check(file: PublishedFile) -> str:
-    """Return what was checked of a file that is there: hash, or the shape that tells what it is.
+    """Check a file that exists, and return what was checked: the hash, or an identifying shape.
 
     Raises:
-        UserError: another content than published.
+        UserError: the content differs from the published one.
     """
     if file.sha256:
         if (found := file_hash(file.place)) != file.sha256:

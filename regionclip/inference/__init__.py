@@ -1,1 +1,1 @@
-"""Encoded images and vocabularies, which the predictor and `batch` stand on."""
+"""Encoded images and vocabularies, shared by the predictor and `batch`."""

@@ -1,4 +1,4 @@
-"""A vocabulary, and background class names that share its scores, as one classifier."""
+"""Classifier of a vocabulary and of background class names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from regionclip.clip.vocabulary import Classifier, Vocabulary
 
 
 class BackgroundClassifier:
-    """Compares regions with the classes of a vocabulary, and with those of a background."""
+    """Compares regions with the classes of a vocabulary, and with background classes."""
 
     def __init__(self, vocabulary: Vocabulary, background: Vocabulary | None, device: torch.device | str) -> None:
-        """Make a classifier on a device; `background` has the classes that are never reported."""
+        """Create a classifier on a device; `background` has the classes that are never reported."""
         parts = [vocabulary] if background is None else [vocabulary, background]
         self._parts = [Classifier(part, device) for part in parts]
         self.classes = len(vocabulary)
 
     def __call__(self, unit_regions: Tensor) -> Tensor:
-        """Return the cosines [R, K + B] of unit region embeddings [R, D], those of the background last."""
+        """Return the cosines [R, K + B] of unit region embeddings [R, D], background classes last."""
         return torch.cat([classify(unit_regions) for classify in self._parts], dim=1)

@@ -1,4 +1,4 @@
-"""An image and what was computed of it, so that nothing is computed twice."""
+"""An image with its cached encoding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector
 
 
 class EncodedImage:
-    """An image; what the detector computes of it is computed when it is first asked for."""
+    """An image whose encoding by the detector is computed on first access."""
 
     def __init__(self, model: OpenVocabularyDetector, pixels: NDArray[np.uint8], mapper: TestMapper, key: str) -> None:
-        """Take an image, uint8 [H, W, 3] in RGB, for a detector, and its `image_key`."""
+        """Store an image, uint8 [H, W, 3] in RGB, for a detector, and its `image_key`."""
         self.pixels, self.key = pixels, key
         self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model = model
@@ -31,25 +31,25 @@ class EncodedImage:
     @cached_property
     @with_own_settings
     def encoding(self) -> ImageEncoding:
-        """What the detector computed, whatever the class names."""
+        """The detector's encoding, which does not depend on class names."""
         return self.model.encode_images([self._input], proposals=False)[0]
 
     @property
     def scale(self) -> Tensor:
-        """Factors [4] from xyxy in pixels of the image to those of the network input."""
+        """Factors [4] from xyxy in pixels of the image to pixels of the network input."""
         vertical, horizontal = (network / own for network, own in zip(self.network_size, self.size, strict=True))
         return torch.tensor([horizontal, vertical, horizontal, vertical])
 
     @staticmethod
     @with_own_settings
     def encode_together(images: Sequence[EncodedImage], *, proposals: bool = True) -> None:
-        """Encode those images of one detector at once that are not encoded yet.
+        """Encode images of one detector in one batch, unless they are encoded already.
 
-        Images are padded to the largest, which moves a little what is detected in those that are smaller.
+        Images are padded to the largest, which slightly changes the detections in smaller ones.
 
         Args:
-            images: of equal ones the first alone is encoded, as it is the one that is remembered.
-            proposals: the proposals too. How many of them are encoded, detection says.
+            images: of equal images only the first is encoded, as it is the cached one.
+            proposals: also compute the proposals. Detection decides how many of them are encoded.
         """
         distinct = {image.key: image for image in reversed(images)}.values()
         missing = [image for image in distinct if "encoding" not in vars(image)]
@@ -60,5 +60,5 @@ class EncodedImage:
 
 
 def image_key(pixels: NDArray[np.uint8]) -> str:
-    """Return what only equal images share."""
+    """Return a hash that only equal images share."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()

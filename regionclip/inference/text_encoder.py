@@ -1,4 +1,4 @@
-"""The text tower alone, out of any checkpoint that has one."""
+"""Loading only the text encoder of a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class TextTower(nn.Module):
     """A text encoder under the key that checkpoints use."""
 
     def __init__(self, architecture: CLIPArchitecture) -> None:
-        """Make the tower of a CLIP size."""
+        """Create the text encoder of a CLIP size."""
         super().__init__()
         self.lang_encoder = TextEncoder(architecture)
 
 
 @dataclass(frozen=True)
 class TextEncoderFile:
-    """Reads the text encoder of a file when it is called, in whatever process that is."""
+    """Loads the text encoder of a file when called, in any process."""
 
     architecture: CLIPArchitecture
     weights: str
     trust_pickle: bool
     weights_hash: str = ""
-    """Of the weights that the file had when it was first used; empty takes any."""
+    """Hash of the weights at the file's first use; empty accepts any."""
 
     def __call__(self) -> TextEncoder:
-        """Return the text encoder; raises `UserError` for a file that cannot be read, or has other weights now."""
+        """Return the text encoder; raises `UserError` for an unreadable file, or one whose weights have changed."""
         tower = TextTower(self.architecture)
         load_weights(tower, self.weights, trust_pickle=self.trust_pickle)
         if self.weights_hash:
@@ -57,12 +57,12 @@ def load_embedder(
     cache: EmbeddingCache | None = None,
     trust_pickle: bool = False,
 ) -> WordEmbedder:
-    """Return what embeds words with the text encoder of a CLIP or RegionCLIP checkpoint.
+    """Return a class name embedder with the text encoder of a CLIP or RegionCLIP checkpoint.
 
-    A file that the cache knows is not read before a word is missing there.
+    A file known to the cache is read only when a class name is missing there.
 
     Raises:
-        UserError: the file cannot be read, or has no text tower of this size.
+        UserError: the file cannot be read, or has no text encoder of this size.
     """
     load = TextEncoderFile(architecture, weights, trust_pickle)
     file = resolve_path(weights).absolute()

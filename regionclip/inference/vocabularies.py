@@ -1,4 +1,4 @@
-"""From what a user writes, words, a list's name or a file, to a vocabulary of the detector's CLIP."""
+"""Vocabularies from user input: class names, the name of a class list, or a file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from regionclip.files import atomic_write, existing_file, resolve_path
 logger = logging.getLogger(__name__)
 
 Words = str | Path | Sequence[Word] | Vocabulary
-"""Words, the name of a word list, a file of words or embeddings, or a vocabulary."""
+"""Class names, the name of a class list, a file of class names or embeddings, or a vocabulary."""
 
 EMBEDDING_FILES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """How words become embeddings."""
+    """How class names are embedded."""
 
     templates: str | Sequence[str] | PromptEnsemble = "regionclip"
     synonyms: Literal["max", "mean"] = "max"
 
     def __post_init__(self) -> None:
-        """Raise a `UserError` for an unknown way to count synonyms."""
+        """Raise a `UserError` for an unknown value of `synonyms`."""
         if self.synonyms not in ("max", "mean"):
             raise user_error("synonyms", "max or mean", repr(self.synonyms), "choose one")
 
@@ -42,19 +42,19 @@ class VocabularyOptions:
 def make_vocabulary(
     words: Words, embedder: Callable[[], WordEmbedder], options: VocabularyOptions, published_suffix: str | None = None
 ) -> Vocabulary:
-    """Return the vocabulary that `words` stand for.
+    """Return the vocabulary of `words`.
 
     Args:
-        words: a list of words, in which `|` stands between synonyms, or of lists of synonyms; the name of
-            a word list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a
-            file of words (`read_words`), or of embeddings; a vocabulary.
-        embedder: gives the text tower; called only when words have to be embedded.
+        words: a list of class names, in which `|` separates synonyms, or of lists of synonyms; the name of
+            a class list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a
+            file of class names (`read_words`), or of embeddings; a vocabulary.
+        embedder: returns the text encoder; called only if class names have to be embedded.
         options: templates and synonyms.
-        published_suffix: ending of the published embedding files of this CLIP (empty for RN50), which
-            then stand for the word lists without embedding anything.
+        published_suffix: suffix of the published embedding files of this CLIP (empty for RN50), which
+            are then used for class lists without embedding anything.
 
     Raises:
-        UserError: unknown name, unreadable file, or words that cannot be told apart.
+        UserError: unknown name, unreadable file, or class names that are the same to CLIP.
     """
     if isinstance(words, Vocabulary):
         return words
@@ -77,15 +77,15 @@ def make_vocabulary(
 
 
 def is_list_or_file(name: str) -> bool:
-    """Return whether a name stands for a word list or a file, rather than for a word."""
+    """Return whether a name is that of a class list or file, rather than a class name."""
     return name in WORD_LISTS or existing_file(name) is not None
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
-    """Write a safetensors file, or for `.pth` upstream's bare tensor [K, D] with the names in `.txt` beside it.
+    """Write a safetensors file, or for `.pth` upstream's bare tensor [K, D] with the names in `.txt` next to it.
 
     Raises:
-        UserError: a `.pth` cannot hold several rows of a class.
+        UserError: a `.pth` cannot hold several rows per class.
     """
     if path.suffix == ".safetensors":
         vocabulary.save(path)
@@ -101,7 +101,7 @@ def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
 
 
 def split_words(text: str) -> list[Word]:
-    """Return the words of a list as typed on a command line: `cat | kitten, traffic cone`."""
+    """Return the class names of a list as typed on a command line: `cat | kitten, traffic cone`."""
     return [split_synonyms(group) for group in text.split(",")]
 
 
