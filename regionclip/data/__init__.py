@@ -1,1 +1,1 @@
-"""Datasets, readers and loaders."""
+"""Datasets, file readers and data loaders."""

@@ -1,4 +1,4 @@
-"""From image-text pairs to batches: caption, tokens, resized picture; one sample at a time by its place."""
+"""Image-text pairs as training samples: one caption, its tokens, and the resized image, by index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 FLIP_PROBABILITY = 0.5
 MAX_CAPTION = 2000
-"""Characters of a caption that are looked at: no 77 tokens are longer."""
+"""Maximum number of characters of a caption: 77 tokens are never longer."""
 
 _RESAMPLING = {
     Image.Resampling.NEAREST: InterpolationMode.NEAREST,
@@ -35,14 +35,14 @@ _RESAMPLING = {
 }
 
 GROUPS_TOGETHER = 16
-"""Shards whose samples are shuffled with each other, so that reading stays near one place of the disk."""
+"""Number of shards whose samples are shuffled together, so that reads stay local on disk."""
 
 
 class ImageTextPairs:
-    """All pairs of DATASETS.TRAIN by number, as records for `CaptionMapper`."""
+    """All pairs of DATASETS.TRAIN by index, as records for `CaptionMapper`."""
 
     def __init__(self, sources: Sequence[PairSource]) -> None:
-        """Join sources."""
+        """Concatenate sources."""
         self.sources = list(sources)
         self.group_sizes = [size for source in self.sources for size in source.group_sizes]
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))
@@ -52,7 +52,7 @@ class ImageTextPairs:
         return self._ends[-1]
 
     def __getitem__(self, number: int) -> Record:
-        """Return `pair`, or `error` where it cannot be read."""
+        """Return `pair`, or `error` if it cannot be read."""
         source = next(i for i, end in enumerate(self._ends) if number < end)
         first = self._ends[source - 1] if source else 0
         try:
@@ -62,10 +62,10 @@ class ImageTextPairs:
 
 
 class CaptionMapper:
-    """Decodes and augments the picture of a pair, and draws one of its captions."""
+    """Decodes and augments the image of a pair, and samples one of its captions."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Make the mapper that AUG.TRAIN describes."""
+        """Create the mapper that AUG.TRAIN describes."""
         from regionclip.clip.text_encoder import Tokenizer
 
         aug = cfg.AUG
@@ -80,7 +80,7 @@ class CaptionMapper:
         """Return `image` uint8 [3, H, W], RGB; `tokens` int64 [77]; `image_id` and `file_name`.
 
         Raises:
-            UnreadableImageError: the picture cannot be decoded, or there is no caption.
+            UnreadableImageError: the image cannot be decoded, or there is no caption.
         """
         from regionclip.clip.text_encoder import tokenize
 
@@ -109,14 +109,14 @@ class CaptionMapper:
 
 
 class ShortestEdge:
-    """Resizes so that the shorter side has a length, and the longer at most another; sides are cut, as upstream."""
+    """Resizes the shorter side to `shortest`, with the longer side at most `longest`; rounds down, as upstream."""
 
     def __init__(self, shortest: int, longest: int | None, resampling: Image.Resampling) -> None:
-        """Make a resizer; sides in pixels."""
+        """Create a transform; sides in pixels."""
         self.shortest, self.longest, self.resampling = shortest, longest, resampling
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """Return the resized picture."""
+        """Return the resized image."""
         short, long = sorted(picture.size)
         new_short, new_long = self.shortest, int(self.shortest * long / short)
         if self.longest is not None and new_long > self.longest:
@@ -127,7 +127,7 @@ class ShortestEdge:
 
 
 def decode(pair: Pair) -> Image.Image:
-    """Return the picture of a pair, upright and RGB; raises `UnreadableImageError`."""
+    """Return the image of a pair, upright and RGB; raises `UnreadableImageError`."""
     source = pair.image if not isinstance(pair.image, bytes) else io.BytesIO(pair.image)
     try:
         return Image.fromarray(read_image(source))
@@ -136,9 +136,9 @@ def decode(pair: Pair) -> Image.Image:
 
 
 def choose_caption(text: str) -> str:
-    """Return one of the captions of a pair, by Python's random numbers; empty where there is none.
+    """Return a random caption of a pair, by Python's `random`; empty if there is none.
 
-    Of `tags` the words are shuffled into a random template. Control characters become spaces.
+    `tags` are shuffled and inserted into a random template. Control characters become spaces.
     """
     choices, content = all_captions(text), read_json(text)
     tags = content.get("tags") if isinstance(content, dict) else None
@@ -152,8 +152,8 @@ def choose_caption(text: str) -> str:
 def all_captions(text: str) -> list[str]:
     """Return the captions in the text of a pair.
 
-    A JSON object may hold `captions`, `caption` or `text`, each a list or one string, and a JSON list
-    may hold them directly; anything else is the caption itself.
+    A JSON object may hold `captions`, `caption` or `text`, each a list or one string; a JSON list
+    is a list of captions; any other text is the caption itself.
     """
     content = read_json(text)
     if isinstance(content, list):
@@ -164,15 +164,15 @@ def all_captions(text: str) -> list[str]:
 
 
 def _strings(value: Any) -> list[str]:
-    """Return the strings with words in a string or list; nothing of anything else."""
+    """Return the non-blank strings in a string or list; empty for anything else."""
     values = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [text for text in values if isinstance(text, str) and text.strip()]
 
 
 def shuffled_groups(group_sizes: Sequence[int], seed: int) -> Iterator[int]:
-    """Yield the numbers of all samples, epoch after epoch, without end.
+    """Yield the indices of all samples, epoch after epoch, endlessly.
 
-    In each epoch every sample comes once; groups come in random order, and the samples of
+    Each epoch has every sample once; groups are in random order, and the samples of
     `GROUPS_TOGETHER` of them are shuffled with each other.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -186,10 +186,10 @@ def shuffled_groups(group_sizes: Sequence[int], seed: int) -> Iterator[int]:
 
 
 def read_pairs(cfg: CfgNode) -> ImageTextPairs:
-    """Return the pairs of PATH_TRAIN, an entry for each of DATASETS.TRAIN and FACTORY_TRAIN.
+    """Return the pairs of PATH_TRAIN, with one entry for each of DATASETS.TRAIN and FACTORY_TRAIN.
 
     Raises:
-        UserError: a path or factory is wrong, or files are not as they should be.
+        UserError: an invalid path or factory, or malformed files.
     """
     entries = zip(cfg.DATASETS.PATH_TRAIN, cfg.DATASETS.FACTORY_TRAIN, strict=True)
     return ImageTextPairs([source for path, factory in entries for source in open_pairs(path, factory)])

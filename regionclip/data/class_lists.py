@@ -1,4 +1,4 @@
-"""Lists of class names that come with the package, so that `--vocabulary lvis` needs no file."""
+"""Class lists included in the package, so that `--vocabulary lvis` needs no file."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ WORD_LISTS: dict[str, Callable[[], list[str]]] = {
     "emoji": lambda: [concept.name for concept in read_concepts()],
     "emoji880": lambda: [concept.name for concept in read_concepts() if concept.split == BASE],
 }
-"""Names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel), LVIS (1203; 866 base), and of the
-small world of emoji scenes (1174; 880 base)."""
+"""Class names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel), LVIS (1203; 866 base), and of the
+synthetic emoji-scenes dataset (1174; 880 base)."""
 
 PUBLISHED_EMBEDDINGS = {
     "coco65": "coco_65_cls_emb",
@@ -43,10 +43,10 @@ PUBLISHED_EMBEDDINGS = {
     "lvis": "lvis_1203_cls_emb",
     "lvis866": "lvis_866_base_cls_emb",
 }
-"""Stem of upstream's file of embeddings by word list; that of RN50x4 has `_rn50x4` after it."""
+"""Stem of upstream's embedding file by class list; the file for RN50x4 has the suffix `_rn50x4`."""
 
 
 def names_of_published(path: str | Path) -> list[str]:
-    """Return the class names of an embedding file by upstream's file names; empty for other files."""
+    """Return the class names of an embedding file with one of upstream's names; empty for other files."""
     stem = re.sub(r"_rn50x4$", "", Path(path).stem)
     return next((WORD_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])

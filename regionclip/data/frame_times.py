@@ -1,4 +1,4 @@
-"""When the frames of a video come, as its container says."""
+"""Timestamps and frame rate of a video, from its container."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 FASTEST = 60.0
-"""Frames a second that a drawn video has at most where its source has no steady rate."""
+"""Maximum frames per second of a drawn video whose source has a variable frame rate."""
 
 
 def frame_rate(path: Path) -> float:
-    """Return the frames a second of a video, on average; 25 where it does not say."""
+    """Return the average frames per second of a video; 25 if unknown."""
     video = cv2.VideoCapture(str(path))
     rate = video.get(cv2.CAP_PROP_FPS)
     video.release()
@@ -20,8 +20,8 @@ def frame_rate(path: Path) -> float:
 
 
 def frame_times(path: Path) -> list[float]:
-    """Return the times of the frames in seconds, ascending, read without decoding; empty where there are none."""
-    # Undecoded packets come in the order of decoding, which with B-frames is another than that of time.
+    """Return the timestamps of the frames in seconds, ascending, without decoding; empty if unknown."""
+    # Packets come in decoding order, which differs from presentation order with B-frames.
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     times = []
     while video.grab():
@@ -31,10 +31,10 @@ def frame_times(path: Path) -> list[float]:
 
 
 def drawn_rate(path: Path, every: int) -> float:
-    """Return how many frames a second each `every`-th frame of a video needs, so that each can come at its time.
+    """Return the frames per second at which every `every`-th frame of a video can be shown at its timestamp.
 
-    That of the source, divided, where its frames come steadily; else that of the two which follow each other
-    fastest.
+    That of the source, divided, if its frame rate is constant; else that of the shortest interval between
+    frames.
     """
     steady = frame_rate(path) / every
     times = frame_times(path)[::every]
@@ -45,7 +45,7 @@ def drawn_rate(path: Path, every: int) -> float:
 
 
 class FrameClock:
-    """Tells when a frame comes: what the container says, where it says something that can be."""
+    """Gives the timestamp of each frame: that of the container, if plausible."""
 
     def __init__(self, path: Path) -> None:
         """Start before the first frame of a video."""
@@ -53,7 +53,7 @@ class FrameClock:
         self._seconds = -self._step
 
     def tick(self, milliseconds: float) -> float:
-        """Return the seconds of the next frame, of which the container says milliseconds."""
+        """Return the timestamp of the next frame in seconds, given the container's in milliseconds."""
         after = self._seconds + self._step
         self._seconds = milliseconds / 1000 if self._seconds < milliseconds / 1000 < np.inf else after
         return self._seconds

@@ -1,4 +1,4 @@
-"""Looking through folders for files: what is there, and what is left out and why."""
+"""Searching folders for files, with counts of skipped entries by reason."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
-"""Folders that archives of macOS and network disks fill with companions of the files beside them."""
+"""Folders of macOS archives and network drives with metadata copies of the files next to them."""
 
 ENDING = "ending "
-"""Begins the reason of a file that has another ending."""
+"""Prefix of the skip reason for a file extension."""
 
 
 class LeftOut(Counter[str]):
-    """How many entries a search has left out, by reason."""
+    """Number of skipped entries of a search, by reason."""
 
     def __str__(self) -> str:
-        """Return one line, such as `2 hidden, 3 of other endings (.txt 2, none 1)`; empty where there are none."""
+        """Return one line, such as `2 hidden, 3 of other endings (.txt 2, none 1)`; empty if there are none."""
         endings = {key.removeprefix(ENDING): count for key, count in self.items() if key.startswith(ENDING)}
         parts = [f"{count} {reason}" for reason, count in self.items() if not reason.startswith(ENDING)]
         if endings:
@@ -28,7 +28,7 @@ class LeftOut(Counter[str]):
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name is not meant to be seen: `.git`, `._photo.jpg`, `@eaDir`."""
+    """Return whether a file or folder name is hidden: `.git`, `._photo.jpg`, `@eaDir`."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
@@ -40,19 +40,19 @@ def files_in_folder(
     recursive: bool = True,
     without: Path | None = None,
 ) -> list[Path]:
-    """Return the files of a folder, sorted; linked folders are followed once, so that loops end.
+    """Return the files of a folder, sorted; symlinked folders are visited once, so that loops end.
 
     Args:
-        folder: where to look.
-        endings: of the files that are wanted, in lower case, with the dot.
-        left_out: gets what is passed over.
-        recursive: look into sub-folders.
-        without: a sub-folder that is not looked into.
+        folder: where to search.
+        endings: accepted file extensions, lower case, with the dot.
+        left_out: gets the skipped entries.
+        recursive: search subfolders.
+        without: a subfolder to skip.
     """
     search = _Search(endings, left_out, without)
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
-        # Linked folders last, so that what can be reached without a link keeps its plain name.
+        # Symlinked folders last, so that files reachable without a symlink keep their plain path.
         place = (folders or links).popleft()
         if not search.enter(place):
             continue
@@ -72,7 +72,7 @@ class _Search:
         self._entered: set[tuple[int, int]] = set()
 
     def enter(self, folder: Path) -> bool:
-        """Return whether to look into a folder, which is done once."""
+        """Return whether to visit a folder, which is True only once."""
         try:
             state = folder.stat()
         except OSError:
@@ -89,7 +89,7 @@ class _Search:
         return True
 
     def sub_folders(self, folder: Path) -> list[Path]:
-        """Note the files of a folder, and return its folders."""
+        """Collect the files of a folder, and return its subfolders."""
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
@@ -114,7 +114,7 @@ class _Search:
 
 
 def once(paths: Iterable[Path]) -> list[Path]:
-    """Return files sorted, of those that links make one, the one whose folder is reached without a link."""
+    """Return files sorted and unique after resolving symlinks, preferring a path whose folder is no symlink."""
     kept: dict[str, Path] = {}
     by_link = {path: os.path.realpath(path.parent) for path in paths}
     for path in sorted(by_link, key=lambda path: (by_link[path] != os.path.abspath(path.parent), path)):  # noqa: PTH100 - Path.absolute keeps `..`

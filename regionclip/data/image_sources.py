@@ -1,4 +1,4 @@
-"""From what a user names, files, folders, patterns, videos, a list on standard input, to pictures in a fixed order."""
+"""Input files: images and videos from files, folders, glob patterns or standard input, in a fixed order."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, d
 from regionclip.errors import user_error
 
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
-"""Endings, in lower case, of the files that count as videos."""
+"""Extensions of video files, lower case."""
 
 COUNT_IS_RIGHT = 0.95
-"""Share of the frames that a video says it has, below which it is damaged."""
+"""Minimum fraction of the frame count in a video's header; with fewer frames it is damaged."""
 
 STANDARD_INPUT = "-"
-"""In the place of a file: names are read from standard input, a line each."""
+"""In place of a file: file names are read from standard input, one per line."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture or a video, and its name in the output, which no other has."""
+    """An image or video, and its unique name in the output."""
 
     path: Path
     name: str
     matte: str = WHITE
-    """Color behind its transparent pixels."""
+    """Color behind transparent pixels."""
 
     @property
     def is_video(self) -> bool:
-        """Whether the file has frames."""
+        """Whether the file is a video."""
         return self.path.suffix.lower() in VIDEO_ENDINGS
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture that was read."""
+    """A decoded image or video frame."""
 
     pixels: NDArray[np.uint8]
     """[H, W, 3] in RGB."""
     number: int = 0
-    """Of the frame in its video."""
+    """Index of the frame in its video."""
     seconds: float = 0.0
-    """When it comes in its video, as the container says."""
+    """Timestamp of the frame in its video, from the container."""
     notes: tuple[str, ...] = ()
-    """What the pixels leave out of a picture file; see `DecodedImage`."""
+    """What the pixels omit from the image file; see `DecodedImage`."""
 
 
 def find_pictures(
     inputs: Sequence[str], lines: Iterable[str] = (), output: Path | None = None, left_out: LeftOut | None = None
 ) -> list[PictureFile]:
-    """Return the pictures and videos that are named, each once, in the order of the inputs.
+    """Return the images and videos of the inputs, each once, in input order.
 
     Args:
-        inputs: files; folders, searched with their sub-folders; patterns such as `photos/*.jpg`; `-`
+        inputs: files; folders, searched recursively; glob patterns such as `photos/*.jpg`; `-`
             for the names in `lines`.
-        lines: what standard input holds: files, which are looked for when their turn comes.
-        output: folder of results, whose pictures are not found by folder or pattern.
-        left_out: gets what folders, patterns and lists hold beside.
+        lines: file names from standard input, which are opened later.
+        output: output folder, whose images folders and patterns do not find.
+        left_out: gets the skipped entries of folders, patterns and lists.
 
     Raises:
-        UserError: nothing there, a file that is neither picture nor video by its ending, or nothing but results.
+        UserError: nothing found, a file whose extension is neither image nor video, or only results found.
     """
     left_out = LeftOut() if left_out is None else left_out
     paths: dict[Path, Path] = {}
@@ -83,10 +83,10 @@ def find_pictures(
 
 
 def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
-    """Yield the picture, or of a video its first frame and each `every`-th after.
+    """Yield the image, or of a video its first frame and every `every`-th after.
 
     Raises:
-        UnreadableImageError: the file cannot be decoded; of a damaged video, after the frames that can.
+        UnreadableImageError: the file cannot be decoded; for a damaged video, after its readable frames.
     """
     if not file.is_video:
         image = decode_image(file.path, file.matte)
@@ -104,7 +104,7 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
                 broken += not decoded
             number += 1
         promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        # Some containers only estimate how many frames they have.
+        # Some containers only estimate their frame count.
         if not number or broken or number < COUNT_IS_RIGHT * promised:
             raise UnreadableImageError(f"{file.path}: {number - broken} of {promised} frames could be decoded")
     finally:
@@ -112,7 +112,7 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
 
 
 def count_frames(file: PictureFile, every: int = 1) -> int:
-    """Return how many pictures `read_frames` will give, as far as the file says."""
+    """Return the number of frames `read_frames` will yield, as far as known."""
     if not file.is_video:
         return 1
     video = cv2.VideoCapture(str(file.path))
@@ -125,7 +125,7 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
     if name == STANDARD_INPUT:
         return _listed(lines, left_out)
     path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
-    if os.path.isfile(path):  # noqa: PTH113 - of a name that no file can have, Path.is_file raises
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for impossible names
         if path.suffix.lower() not in known:
             raise user_error(name, f"a file ending in {', '.join(sorted(known))}", path.suffix or "none", "convert it")
         return [path]
@@ -146,7 +146,7 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
 
 def _listed(lines: Iterable[str], left_out: LeftOut) -> list[Path]:
     listed = [Path(line.removeprefix("\ufeff").rstrip("\r\n")) for line in lines if line.strip("\ufeff \r\n")]
-    companions = [path for path in listed if path.name.startswith("._")]  # of macOS, in any list that `find` makes
+    companions = [path for path in listed if path.name.startswith("._")]  # macOS metadata, listed by `find`
     left_out.update({"hidden": len(companions)} if companions else {})
     return [path for path in listed if path not in companions]
 
@@ -168,5 +168,5 @@ def _matches(pattern: Path, known: Collection[str], output: Path | None, left_ou
 
 
 def _absolute(path: Path) -> Path:
-    # Without `..`, and without following links: a name in the output must not lead out of it.
+    # Without `..`, and without resolving symlinks: a name in the output must not lead out of it.
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps `..`

@@ -1,4 +1,4 @@
-"""Reading pictures of any kind as uint8 RGB or BGR arrays."""
+"""Reading of images of any format as uint8 RGB or BGR arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regionclip.errors import UserError, user_error
 
 def _endings_that_pillow_decodes() -> frozenset[str]:
     Image.init()
-    # Pillow names the kind of an MPEG without decoding it, and leaves EPS to a program of its own.
+    # Pillow identifies MPEG without decoding it, and needs an external program for EPS.
     decoded = {"MPO"} | (Image.OPEN.keys() - {"MPEG", "EPS"})
     stubs = {
         name
@@ -29,21 +29,21 @@ def _endings_that_pillow_decodes() -> frozenset[str]:
 
 
 IMAGE_ENDINGS = _endings_that_pillow_decodes()
-"""Endings, in lower case, of the files that count as images in a folder: all that Pillow decodes."""
+"""Extensions, lower case, of the files that count as images in a folder: all that Pillow decodes."""
 
 WHITE = "white"
-"""What shows through transparent pixels unless another color is asked for."""
+"""Default color behind transparent pixels."""
 
 PIXEL_LIMIT = "REGIONCLIP_MAX_PIXELS"
-"""Environment variable: more pixels than Pillow opens by itself, for command lines."""
+"""Environment variable that raises Pillow's pixel limit, for command lines."""
 
 _EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error),  # NotImplementedError is a RuntimeError
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # the second where warnings are errors
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # the latter if warnings are errors
 )
-"""What Pillow raises for broken pictures, broken EXIF data, and pictures above its limit of pixels."""
+"""Exceptions of Pillow for damaged images, damaged EXIF data, and images above its pixel limit."""
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L")
 _AMBIGUOUS_MODES = ("I", "F")
@@ -52,28 +52,28 @@ _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 
 
 class UnreadableImageError(OSError):
-    """A picture cannot be decoded: missing, empty, truncated, or no picture at all."""
+    """An image cannot be decoded: missing, empty, truncated, or not an image."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """The pixels of an image file, and what of the file they leave out."""
+    """Pixels of an image file, and notes on what they omit."""
 
     pixels: NDArray[np.uint8]
     """[H, W, 3] in RGB."""
     notes: tuple[str, ...] = ()
-    """Such as "transparent pixels on white" or "the first of several frames only"; usually none."""
+    """Such as "transparent pixels on white" or "the first of several frames only"; usually empty."""
 
 
 def decode_image(path: str | Path | BinaryIO, matte: str = WHITE) -> DecodedImage:
     """Decode an image, upright.
 
-    EXIF rotation is applied; grayscale, palette and CMYK become color; 16-bit grayscale is scaled to
-    8 bits; transparent pixels are blended with `matte`, as a viewer does; of several frames the first is read.
+    EXIF rotation is applied; grayscale, palette and CMYK are converted to RGB; 16-bit grayscale is scaled to
+    8 bits; transparent pixels are blended with `matte`, as viewers do; of several frames the first is read.
 
     Args:
         path: image file, or one opened in binary mode.
-        matte: color, by a name or as `#rrggbb`, behind transparent pixels.
+        matte: color behind transparent pixels, by name or as `#rrggbb`.
 
     Raises:
         UnreadableImageError: the file cannot be decoded.
@@ -104,7 +104,7 @@ def read_image(path: str | Path | BinaryIO, channels: str = "RGB", matte: str = 
 
 
 def require_color(matte: str) -> tuple[int, int, int]:
-    """Return red, green and blue of a color by name or as `#rrggbb`; raises `UserError` where it is none."""
+    """Return red, green and blue of a color given by name or as `#rrggbb`; raises `UserError` if invalid."""
     try:
         red, green, blue, *_ = ImageColor.getrgb(matte)
     except (ValueError, AttributeError) as error:
@@ -113,19 +113,19 @@ def require_color(matte: str) -> tuple[int, int, int]:
 
 
 def raise_pixel_limit() -> None:
-    """Let Pillow open as many pixels as the environment variable REGIONCLIP_MAX_PIXELS says.
+    """Set Pillow's pixel limit to the environment variable REGIONCLIP_MAX_PIXELS.
 
-    For programs of our own: the limit holds for the whole process.
+    For own programs only: the limit applies to the whole process.
 
     Raises:
-        UserError: the variable holds no number above 0.
+        UserError: the variable is not a number above 0.
     """
     text = os.environ.get(PIXEL_LIMIT, "")
     if not text:
         return
     if not text.isdecimal() or int(text) < 1:
         raise user_error(PIXEL_LIMIT, "a number of pixels above 0", repr(text), "such as 400000000")
-    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses at twice this number
+    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow raises at twice this number
 
 
 def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE) -> NDArray[np.uint8]:
@@ -156,7 +156,7 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE
         pixels = _from_floats(pixels)
     if pixels.dtype != np.uint8:
         raise user_error("picture", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
-    # A copy: what the caller does to the array later must not change the picture.
+    # A copy, so that later changes by the caller do not affect the image.
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
 
@@ -174,7 +174,7 @@ def _shape_error(image: object) -> UserError:
 
 
 def _from_floats(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    # Resizing leaves values a little outside of [0, 1]; those that round to a level are one.
+    # Resizing leaves values slightly outside of [0, 1]; those that round to a valid level are accepted.
     levels = (pixels * 255).round() if np.isfinite(pixels).all() else None
     if levels is None or levels.min() < 0 or levels.max() > 255:
         actual = f"{pixels.min():.7g} to {pixels.max():.7g}"
@@ -183,7 +183,7 @@ def _from_floats(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (height, width) of the upright picture, without decoding it.
+    """Return (height, width) of the upright image, without decoding it.
 
     Raises:
         UnreadableImageError: the header cannot be read.
@@ -191,7 +191,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Pillow turns the size of a TIFF itself.
+            # Pillow itself swaps the sides of a rotated TIFF.
             turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
     except DECODING_ERRORS as error:
         raise UnreadableImageError(f"{path}: {_reason(error)}") from error
@@ -213,11 +213,11 @@ def _notes(image: Image.Image, matte: str) -> tuple[str, ...]:
 
 
 def _has_frames(image: Image.Image) -> bool:
-    # The further pictures of MPO and icons are the same in another size or from another eye.
+    # Further frames of MPO and icons show the same in another size or from another viewpoint.
     try:
         return image.format not in ("MPO", "ICO", "ICNS", "CUR") and getattr(image, "is_animated", False)
     except (*DECODING_ERRORS, EOFError):
-        return False  # what comes after the first is damaged
+        return False  # the frames after the first are damaged
 
 
 def _to_rgb(image: Image.Image, file_format: str | None, matte: tuple[int, int, int]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Pictures and frames that other threads decode and prepare before they are asked for."""
+"""Decoding and preprocessing of images and frames in background threads."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Generic, Self, TypeVar
 from regionclip.data.image_sources import Frame, PictureFile, read_frames
 
 FILES_AHEAD, FRAMES_AHEAD = min(4, max((os.cpu_count() or 1) // 2, 1)), 2
-"""So many files are decoded at once, and of each so many frames wait: the detector needs processors too."""
+"""Number of files decoded at once, and of frames queued per file: the detector needs processors too."""
 
 Prepared = TypeVar("Prepared")
 
 
 class ReadAhead(Generic[Prepared]):
-    """Gives what is made of the frames of some files, in their order, without making one wait for the decoder."""
+    """Prefetches the prepared frames of files, in order."""
 
     def __init__(self, files: Iterable[PictureFile], prepare: Callable[[Frame], Prepared], every: int = 1) -> None:
-        """Start with the first of the files.
+        """Start with the first files.
 
         Args:
-            files: what will be asked for.
-            prepare: makes of a frame what is asked for, in several threads.
-            every: as of `read_frames`.
+            files: files in the order of use.
+            prepare: preprocesses a frame, in several threads.
+            every: as for `read_frames`.
         """
         self._files = iter(files)
         self._prepare, self._every = prepare, every
@@ -37,18 +37,18 @@ class ReadAhead(Generic[Prepared]):
             self._start_next()
 
     def __enter__(self) -> Self:
-        """Return this."""
+        """Return self."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let go of what nobody will ask for."""
+        """Cancel the remaining work."""
         for decoding in self._started:
             decoding.abandoned.set()
-        self._started.clear()  # so that generators that end later start nothing
+        self._started.clear()  # so that generators closed later start nothing
         self._threads.shutdown(cancel_futures=True)
 
     def frames(self, file: PictureFile) -> Iterator[Prepared]:
-        """Yield what the next file has, or a later one; raises what `read_frames` raises, after as many frames."""
+        """Yield the frames of the next file, or a later one; raises what `read_frames` raises, at the same frame."""
         while self._started and self._started[0].file != file:
             self._leave(self._started[0])
         if not self._started:
@@ -60,7 +60,7 @@ class ReadAhead(Generic[Prepared]):
             self._leave(decoding)
 
     def _leave(self, decoding: _Decoding[Prepared]) -> None:
-        """Go on with the next file, where this has not been done."""
+        """Release a file and start the next one, once per file."""
         decoding.abandoned.set()
         if self._started and self._started[0] is decoding:
             self._started.popleft()
@@ -74,7 +74,7 @@ class ReadAhead(Generic[Prepared]):
 
 
 class _Decoding(Generic[Prepared]):
-    """One file, whose decoder waits when it is some frames ahead."""
+    """One file, whose decoder waits when its queue is full."""
 
     def __init__(self, file: PictureFile) -> None:
         self.file = file
@@ -82,14 +82,14 @@ class _Decoding(Generic[Prepared]):
         self._frames: Queue[Prepared | Exception | None] = Queue(FRAMES_AHEAD)
 
     def run(self, prepare: Callable[[Frame], Prepared], every: int) -> None:
-        """Decode and prepare, in another thread, until all frames are taken or nobody wants them."""
+        """Decode and preprocess, in another thread, until all frames are consumed or the file is released."""
         try:
             for frame in read_frames(self.file, every):
                 self._put(prepare(frame))
                 if self.abandoned.is_set():
                     return
             self._put(None)
-        except Exception as error:  # the thread that asks for frames is told
+        except Exception as error:  # raised in the consuming thread
             self._put(error)
 
     def __iter__(self) -> Iterator[Prepared]:

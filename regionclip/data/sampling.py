@@ -1,4 +1,4 @@
-"""The endless order of training images, the same for any number of processes, from any place on."""
+"""Endless order of training images, independent of the number of processes, with random access by batch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrain
 
 
 class Draw(NamedTuple):
-    """One image of the endless order."""
+    """One sample of the endless order."""
 
     position: int
-    """Place in the order, from 0."""
+    """Sample index in the order, from 0."""
     image: int
-    """Number of the image in the dataset."""
+    """Index of the image in the dataset."""
 
 
 def endless_order(cfg: CfgNode, records: Sequence[dict[str, Any]], seed: int) -> Iterable[int]:
-    """Return the endless order of image numbers that DATALOADER.SAMPLER_TRAIN asks for.
+    """Return the endless order of image indices of DATALOADER.SAMPLER_TRAIN.
 
     Raises:
         UserError: unknown sampler.
@@ -45,15 +45,15 @@ def endless_order(cfg: CfgNode, records: Sequence[dict[str, Any]], seed: int) ->
         sampler = RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
     else:
         raise user_error("DATALOADER.SAMPLER_TRAIN", " or ".join(SAMPLERS), repr(name), "choose one of them")
-    # Detectron2's samplers deal the order out to processes one by one; here whole batches are dealt.
+    # Detectron2's samplers distribute single images over processes; here whole batches are distributed.
     return sampler._infinite_indices()
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """The share of one process of each batch, of images that all lie or all stand.
+    """One process's share of each batch, of either landscape or portrait images.
 
-    Batches are formed over all processes before they are dealt out, so the number of processes does
-    not change them, and a run can begin with any batch.
+    Batches are formed over all processes before they are distributed, so they do not depend on the
+    number of processes, and a run can start with any batch.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class TrainingBatches(Sampler[list[Draw]]):
         world_size: int = 1,
         first_batch: int = 0,
     ) -> None:
-        """Make the batches of one process.
+        """Create the batches of one process.
 
         Args:
-            order: endless image numbers.
-            batch_size: images of a batch over all processes; a multiple of `world_size`.
-            lying: for each image whether it is wider than high; None mixes them.
-            rank: number of this process.
+            order: endless image indices.
+            batch_size: images per batch over all processes; a multiple of `world_size`.
+            lying: for each image whether it is landscape (wider than high); None mixes both.
+            rank: index of this process.
             world_size: number of processes.
-            first_batch: batches to leave out.
+            first_batch: number of batches to skip.
         """
         self.order = order
         self.batch_size = batch_size
@@ -84,7 +84,7 @@ class TrainingBatches(Sampler[list[Draw]]):
         self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the batches without end; to be called once."""
+        """Yield batches endlessly; call only once."""
         for batch in itertools.islice(self._batches(), self.first_batch, None):
             yield batch[self.rank :: self.world_size]
 

@@ -1,4 +1,4 @@
-"""Batches on their way between processes."""
+"""Batches in transfer between processes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 @dataclass
 class StackedBatch:
-    """A batch of records in which equally large tensors are one: each costs a file of shared memory to transfer."""
+    """A batch whose tensors of equal shape are stacked: each transferred tensor costs a shared-memory file."""
 
     rest: list[dict[str, Any]]
-    """Of each record, what is not stacked."""
+    """For each record, the values that are not stacked."""
     tensors: dict[str, Tensor]
     """[N, ...] by key."""
 
     @classmethod
     def of(cls, records: list[dict[str, Any]]) -> StackedBatch:
-        """Stack what has one shape and type in all records."""
+        """Stack tensors that have the same shape and dtype in all records."""
         first = {key: value for key, value in records[0].items() if isinstance(value, Tensor)}
         like = [key for key, value in first.items() if all(_is_like(record.get(key), value) for record in records)]
         rest = [{key: value for key, value in record.items() if key not in like} for record in records]
         return cls(rest, {key: torch.stack([record[key] for record in records]) for key in like})
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the records as they were."""
+        """Return the original records."""
         return [record | {key: tensor[i] for key, tensor in self.tensors.items()} for i, record in enumerate(self.rest)]
 
 

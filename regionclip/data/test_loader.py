@@ -1,4 +1,4 @@
-"""The test-time mapper and loader."""
+"""Test-time mapper and loader."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.errors import user_error
 
 TestLoader = DataLoader | list[list[dict[str, Any]]]
-"""Batches of mapped images; a plain list when nothing is left to do."""
+"""Batches of mapped images; an empty list if nothing is left to do."""
 
 
 _BOX_AND_CLASS = ("bbox", "bbox_mode", "category_id")
 
 
 class TestMapper:
-    """Reads and resizes one image; keeps its annotations when ground-truth boxes are the proposals.
+    """Reads and resizes one image; keeps its annotations if ground-truth boxes are the proposals.
 
-    An unreadable image is passed on with the key `error` instead of `image`, so that a run over
-    many images can report it and go on.
+    An unreadable image is returned with the key `error` instead of `image`, so that a run over
+    many images can report it and continue.
     """
 
-    __test__ = False  # no test, in spite of the name
+    __test__ = False  # not a pytest class, despite the name
 
     def __init__(self, shortest_side: int, longest_side: int, channels: str, *, keep_annotations: bool) -> None:
-        """Make a mapper; sides in pixels, channels "RGB" or "BGR"."""
+        """Create a mapper; sides in pixels, channels "RGB" or "BGR"."""
         self.shortest_side = shortest_side
         self.longest_side = longest_side
         self.channels = channels
@@ -71,15 +71,15 @@ class TestMapper:
         return {"image": image, "height": height, "width": width}
 
     def _resize_transform(self, height: int, width: int) -> T.Transform:
-        if self.shortest_side == 0:  # Detectron2's word for leaving the size alone
+        if self.shortest_side == 0:  # Detectron2's value for no resizing
             return T.NoOpTransform()
         shape = T.ResizeShortestEdge.get_output_shape(height, width, self.shortest_side, self.longest_side)
-        # A very thin image would shrink to nothing.
+        # A very thin image would be resized to zero pixels.
         return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
 
     def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
         annotations = [
-            # Nothing looks at masks and keypoints. A copy, since the transform works in place.
+            # Masks and keypoints are not needed. A copy, since the transform works in place.
             utils.transform_instance_annotations({key: annotation[key] for key in _BOX_AND_CLASS}, transform, size)
             for annotation in record["annotations"]
             if not annotation.get("iscrowd", 0)
@@ -88,7 +88,7 @@ class TestMapper:
 
 
 def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> str | None:
-    """Return how the size of an image contradicts its annotations, where it has any."""
+    """Return how the size of an image contradicts its annotations, if it does."""
     height, width = record.get("height"), record.get("width")
     if not record.get("annotations") or not height or not width:
         return None
@@ -96,12 +96,12 @@ def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> st
 
 
 def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
-    """Return Detectron2's records of the images of a registered dataset to test on.
+    """Return Detectron2's records of a registered test dataset.
 
-    Annotations that cannot be tested against are left out, counted and logged once.
+    Invalid annotations are dropped, counted and logged once.
 
     Raises:
-        UserError: the dataset cannot be read, or has no boxes where they are the proposals.
+        UserError: the dataset cannot be read, or has no boxes although they are the proposals.
     """
     records = read_clean_records(dataset_name)
     if cfg.MODEL.MASK_ON:
@@ -116,9 +116,9 @@ def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
 
 
 def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader:
-    """Return Detectron2's test loader, one image a batch, for records of `read_test_records`."""
+    """Return Detectron2's test loader, one image per batch, for records of `read_test_records`."""
     if not records:
-        return []  # Detectron2's sampler refuses to have nothing to do
+        return []  # Detectron2's sampler does not accept an empty dataset
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST,
         cfg.INPUT.MAX_SIZE_TEST,

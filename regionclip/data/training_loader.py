@@ -1,4 +1,4 @@
-"""The training-time records, mapper and loader."""
+"""Training-time records, mapper and loader."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Record = dict[str, Any]
 Batch = list[Record]
 
 MAX_UNREADABLE = 100
-"""Unreadable images in a row after which a training stops."""
+"""Number of consecutive unreadable images after which training stops."""
 
 
 class TrainingMapper(DatasetMapper):
-    """Detectron2's mapper on this package's image reader, with large-scale jitter as an option."""
+    """Detectron2's mapper with this package's image reader and optional large-scale jitter."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -58,14 +58,14 @@ class TrainingMapper(DatasetMapper):
             arguments["augmentations"] = [resize, crop, *flips]
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         if arguments["recompute_boxes"]:
-            arguments["instance_mask_format"] = "bitmask"  # cropping polygons would need one more library
+            arguments["instance_mask_format"] = "bitmask"  # cropping polygons would need another library
         return arguments
 
     def __call__(self, record: Record) -> Record:
         """Return `record` with `image` uint8 [3, H, W] and `instances` in pixels of that image.
 
         Raises:
-            UnreadableImageError: the file cannot be decoded, or has another size than its record.
+            UnreadableImageError: the file cannot be decoded, or its size differs from its record.
         """
         pixels = read_image(record["file_name"], self.image_format)
         height, width = pixels.shape[:2]
@@ -86,34 +86,34 @@ class TrainingMapper(DatasetMapper):
 
 
 class Records(Protocol):
-    """Records of a dataset by number."""
+    """Records of a dataset by index."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of records."""
         ...
 
     def __getitem__(self, number: int) -> Record:
-        """Return one, to be changed at will."""
+        """Return one record, which the caller may modify."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is learned from: records, how they become inputs of a model, and in which order they come."""
+    """Training data: records, their mapper, and their order."""
 
     records: Records
     mapper: Callable[[Record], Record]
     order: Callable[[int], Iterable[int]]
-    """The endless order of record numbers for a seed."""
+    """Returns the endless order of record indices for a seed."""
     lying: Sequence[bool] | None = None
-    """For each record whether the image is wider than high; None mixes them in a batch."""
+    """For each record whether the image is landscape (wider than high); None mixes both in a batch."""
 
 
 def read_training_data(cfg: CfgNode) -> TrainingData:
-    """Return the data that a config trains on.
+    """Return the training data of a config.
 
     Raises:
-        UserError: it cannot be read, or nothing is left of it.
+        UserError: it cannot be read, or no valid image is left.
     """
     if learns_from_pairs(cfg):
         pairs = read_pairs(cfg)
@@ -127,17 +127,17 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
 
 
 class TrainingImages(Dataset[Record]):
-    """Mapped images by their draw: the same draw gives the same pixels in any process, at any time."""
+    """Mapped images by sample index: the same `Draw` gives the same pixels in any process, at any time."""
 
     def __init__(self, data: TrainingData, seed: int) -> None:
-        """Make a dataset; with the same seed it is the same."""
+        """Create a dataset that depends only on data and seed."""
         self.records, self.mapper, self.seed = data.records, data.mapper, seed
 
     def __getitem__(self, draw: Draw) -> Record:
-        """Return the mapped image, with the `seed` of its draw.
+        """Return the mapped image, with the `seed` of its sample.
 
-        Unreadable images are replaced by the next in the dataset; `unreadable` lists a line for each.
-        When too many are, there is nothing else in the result.
+        Unreadable images are replaced by the next in the dataset; `unreadable` has one line for each.
+        After too many of them the result has nothing else.
         """
         seed = derived_seed(self.seed, draw.position)
         unreadable: list[str] = []
@@ -154,10 +154,10 @@ class TrainingImages(Dataset[Record]):
 
 
 def read_training_records(cfg: CfgNode) -> list[Record]:
-    """Return the records of DATASETS.TRAIN that can be learned from; what is left out is logged once.
+    """Return the valid records of DATASETS.TRAIN; what is dropped is logged once.
 
     Raises:
-        UserError: a dataset cannot be read, or nothing is left of it.
+        UserError: a dataset cannot be read, or no valid image is left.
     """
     mask_format = None
     if cfg.MODEL.MASK_ON:
@@ -168,7 +168,7 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
         dataset = read_records(name)
         if cfg.MODEL.LOAD_PROPOSALS:
             dataset = load_proposals_into_dataset(dataset, cfg.DATASETS.PROPOSAL_FILES_TRAIN[number])
-        # Detectron2 knows the classes of a dataset of the user's own only now.
+        # The classes of a user's dataset are known to Detectron2 only now.
         problems = [*class_problems(cfg, name), *mixed_class_problems(cfg)]
         if problems:
             raise UserError(problems)
@@ -185,13 +185,13 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
 
 
 def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: int = 0) -> Iterator[Batch]:
-    """Return the batches of this process without end, from the batch of an iteration on.
+    """Return the batches of this process endlessly, starting with that of an iteration.
 
     Args:
-        cfg: SOLVER.IMS_PER_BATCH images a batch over all processes, a multiple of their number.
-        data: as `read_training_data` returns it.
-        seed: decides order and augmentation, whatever the number of processes and workers.
-        first_batch: iteration to begin with.
+        cfg: SOLVER.IMS_PER_BATCH images per batch over all processes, a multiple of their number.
+        data: from `read_training_data`.
+        seed: determines order and augmentation, for any number of processes and workers.
+        first_batch: iteration to start with.
     """
     batches = TrainingBatches(
         data.order(seed),
@@ -203,7 +203,7 @@ def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: i
     )
     images = TrainingImages(data, seed)
     workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-    # A generator of its own keeps the loader from drawing on the random numbers of the model.
+    # A separate generator keeps the loader from consuming the model's random numbers.
     loader = DataLoader(
         images,
         batch_sampler=batches,
@@ -226,11 +226,11 @@ def _checked(batches: Iterable[StackedBatch]) -> Iterator[Batch]:
 
 
 def _leave_signals_to_main_process(worker: int) -> None:
-    # A cluster sends SIGTERM to all processes; the workers are ended by the one that trains.
+    # A cluster sends SIGTERM to all processes; the training process ends the workers.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def unreadable_images(batch: Batch) -> list[str]:
-    """Return a line for each image that had to be replaced in a batch."""
+    """Return one line for each image that was replaced in a batch."""
     return [line for image in batch for line in image["unreadable"]]

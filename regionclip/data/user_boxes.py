@@ -1,4 +1,4 @@
-"""Boxes that a user gives: checked against the picture, and read from files."""
+"""User boxes (box prompts): checked against the image, and read from files."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from regionclip.files import resolve_path
 EXPECTED, FIX = "a list of boxes for each picture", "see docs/features.md for the formats"
 
 FRACTIONS_BELOW = 1.5
-"""Boxes that are all smaller than so many pixels are fractions of the picture, not pixels."""
+"""Boxes whose coordinates are all below this are fractions of the image, not pixels."""
 
 
 class ImageBoxes(list[list[float]]):
-    """Boxes xyxy of an image, in the order of their file."""
+    """User boxes of an image, xyxy, in file order."""
 
     def __init__(self, rows: Iterable[list[float]] = (), sizes: Iterable[tuple[int, int]] = ()) -> None:
-        """Take boxes, and the sizes (height, width) that their file says the image has."""
+        """Store boxes, and the sizes (height, width) of the image according to their file."""
         super().__init__(rows)
         self.sizes = set(sizes)
 
     def joined(self, others: ImageBoxes) -> ImageBoxes:
-        """Return these boxes, then others of the same image, with the sizes of both."""
+        """Return these boxes followed by others of the same image, with the sizes of both."""
         return ImageBoxes([*self, *others], self.sizes | others.sizes)
 
 
 def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "boxes") -> Tensor:
-    """Return boxes as float32 [N, 4], xyxy in pixels, cut at the edges of the picture.
+    """Return boxes as float32 [N, 4], xyxy in pixels, clipped to the image.
 
     Args:
-        boxes: [N, 4], x1 y1 x2 y2 in pixels of the picture.
-        size: (height, width) of the picture.
-        what: where they come from, for messages.
+        boxes: [N, 4], x1 y1 x2 y2 in pixels of the image.
+        size: (height, width) of the image.
+        what: their origin, for messages.
 
     Raises:
-        UserError: boxes of an image of another size, another shape, not finite, no area, beside the
-            picture; other orders of the numbers and fractions are named where they are certain.
+        UserError: boxes of an image of another size, wrong shape, not finite, without area, outside the
+            image; another coordinate order or fractions are named if certain.
     """
     height, width = size
     if isinstance(boxes, ImageBoxes):
@@ -87,14 +87,14 @@ def _require_size(sizes: Iterable[tuple[int, int]], size: tuple[int, int], what:
 
 
 def read_boxes(path: str | Path) -> dict[str, ImageBoxes]:
-    """Return the boxes xyxy of pictures, by their file names, from a file.
+    """Return the boxes in a file, xyxy, by image file name.
 
-    Understood are JSON `{"picture.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
-    `annotations`, whose boxes are x, y, width, height; and npz with an array [N, 4] for each picture.
-    A frame of a video is `video.mp4#12`, or in COCO's JSON an image with `frame`.
+    Supported are JSON `{"picture.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
+    `annotations`, whose boxes are x, y, width, height; and npz with an array [N, 4] for each image.
+    A video frame is `video.mp4#12`, or in COCO's JSON an image with `frame`.
 
     Raises:
-        UserError: missing or unreadable file, another format, or an entry that is no box, by its name.
+        UserError: missing or unreadable file, another format, or an invalid box, with its entry named.
     """
     place = resolve_path(path)
     if not place.is_file():
@@ -135,7 +135,7 @@ def _table(boxes: ArrayLike | Tensor, what: str) -> Tensor:
 
 
 def image_key(image: dict[str, Any]) -> str:
-    """Return the name of an image of a COCO file; of a frame that `detect` wrote, with its number: `v.mp4#12`."""
+    """Return the name of an image of a COCO file; for a frame written by `detect` with its index: `v.mp4#12`."""
     name, frame = image["file_name"], image.get("frame")
     return f"{name}#{frame}" if frame is not None and Path(name).suffix.lower() in VIDEO_ENDINGS else name
 
@@ -180,14 +180,14 @@ def _numbers(row: Any, what: str) -> list[float]:
 
 
 def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> dict[str, ImageBoxes]:
-    """Return the boxes of each picture by the picture's name; pictures that are not listed have none.
+    """Return the boxes of each image by its name; images that are not listed have none.
 
     Args:
-        boxes: of `read_boxes`, by path, by whole name, by its last parts, or without ending.
-        files: of the pictures, by name with sub-folders.
+        boxes: from `read_boxes`, by path, full name, its last parts, or without extension.
+        files: paths of the images, by name with subfolders.
 
     Raises:
-        UserError: boxes of a picture that is not there, or that could belong to several.
+        UserError: boxes of an unknown image, or that could belong to several images.
     """
     by_end: dict[str, set[str]] = defaultdict(set)
     by_target: dict[str, set[str]] = defaultdict(set)
@@ -199,10 +199,10 @@ def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) ->
     by_place = {_absolute(file): {name} for name, file in files.items()}
     result = {name: ImageBoxes() for name in files}
     for key, rows in boxes.items():
-        path = os.path.normpath(key if "/" in key else key.replace("\\", "/"))  # the second was written on Windows
+        path = os.path.normpath(key if "/" in key else key.replace("\\", "/"))  # the latter is a Windows path
         named = {name for name in (key, path) if name in result}
         found = named or by_place.get(_absolute(path)) or by_target.get(os.path.realpath(path))
-        # A file may name more folders than the run knows of, but not another picture of this machine.
+        # A file may list more folders than the run has, but not another image of this machine.
         if not found and not (Path(path).is_absolute() and Path(path).exists()):
             found = next((by_end[end] for end in _ends(path) if end in by_end), None)
         if not found or len(found) > 1:
@@ -215,7 +215,7 @@ def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) ->
 
 
 def _ends(name: str) -> list[str]:
-    """Return the last parts of a path, the longest first."""
+    """Return the suffixes of a path by parts, the longest first."""
     parts = Path(name).parts
     return ["/".join(parts[start:]) for start in range(len(parts))]
 

@@ -1,4 +1,4 @@
-"""Annotation files in the formats of COCO and LVIS: any encoding, every entry checked, ids that stand for one thing."""
+"""Annotation files in COCO's and LVIS's formats: any encoding, with all entries and ids checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN_IDS = "give each an id of its own"
 
 
 def id_key(value: Any) -> str | None:
-    """Return an id as text that is the same for 7, 7.0 and "7"; None for what is no id."""
+    """Return an id as text that is the same for 7, 7.0 and "7"; None if it is no valid id."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -36,17 +36,17 @@ def id_key(value: Any) -> str | None:
 
 
 def id_order(key: str) -> tuple[int, int, str]:
-    """Return what `id_key`s are sorted by: numbers ascend, and stand before text."""
+    """Return the sort key of an `id_key`: numbers ascend, before text."""
     return (0, int(key), "") if re.fullmatch(r"-?[0-9]{1,4000}", key) else (1, 0, key)
 
 
 def by_id(entries: Iterable[Entry], name: str = "id") -> list[Entry]:
-    """Return entries by ascending id; each has to have one under `name`."""
+    """Return entries by ascending id; each must have one under `name`."""
     return sorted(entries, key=lambda entry: id_order(id_key(entry[name]) or ""))
 
 
 def side(value: Any) -> int | None:
-    """Return a width or height in pixels, also from text; None for what is none."""
+    """Return a width or height in pixels, also from text; None if invalid."""
     try:
         number = float(value) if isinstance(value, str | numbers.Real) else math.nan
     except (ValueError, OverflowError):
@@ -55,15 +55,15 @@ def side(value: Any) -> int | None:
 
 
 def read_json(path: str | Path, *, what: str, fix: str) -> Any:
-    """Return the content of a JSON file in UTF-8, with a byte order mark or without, UTF-16 or UTF-32.
+    """Return the content of a JSON file in UTF-8 (with or without a byte order mark), UTF-16 or UTF-32.
 
     Args:
         path: file to read.
-        what: what it should be, for messages.
-        fix: what the user can do about a bad file.
+        what: the expected content, for messages.
+        fix: what the user can do about an invalid file.
 
     Raises:
-        UserError: missing file, or no JSON.
+        UserError: missing file, or invalid JSON.
     """
     if not Path(path).is_file():
         raise user_error(str(path), what, "no such file", fix)
@@ -80,7 +80,7 @@ def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "c
     Args:
         path: file to read.
         what: the format, for error messages.
-        fix: what the user can do about a bad file.
+        fix: what the user can do about an invalid file.
         key: name of the second list.
 
     Raises:
@@ -98,34 +98,34 @@ def read_annotation_file(path: str | Path, *, what: str, fix: str, key: str = "c
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """The content of an annotation file: all ids are unique, and those that are referred to are there."""
+    """Content of an annotation file: ids are unique, and all references resolve."""
 
     path: str
     images: list[Entry]
     """By ascending id."""
     categories: list[Entry]
-    """By ascending id, with a `name` each."""
+    """By ascending id, each with a `name`."""
     annotations: Mapping[str, list[Entry]]
-    """Of each image, by `id_key` of its id, in the order of the file."""
+    """Annotations of each image, by `id_key` of its id, in file order."""
 
     def numbers(self) -> dict[str, int]:
-        """Return the position of each category by `id_key` of its id."""
+        """Return the index of each category by `id_key` of its id."""
         return {str(id_key(category["id"])): i for i, category in enumerate(self.categories)}
 
 
 def read_annotations(path: str | Path, *, what: str, fix: str) -> AnnotationFile:
     """Read an annotation file and check its lists.
 
-    Ids may be numbers or text; 7 and "7" are one. Annotations that belong to no image or category of the file are
-    left out and counted. Ids of annotations decide nothing.
+    Ids may be numbers or text; 7 and "7" are the same. Annotations whose image or category is not in the file are
+    dropped and counted. Annotation ids are ignored.
 
     Args:
         path: file with `images`, `categories` and, unless they are not published, `annotations`.
         what: the format, for error messages.
-        fix: what the user can do about a bad file.
+        fix: what the user can do about an invalid file.
 
     Raises:
-        UserError: missing file, another format, an id that is missing or given twice.
+        UserError: missing file, another format, a missing or duplicate id.
     """
     content = read_annotation_file(path, what=what, fix=fix)
     images = unique_images(content["images"], str(path))
@@ -148,10 +148,10 @@ def _named(category: Entry, path: str | Path) -> Entry:
 
 
 def unique_images(images: Any, path: str) -> list[Entry]:
-    """Return the images of a file; one that is listed twice with the same file is kept once.
+    """Return the images of a file; an image listed twice with the same file name is kept once.
 
     Raises:
-        UserError: an image without an id, or two files with one id.
+        UserError: an image without an id, or two file names with one id.
     """
     kept: dict[tuple[str | None, str], Entry] = {}
     for image in _with_ids(images, "images", path):
@@ -172,7 +172,7 @@ def _with_ids(entries: Any, kind: str, path: str) -> list[Entry]:
 
 
 def _unique(entries: Any, kind: str, label: str, path: str) -> list[Entry]:
-    """Return entries whose ids are unique; raises `UserError` that names two which are not."""
+    """Return entries with unique ids; raises `UserError` that names two with the same id."""
     seen: dict[str | None, Entry] = {}
     for entry in _with_ids(entries, kind, path):
         first = seen.setdefault(id_key(entry["id"]), entry)
@@ -202,15 +202,15 @@ def _by_image(
 
 
 CLIPPED = "boxes cut at the edge of the image"
-"""The one thing that is counted and kept."""
+"""The only counted kind that is kept."""
 
 
 def report_left_out(source: str, counts: Mapping[str, int]) -> None:
-    """Log a line for each kind of entry that was left out; a file that is read again says nothing new.
+    """Log one line per kind of dropped entries, once per file.
 
     Args:
         source: file or dataset.
-        counts: by kind, in words.
+        counts: number of entries by description of the kind.
     """
     for reason, count in counts.items():
         _report(source, reason, count)

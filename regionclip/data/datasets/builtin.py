@@ -1,4 +1,4 @@
-"""Registers every dataset name of this package with Detectron2's catalogs, when it is imported."""
+"""Registers all dataset names of this package with Detectron2's catalogs on import."""
 
 from regionclip.data.datasets import coco_ovd, custom_images, lvis
 from regionclip.data.emoji_scenes import datasets as emoji_scenes

@@ -1,4 +1,4 @@
-"""Annotations that cannot be used: left out, counted, and reported once, for training and evaluation alike."""
+"""Filtering of invalid annotations, counted and logged once, for training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regionclip.data.images import UnreadableImageError, image_size
 Record = dict[str, Any]
 
 EDGE_TOLERANCE = 1.0
-"""Pixels by which a box may reach over the edge of its image without being counted: rounding."""
+"""Pixels by which a box may exceed its image without being counted, due to rounding."""
 
 WITHOUT_ANNOTATION = "images without annotation"
 ONLY_CROWDS = "images with crowds only"
@@ -26,22 +26,22 @@ NOTHING_LEFT = "images whose annotations are all unusable"
 WITHOUT_SIZE = "images without a size, in their annotations or their file"
 
 NO = ("", "0", "0.0", "false", "no", "none", "null", "nan")
-"""Words that files write for a flag that is not set."""
+"""Values that files use for an unset flag."""
 
 
 def clean_records(
     records: Iterable[Record], num_classes: int | None, *, mask_format: str | None = None, keep_empty: bool = False
 ) -> tuple[list[Record], Counter[str]]:
-    """Return the records that can be trained on, with usable annotations, and what was changed.
+    """Return the records with valid training annotations, and the counts of changes.
 
     Args:
         records: Detectron2's dataset records.
-        num_classes: classes have to be 0 ... num_classes - 1; None where no class is learned.
-        mask_format: "polygon" or "bitmask" where masks are learned; None where they are not.
-        keep_empty: keep images without any usable annotation (FILTER_EMPTY_ANNOTATIONS False).
+        num_classes: classes must be 0 ... num_classes - 1; None if no classes are learned.
+        mask_format: "polygon" or "bitmask" for training with masks, else None.
+        keep_empty: keep images without any valid annotation (FILTER_EMPTY_ANNOTATIONS False).
 
     Returns:
-        (records, counts by reason). Boxes are xyxy and inside the image. Crowds are left out without being counted.
+        (records, counts by reason). Boxes are xyxy and inside the image. Crowds are dropped without being counted.
     """
     counts: Counter[str] = Counter()
     kept = []
@@ -65,16 +65,16 @@ def clean_records(
 def clean_test_records(
     records: Iterable[Record], num_classes: int | None = None, *, masks: bool = False
 ) -> tuple[list[Record], Counter[str]]:
-    """Return records to test on: all images, with the annotations that training would accept too, and crowds.
+    """Return test records: all images, with crowds and the annotations that are valid for training too.
 
     Args:
         records: Detectron2's dataset records.
-        num_classes: classes have to be 0 ... num_classes - 1, if it is known.
-        masks: leave out objects without a usable mask; without, masks are left as they are.
+        num_classes: classes must be 0 ... num_classes - 1, if known.
+        masks: drop objects without a valid mask; if False, masks are not checked.
 
     Returns:
-        (records, counts by reason). Boxes are those of the records, exactly, or xyxy where they had to be cut;
-        `iscrowd` is 0 or 1. `height` and `width` are None where neither the record nor the file has them.
+        (records, counts by reason). Boxes are those of the records, unchanged, or xyxy if they had to be clipped;
+        `iscrowd` is 0 or 1. `height` and `width` are None if neither the record nor the file has them.
     """
     counts: Counter[str] = Counter()
     cleaned = []
@@ -90,7 +90,7 @@ def clean_test_records(
 
 
 def with_size(record: Record) -> Record:
-    """Return a copy of a record with `height` and `width`, those of its file where it has none, None without either."""
+    """Return a copy of a record with `height` and `width`, read from its file if missing, None if neither has them."""
     height, width = side(record.get("height")), side(record.get("width"))
     if height is None or width is None:
         try:
@@ -101,14 +101,14 @@ def with_size(record: Record) -> Record:
 
 
 def is_crowd(annotation: Record) -> bool:
-    """Return whether an annotation stands for no single object: `iscrowd` or `ignore` is set, in any spelling."""
+    """Return whether an annotation is a crowd: `iscrowd` or `ignore` is set, in any spelling."""
     return any(str(annotation.get(key) or 0).strip().lower() not in NO for key in ("iscrowd", "ignore"))
 
 
 def _for_training(
     annotation: Any, record: Record, num_classes: int | None, mask_format: str | None, counts: Counter[str]
 ) -> Record | None:
-    """Return an annotation that can be learned from, with its box inside the image; None counts why not."""
+    """Return an annotation for training, its box clipped to the image; None if invalid, with the reason counted."""
     corners = _usable_corners(annotation, record, num_classes, counts)
     if corners is None:
         return None
@@ -125,7 +125,7 @@ def _for_training(
 def _for_test(
     annotation: Any, record: Record, num_classes: int | None, counts: Counter[str], *, masks: bool
 ) -> Record | None:
-    """Return an annotation that can be tested against; None counts why not."""
+    """Return an annotation for testing; None, with the reason counted, if invalid."""
     corners = _usable_corners(annotation, record, num_classes, counts)
     if corners is None:
         return None
@@ -146,7 +146,7 @@ def _for_test(
 def _usable_corners(
     annotation: Any, record: Record, num_classes: int | None, counts: Counter[str]
 ) -> list[float] | None:
-    """Return the box xyxy of an annotation; None counts why it cannot be used. Boxes that need cutting are counted."""
+    """Return the box of an annotation, xyxy; None if invalid. Counts invalid and clipped boxes."""
     if not isinstance(annotation, dict):
         counts["annotations that are none"] += 1
         return None
@@ -192,7 +192,7 @@ def _box_problem(annotation: Record, record: Record) -> str | None:
 
 
 def _reach(corners: list[float], record: Record) -> float:
-    """Return by how many pixels a box reaches over the edge of its image."""
+    """Return by how many pixels a box exceeds its image."""
     return max(abs(a - b) for a, b in zip(_inside(corners, record), corners, strict=True))
 
 
@@ -207,7 +207,7 @@ def _corners(annotation: Record) -> list[float]:
         raise ValueError(f"{len(box)} numbers")
     if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
         return box
-    # In float32, as Detectron2 converts boxes; a number beyond its range becomes infinite.
+    # In float32, as in Detectron2; a number beyond its range becomes infinite.
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.array(box, np.float32)
         corners[2:] += corners[:2]

@@ -14,23 +14,22 @@ from regionclip.errors import user_error
 Record = dict[str, Any]
 
 KEPT = ("iscrowd", "ignore", "segmentation", "area")
-"""What a record keeps of an annotation as it is, beside box and class."""
+"""Annotation keys that a record keeps unchanged, besides box and class."""
 
 
 def load_coco(annotation_file: str, image_root: str, class_names: Iterable[str], *, fix: str) -> list[Record]:
     """Read a COCO file into Detectron2's dataset records, by ascending image id.
 
-    Annotations of a category or an image that the file does not list are left out, counted and
-    reported once.
+    Annotations whose category or image is not in the file are dropped, counted and logged once.
 
     Args:
         annotation_file: COCO JSON.
         image_root: folder of the images.
-        class_names: what the categories have to be, by ascending id; they are numbered 0, 1, ...
-        fix: what the user can do about a bad file.
+        class_names: expected category names, by ascending id; they are numbered 0, 1, ...
+        fix: what the user can do about an invalid file.
 
     Raises:
-        UserError: missing file, another format, ids that are not unique, or other categories.
+        UserError: missing file, another format, duplicate ids, or other categories.
     """
     content = read_annotations(annotation_file, what="COCO's JSON format", fix=fix)
     require_names(content, list(class_names), fix)
@@ -49,12 +48,12 @@ def coco_records(content: AnnotationFile, classes: Mapping[str, int], image_root
     """Return the records of a file.
 
     Args:
-        content: of `read_annotations`.
-        classes: class number by `id_key` of a category; annotations of others are left out.
-        image_root: folder of the images; None leaves the names of the files out.
+        content: from `read_annotations`.
+        classes: class index by `id_key` of a category; annotations of others are dropped.
+        image_root: folder of the images; None omits file names.
 
     Raises:
-        UserError: an image without the name of its file.
+        UserError: an image without a file name.
     """
     return [
         {
@@ -73,10 +72,10 @@ def coco_records(content: AnnotationFile, classes: Mapping[str, int], image_root
 
 
 def image_file(image: Entry, image_root: str, source: str) -> str:
-    """Return the path of an image; the separators of Windows are understood where no file has them in its name.
+    """Return the path of an image; backslashes are separators if no file has that literal name.
 
     Raises:
-        UserError: the entry does not name a file.
+        UserError: the entry has no file name.
     """
     name = image.get("file_name")
     if not isinstance(name, str) or not name.strip():
@@ -96,7 +95,7 @@ def _annotation(annotation: Entry, category: int) -> Record:
 
 
 def _keypoints(values: Any) -> list[float] | None:
-    """Return keypoints as Detectron2 has them, half a pixel on: their pixels are numbered, those of boxes measured."""
+    """Return keypoints in Detectron2's convention, shifted by 0.5: COCO keypoints are pixel indices."""
     is_whole = isinstance(values, list) and len(values) % 3 == 0
     if not is_whole or not all(isinstance(value, int | float) for value in values):
         return None

@@ -1,4 +1,4 @@
-"""Open-vocabulary COCO: the six `coco_2017_ovd_*` datasets, and the files they read."""
+"""Open-vocabulary COCO: the six `coco_2017_ovd_*` datasets and their annotation files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SPLITS: dict[str, Categories] = {"all": ALL_CATEGORIES, "b": BASE_CATEGORIES, "t
 """Categories by the letter in file and dataset names: all, base, target (novel)."""
 
 YEARS = {"train": "train2017", "test": "val2017"}
-"""Image folder by the ending of the dataset name."""
+"""Image folder by the suffix of the dataset name."""
 
 FIX = "run tools/prepare_coco_ovd.py (datasets/README.md)"
-"""What to do when an annotation file is missing or not as expected."""
+"""Fix for a missing or unexpected annotation file."""
 
 
 def datasets_root() -> str:
-    """Return the folder of all datasets: $DETECTRON2_DATASETS, else `datasets`."""
+    """Return the root folder of all datasets: $DETECTRON2_DATASETS, else `datasets`."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))  # noqa: PTH111 - Detectron2 wants a string
 
 
@@ -61,7 +61,7 @@ def class_groups(categories: Categories) -> dict[str, list[str]]:
 
 
 def prepare_coco_ovd(coco_root: str | Path) -> list[Path]:
-    """Write the six `ovd_ins_*` files beside the stock COCO annotation files.
+    """Write the six `ovd_ins_*` files next to the stock COCO annotation files.
 
     Each keeps the categories of its split (with a field `split`: `seen` or `unseen`), their
     annotations, and the images that have at least one.
@@ -70,10 +70,10 @@ def prepare_coco_ovd(coco_root: str | Path) -> list[Path]:
         coco_root: folder with `annotations/instances_{train,val}2017.json`.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
-        UserError: an annotation file is missing or is not in COCO's format.
+        UserError: an annotation file is missing or not in COCO's format.
     """
     folder = Path(coco_root) / "annotations"
     contents = {year: _read_annotations(folder / f"instances_{year}.json") for year in YEARS.values()}

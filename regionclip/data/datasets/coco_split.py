@@ -50,7 +50,7 @@ BASE_CATEGORIES = {
     86: "vase",
     90: "toothbrush",
 }
-"""COCO category id to name, seen in training."""
+"""COCO category id to name; seen in training."""
 
 NOVEL_CATEGORIES = {
     5: "airplane",
@@ -71,7 +71,7 @@ NOVEL_CATEGORIES = {
     81: "sink",
     87: "scissors",
 }
-"""COCO category id to name, named only at test time."""
+"""COCO category id to name; unseen in training."""
 
 ALL_CATEGORIES = dict(sorted((BASE_CATEGORIES | NOVEL_CATEGORIES).items()))
-"""Both, by ascending COCO id: the class order of the 65-class sets and of their embeddings."""
+"""Base and novel categories by ascending COCO id: class order of the 65-class sets and their embeddings."""

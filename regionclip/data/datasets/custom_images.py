@@ -1,4 +1,4 @@
-"""A user's own folder of images under the `lvis_v1_*_custom_img` names."""
+"""The user's image folder as datasets `lvis_v1_*_custom_img`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ NAMES = tuple(f"lvis_v1_{split}_custom_img" for split in ANNOTATION_FILES)
 
 
 def register() -> None:
-    """Register the four names on the default folder."""
+    """Register the four names with the default folder."""
     classes = get_lvis_instances_meta("lvis_v1")["thing_classes"]
     for name in NAMES:
-        # "custom_img" makes the evaluator write predictions and compute no accuracy.
+        # For "custom_img" the evaluator writes predictions and computes no metrics.
         MetadataCatalog.get(name).set(evaluator_type="custom_img", thing_classes=classes)
     use_custom_image_folder(DEFAULT_FOLDER)
 
 
 def use_custom_image_folder(folder: str | Path) -> None:
-    """Make the four names list the images of `folder` (the config key INPUT_DIR)."""
+    """Make the four names list the images of `folder` (config key INPUT_DIR)."""
     for name in NAMES:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
@@ -42,7 +42,7 @@ def use_custom_image_folder(folder: str | Path) -> None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files directly in `folder`, sorted by name; what is left out is counted in the log, once.
+    """Return the image files directly in `folder`, sorted by name; skipped files are counted in the log, once.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -66,10 +66,10 @@ def _say_once(line: str) -> None:
 
 
 def load_custom_images(folder: str | Path) -> list[dict[str, Any]]:
-    """Return Detectron2's dataset records of `folder`; `image_id` is the position in the sorted listing.
+    """Return Detectron2's dataset records of `folder`; `image_id` is the index in the sorted listing.
 
-    An image whose header cannot be read is listed with size 0 x 0: inference reports it when its
-    turn comes and goes on.
+    An image with an unreadable header is listed with size 0 x 0: inference reports it later
+    and continues.
     """
     records = []
     for i, path in enumerate(list_images(folder)):

@@ -1,13 +1,13 @@
-"""The size that annotations say an image has, against the one that its file has."""
+"""Comparison of an image's size in the annotations and in its file."""
 
 from __future__ import annotations
 
 
 def size_problem(declared: tuple[int, int], actual: tuple[int, int]) -> str | None:
-    """Return how boxes in an image of `declared` size contradict an image of `actual` size, or None.
+    """Return how the `declared` size of an image contradicts its `actual` size, or None.
 
     Args:
-        declared: (height, width) of the image that the boxes were drawn on.
+        declared: (height, width) of the annotated image.
         actual: (height, width) of the upright image.
     """
     if declared == actual:

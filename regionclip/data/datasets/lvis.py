@@ -29,25 +29,25 @@ ANNOTATION_FILES = {
 """Annotation file by split."""
 
 MAX_ANNOTATIONS_UPSTREAM = 500
-"""Upstream cuts the annotations of an image to so many."""
+"""Upstream truncates the annotations of an image to this number."""
 
 FIX = "download LVIS v1 (datasets/README.md)"
-"""What to do when an annotation file is missing or not as expected."""
+"""Fix for a missing or unexpected annotation file."""
 
 RARE = "r"
 
 FREQUENCIES = {RARE: 10, "c": 100, "f": math.inf}
-"""Frequency groups, with the most training images that a class of each is in."""
+"""Frequency groups, with the maximum number of training images per class."""
 
 CLASS_LISTS = ("not_exhaustive_category_ids", "neg_category_ids")
-"""Of an image: classes whose objects are not all annotated, and classes that it has no object of."""
+"""Per image: classes not annotated exhaustively, and classes verified as absent."""
 
 
 def register() -> None:
-    """Register `lvis_v1_{train,val,test_dev,test_challenge}`, also with the ending `_fullysup`.
+    """Register `lvis_v1_{train,val,test_dev,test_challenge}`, also with the suffix `_fullysup`.
 
-    Detectron2 has the first four; they get the class filter for training. All others keep the
-    images without annotation, which are needed to count false positives.
+    Detectron2 has the first four; here their training sets get the base-class filter. All others keep
+    images without annotations, which are needed to count false positives.
     """
     root = datasets_root()
     classes = get_lvis_instances_meta("lvis_v1")["thing_classes"]
@@ -83,12 +83,12 @@ def load_lvis(annotation_file: str, image_root: str, *, base_only: bool = False)
 
     Args:
         annotation_file: LVIS JSON.
-        image_root: folder that holds `train2017`, `val2017`, ...
-        base_only: keep only annotations of frequent and common classes, number these 0 ... 865 by
-            ascending id, and leave out images without any: the base set of open-vocabulary LVIS.
+        image_root: folder with `train2017`, `val2017`, ...
+        base_only: keep only annotations of frequent and common classes, numbered 0 ... 865 by
+            ascending id, and drop images without any: the base set of open-vocabulary LVIS.
 
     Raises:
-        UserError: missing file, not in LVIS's format, ids that are not unique, or categories not numbered from 1.
+        UserError: missing file, not LVIS's format, duplicate ids, or categories not numbered from 1.
     """
     content = read_annotations(annotation_file, what="LVIS's JSON format", fix=FIX)
     if base_only:
@@ -108,13 +108,13 @@ def lvis_records(
     """Return the records of a file.
 
     Args:
-        content: of `read_annotations`.
-        classes: class number by `id_key` of a category; annotations of others are left out.
-        image_root: folder that holds `train2017`, `val2017`, ...; None leaves the names of the files out.
-        with_class_lists: add `neg_category_ids` and `not_exhaustive_category_ids`, whose ids are those of the file.
+        content: from `read_annotations`.
+        classes: class index by `id_key` of a category; annotations of others are dropped.
+        image_root: folder with `train2017`, `val2017`, ...; None omits file names.
+        with_class_lists: add `neg_category_ids` and `not_exhaustive_category_ids`, with the ids of the file.
 
     Raises:
-        UserError: an image without the name of its file.
+        UserError: an image without a file name.
     """
     frequency = {id_key(category["id"]): _frequency(category) for category in content.categories}
     records = []
@@ -141,9 +141,9 @@ def lvis_records(
 
 
 def drop_empty_images_as_upstream(records: Iterable[Record]) -> list[Record]:
-    """Return the records with annotations, those with most first, each cut to 500 annotations.
+    """Return the annotated records, those with most annotations first, each truncated to 500 annotations.
 
-    Upstream does this for validation too, so false positives on images without objects go unseen.
+    Upstream also does this for validation, so false positives on images without objects are not counted.
     """
     annotated = sorted((r for r in records if r["annotations"]), key=lambda r: -len(r["annotations"]))
     return [{**record, "annotations": record["annotations"][:MAX_ANNOTATIONS_UPSTREAM]} for record in annotated]
@@ -152,7 +152,7 @@ def drop_empty_images_as_upstream(records: Iterable[Record]) -> list[Record]:
 def _image_file(image: Entry, image_root: str, source: str) -> str:
     address = image.get("coco_url")
     if isinstance(address, str) and address:
-        # The address names the split folder: .../train2017/000000155379.jpg
+        # The URL contains the split folder: .../train2017/000000155379.jpg
         return str(Path(image_root, *address.split("/")[-2:]))
     return image_file(image, image_root, source)
 
@@ -166,7 +166,7 @@ def _class_number(category: Entry, source: str) -> int:
 
 
 def _frequency(category: Entry) -> str | None:
-    """Return r, c or f, from the number of training images with the class where only that is known."""
+    """Return r, c or f, derived from the class's number of training images if only that is given."""
     frequency, images = category.get("frequency"), category.get("image_count")
     if isinstance(frequency, str) and frequency in FREQUENCIES:
         return frequency

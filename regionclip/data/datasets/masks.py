@@ -1,4 +1,4 @@
-"""Masks as annotations and results have them: polygons and run lengths, checked before a library sees them."""
+"""Validation of masks in annotations and results: polygons and RLE, before pycocotools sees them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pycocotools import mask as mask_tools
 
 RunLengths = dict[str, Any]
 Size = tuple[int | None, int | None]
-"""(height, width) in pixels; None where it is not known, and no mask can be checked."""
+"""(height, width) in pixels; None if unknown, then masks cannot be checked."""
 
 SMALLEST_POLYGON = 6
-"""Numbers of a triangle."""
+"""Number of coordinates of a triangle."""
 
 
 def mask_problem(segmentation: Any, size: Size, mask_format: str) -> str | None:
-    """Return why a mask cannot be used, or None.
+    """Return why a mask is invalid, or None.
 
     Args:
-        segmentation: polygons [[x1, y1, x2, y2, ...], ...] or run lengths.
+        segmentation: polygons [[x1, y1, x2, y2, ...], ...] or RLE.
         size: of the image.
-        mask_format: "polygon", or "bitmask" where run lengths are welcome.
+        mask_format: "polygon", or "bitmask" to allow RLE.
     """
     if not segmentation:
         return "annotations without mask"
@@ -35,7 +35,7 @@ def mask_problem(segmentation: Any, size: Size, mask_format: str) -> str | None:
 
 
 def usable_mask(segmentation: Any, size: Size) -> list[list[float]] | RunLengths | None:
-    """Return run lengths as they are, or the polygons that have an area; None for what is no mask of an image."""
+    """Return RLE unchanged, or the polygons that have an area; None if it is no valid mask of the image."""
     if None in size:
         return None
     if isinstance(segmentation, dict):
@@ -47,7 +47,7 @@ def usable_mask(segmentation: Any, size: Size) -> list[list[float]] | RunLengths
 
 
 def as_run_lengths(mask: list[list[float]] | RunLengths, height: int, width: int) -> RunLengths:
-    """Return a mask of `usable_mask` as compressed run lengths."""
+    """Return a mask from `usable_mask` as compressed RLE."""
     if isinstance(mask, list):
         return mask_tools.merge(mask_tools.frPyObjects(mask, height, width))
     if isinstance(mask["counts"], list):

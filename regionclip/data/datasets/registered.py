@@ -1,4 +1,4 @@
-"""The records of registered datasets, whoever registered them."""
+"""Records of registered datasets, including those registered by users."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Record = dict[str, Any]
 FIX = "download or write the annotations again (datasets/README.md)"
 
 STOCK_COCO, STOCK_LVIS = "detectron2.data.datasets.coco", "detectron2.data.datasets.lvis"
-"""Modules of the functions that Detectron2's `register_coco_instances` and `register_lvis_instances` register."""
+"""Modules of the functions registered by Detectron2's `register_coco_instances` and `register_lvis_instances`."""
 
 
 def read_records(dataset_name: str) -> list[Record]:
-    """Return Detectron2's records of all images of a registered dataset, each with an image id of its own.
+    """Return Detectron2's records of all images of a registered dataset, with unique image ids.
 
-    Files that were registered with Detectron2's functions are read here, with the checks of all annotation files.
+    Files registered with Detectron2's functions are read by this package, with its annotation checks.
 
     Raises:
         UserError: the dataset cannot be read.
@@ -45,9 +45,9 @@ def read_records(dataset_name: str) -> list[Record]:
 
 
 def read_clean_records(dataset_name: str) -> list[Record]:
-    """Return the records of all images with the annotations that can be tested against; see `clean_test_records`.
+    """Return the records of all images with annotations that are valid for testing; see `clean_test_records`.
 
-    What is left out is logged once.
+    Dropped annotations are logged once.
 
     Raises:
         UserError: the dataset cannot be read.
@@ -60,7 +60,7 @@ def read_clean_records(dataset_name: str) -> list[Record]:
 
 
 def annotations_of(dataset_name: str) -> str:
-    """Return the annotation file of a registered dataset, or the name of one that has none."""
+    """Return the annotation file of a registered dataset, or the dataset name if it has none."""
     return str(MetadataCatalog.get(dataset_name).get("json_file", dataset_name))
 
 
@@ -76,7 +76,7 @@ def _stock_coco(dataset_name: str) -> list[Record]:
 
 
 def _learn_classes(dataset_name: str, content: AnnotationFile) -> None:
-    """Put names and ids of the classes into the metadata, as Detectron2 does on loading."""
+    """Set class names and ids in the metadata, as Detectron2 does on loading."""
     metadata = MetadataCatalog.get(dataset_name)
     names = [category["name"] for category in content.categories]
     numbers = {category["id"]: i for i, category in enumerate(content.categories)}
@@ -93,13 +93,13 @@ def _learn_classes(dataset_name: str, content: AnnotationFile) -> None:
 def _stock_lvis(dataset_name: str) -> list[Record]:
     metadata = MetadataCatalog.get(dataset_name)
     metadata.set(**get_lvis_instances_meta(dataset_name))
-    if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):  # classes of COCO on images of LVIS
+    if hasattr(metadata, "thing_dataset_id_to_contiguous_id"):  # COCO classes on LVIS images
         return _records_of_function(dataset_name)
     return load_lvis(metadata.json_file, str(metadata.image_root))
 
 
 def _check_records(records: Iterable[Record], dataset_name: str) -> None:
-    """Raise `UserError` for a record without a file, with no list of annotations, or without an id of its own."""
+    """Raise `UserError` for a record without a file, a list of annotations, or a unique id."""
     files: dict[str, Any] = {}
     for number, record in enumerate(records):
         file, annotations = record.get("file_name"), record.get("annotations")

@@ -1,4 +1,4 @@
-"""Registered datasets on their way to other processes."""
+"""Transfer of registered datasets to other processes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Registrations:
-    """All registered datasets, in a form that other processes understand."""
+    """All registered datasets, in picklable form."""
 
     functions: dict[str, bytes]
     metadata: dict[str, dict[str, Any]]
 
     @classmethod
     def of_this_process(cls) -> Registrations:
-        """Return what is registered here; a function that cannot be sent is left out with a warning."""
+        """Return the registrations of this process; a function that cannot be pickled is skipped with a warning."""
         functions = {}
         for name in DatasetCatalog.list():
             try:
                 functions[name] = cloudpickle.dumps(DatasetCatalog[name])
-            except Exception as error:  # whatever the function holds decides what is raised
+            except Exception as error:  # pickling can raise anything, depending on the function's contents
                 logger.warning("dataset %s stays unknown to the other processes: %s", name, error)
         return cls(functions, {name: MetadataCatalog.get(name).as_dict() for name in MetadataCatalog.list()})
 
     def install(self) -> None:
-        """Register them in this process, in the place of what has their names."""
+        """Register them in this process, replacing datasets of the same names."""
         for name, function in self.functions.items():
             DatasetCatalog.pop(name, None)
             DatasetCatalog.register(name, pickle.loads(function))

@@ -1,1 +1,1 @@
-"""Image-text pairs from tar shards, COCO captions, tables and upstream's TSV files, all by number."""
+"""Image-text pairs from tar shards, COCO captions, tables and upstream's TSV files, by index."""

@@ -1,7 +1,7 @@
-"""Nouns and noun phrases of captions: a small parser of its own, or spaCy where it is installed.
+"""Nouns and noun phrases of captions: a small rule-based parser, or spaCy if installed.
 
-Captions are plain: "a brown dog sits on the wooden bench". What is no closed-class word, no known
-adjective or adverb, and no verb by its form or place, is taken for a noun; a run of nouns is a phrase.
+Captions are simple: "a brown dog sits on the wooden bench". A word that is no closed-class word, no known
+adjective or adverb, and no verb by its form or position, is a noun; a run of nouns is a phrase.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from regionclip.errors import user_error
 
 Parser = Callable[[str], list[str]]
-"""Returns the nouns and noun phrases of a caption, in singular, in lower case."""
+"""Returns the nouns and noun phrases of a caption, singular and lower case."""
 
 MAX_WORDS = 200
-"""Words of a caption that are parsed."""
+"""Maximum number of parsed words of a caption."""
 
 _WORD_CLASSES = Path(__file__).with_name("english.txt")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|[^\s]")
@@ -124,7 +124,7 @@ def spacy_parser(model: str = "en_core_web_sm") -> Parser:
 
 
 def _runs(words: Sequence[Any], belongs: Callable[[int, bool], bool]) -> Iterator[list[Any]]:
-    """Yield the longest runs of words for which `belongs(number, whether in a run)`."""
+    """Yield the maximal runs of words for which `belongs(index, whether in a run)`."""
     run: list[Any] = []
     for i, word in enumerate(words):
         if belongs(i, bool(run)):

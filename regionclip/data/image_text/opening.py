@@ -1,4 +1,4 @@
-"""From a path and the name of a format to sources of pairs."""
+"""Opening image-text sources by path and format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from regionclip.files import resolve_path
 
 
 def open_pairs(path: str, factory: str) -> list[PairSource]:
-    """Return the sources that an entry of PATH_TRAIN names; `a+b` names several.
+    """Return the sources of an entry of PATH_TRAIN; `a+b` names several.
 
     Args:
         path: file, or folder of files.
         factory: entry of FACTORY_TRAIN, a name in `FACTORIES`.
 
     Raises:
-        UserError: unknown factory, nothing there, or a file that is not what it should be.
+        UserError: unknown factory, nothing found, or a malformed file.
     """
     if factory not in FACTORIES:
         raise user_error("DATASETS.FACTORY_TRAIN", " or ".join(FACTORIES), repr(factory), "choose one of them")

@@ -1,4 +1,4 @@
-"""Image-text pairs by number, in memory or in large files."""
+"""Image-text pairs by index, in memory or in large files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from detectron2.data import DatasetFromList
 
 CAPTION_KEYS = ("caption", "captions", "text", "tags")
-"""Keys of JSON texts, and columns of tables, that hold words."""
+"""JSON keys and table columns that hold captions or tags."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with its text, not decoded."""
+    """One image, not decoded, with its text."""
 
     key: str
     """Unique name of the sample within its source."""
@@ -28,17 +28,17 @@ class Pair:
 
 
 class PairSource(ABC):
-    """Pairs by number, in groups that lie together on disk."""
+    """Pairs by index, in groups that are stored together on disk."""
 
     group_sizes: list[int]
-    """Pairs in each group: a shard, or all."""
+    """Number of pairs in each group: a shard, or all."""
 
     @abstractmethod
     def __getitem__(self, number: int) -> Pair:
-        """Read a pair; raises `OSError` or `ValueError` where it is damaged."""
+        """Read a pair; raises `OSError` or `ValueError` if it is damaged."""
 
     def text(self, number: int) -> str:
-        """Read the text of a pair alone."""
+        """Read only the text of a pair."""
         return self[number].text
 
     def __len__(self) -> int:
@@ -47,10 +47,10 @@ class PairSource(ABC):
 
 
 class PathPairs(PairSource):
-    """Pairs whose images are files."""
+    """Pairs whose images are separate files."""
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
-        """Make a source of pairs, kept as bytes."""
+        """Create a source of pairs, stored as bytes."""
         entries = [(pair.key, str(pair.image), pair.text) for pair in pairs]
         self.entries = DatasetFromList(entries, copy=False) if entries else entries
         self.group_sizes = [len(entries)]
@@ -62,10 +62,10 @@ class PathPairs(PairSource):
 
 
 class FilePairs(PairSource):
-    """Pairs that lie in large files, found by an index."""
+    """Pairs stored in large files, located by an index."""
 
     def __init__(self, files: Sequence[Path], index: Callable[[Path], Any]) -> None:
-        """Make a source; `index` lists where the pairs of a file lie."""
+        """Create a source; `index` returns the positions of the pairs in a file."""
         self.files = list(files)
         self.entries = [index(path) for path in self.files]
         self.group_sizes = [len(entries) for entries in self.entries]
@@ -79,7 +79,7 @@ class FilePairs(PairSource):
 
 
 def read_json(text: str) -> Any:
-    """Return a JSON object or list, and nothing for any other text."""
+    """Return a JSON object or list, and None for any other text."""
     try:
         content = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""WebDataset tar shards by number, with an index of what each holds and has lost."""
+"""WebDataset tar shards by index, with a cached index per shard that also records damage."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ INDEX_ENDING = ".index.json"
 
 
 class ShardPairs(FilePairs):
-    """WebDataset shards: tar files with `key.jpg` and `key.txt` or `key.json` side by side.
+    """WebDataset shards: tar files with `key.jpg` and `key.txt` or `key.json` next to each other.
 
-    An index of each shard, made on the first visit, is kept beside it. What a damaged shard has lost
-    is logged; it gives the pairs before the damage.
+    An index of each shard is created on first use and stored next to it. Losses in a damaged shard
+    are logged; the pairs before the damage are used.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Make a source of tar files; raises `UserError` for one without a pair."""
+        """Create a source of tar files; raises `UserError` for one without a pair."""
         super().__init__(files, read_shard)
 
     def __getitem__(self, number: int) -> Pair:
@@ -42,24 +42,24 @@ class ShardPairs(FilePairs):
             return Pair(f"{path.name}/{_key_of(name)[0]}", _read(file, *places[:2]), _text(file, places))
 
     def text(self, number: int) -> str:
-        """Read the text of a pair alone."""
+        """Read only the text of a pair."""
         path, places = self.locate(number)
         with path.open("rb") as file:
             return _text(file, places)
 
 
 def read_shard(path: Path) -> NDArray[np.int64]:
-    """Return offset and size of image, JSON and text of each pair of a tar file: int64 [N, 6], size 0 for none.
+    """Return offset and size of image, JSON and text of each pair of a tar file: int64 [N, 6], size 0 if missing.
 
     Raises:
-        UserError: there is no pair in it.
+        UserError: the file has no pair.
     """
     cache, state = Path(f"{path}{INDEX_ENDING}"), [path.stat().st_size, path.stat().st_mtime_ns]
     content = read_json(cache.read_text(errors="replace")) if cache.is_file() else None
     if not isinstance(content, dict) or content.get("version") != 1 or content.get("state") != state:
         pairs, lost = _index_shard(path)
         content = {"version": 1, "state": state, "lost": lost, "pairs": pairs}
-        with contextlib.suppress(OSError):  # in a read-only folder it is made again each time
+        with contextlib.suppress(OSError):  # in a read-only folder it is created again each time
             write_json(cache, content)
     if content["lost"]:
         logger.warning("%s: %s", path, content["lost"])
@@ -72,7 +72,7 @@ def read_shard(path: Path) -> NDArray[np.int64]:
 
 
 def _index_shard(path: Path) -> tuple[list[list[int]], str]:
-    """Return the places of the pairs, and a sentence on what is missing."""
+    """Return the positions of the pairs, and a description of what is missing."""
     members: dict[str, dict[str, tuple[int, int]]] = {}
     size, end, alone = path.stat().st_size, 0, 0
     with contextlib.suppress(tarfile.ReadError), tarfile.open(path, "r:") as archive:
@@ -91,7 +91,7 @@ def _index_shard(path: Path) -> tuple[list[list[int]], str]:
             pairs.append([*parts["image"], *parts.get(".json", (0, 0)), *parts.get(".txt", (0, 0))])
         else:
             alone += 1
-    # An archive ends with two empty blocks; Python's reader takes damage for the end.
+    # A complete archive ends with two empty blocks; Python's reader takes damage for the end.
     with path.open("rb") as file:
         file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
         rest = file.read(2 * tarfile.BLOCKSIZE)
@@ -102,7 +102,7 @@ def _index_shard(path: Path) -> tuple[list[list[int]], str]:
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """Return the key of a member, all before the first dot of its name, and `image` or its ending."""
+    """Return the key of a member, which is its name before the first dot, and `image` or its extension."""
     folder, _, base = name.removeprefix("./").rpartition("/")
     stem, _, endings = base.partition(".")
     ending = f".{endings.rsplit('.', 1)[-1].lower()}"
@@ -110,7 +110,7 @@ def _key_of(name: str) -> tuple[str, str]:
 
 
 def _text(file: Any, places: Any) -> str:
-    """Return the JSON of a pair where it has words, else its text."""
+    """Return the JSON of a pair if it has captions or tags, else its text."""
     texts = [_read(file, *places[i : i + 2]).decode("utf-8", "replace") for i in (2, 4) if places[i + 1]]
     if len(texts) == 2 and not _has_words(read_json(texts[0])):
         return texts[1]

@@ -1,4 +1,4 @@
-"""Captions of picture files: COCO's format, and tables."""
+"""Captions of image files: COCO's format, and tables."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from regionclip.data.image_text.pairs import CAPTION_KEYS, Pair, PathPairs
 from regionclip.errors import user_error
 
 FILE_KEYS = ("file_name", "filename", "filepath", "image", "path")
-"""Columns of tables that hold file names."""
+"""Table columns that hold file names."""
 
 
 def read_coco_captions(path: Path) -> PathPairs:
-    """Return the pairs of a COCO captions file: an image with all its captions.
+    """Return the pairs of a COCO captions file: each image with all its captions.
 
-    Images lie in `../../SPLIT` of `annotations/captions_SPLIT.json`, or beside the file.
+    Images are in `../../SPLIT` of `annotations/captions_SPLIT.json`, or next to the file.
     """
     fix = "name a captions_*.json file"
     content = read_annotation_file(path, what="COCO's captions format", fix=fix, key="annotations")
@@ -65,7 +65,7 @@ def read_table(path: Path) -> PathPairs:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)
-    # Quotation marks are part of the words in TSV files.
+    # Quotation marks are part of the text in TSV files.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         yield from csv.DictReader(file, **dialect)

@@ -1,4 +1,4 @@
-"""Upstream's TSV files by number: pictures in base64 beside texts, line by line."""
+"""Upstream's TSV files by index: base64 images and texts in parallel lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from regionclip.files import atomic_write
 
 
 class TSVPairs(FilePairs):
-    """Upstream's TSV files: `images*.tsv` with key and base64, `text*.tsv` with key and text, line by line."""
+    """Upstream's TSV files: `images*.tsv` with key and base64, `text*.tsv` with key and text, in parallel lines."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Make a source of image files; their text files lie beside them."""
+        """Create a source of image files; their text files are next to them."""
         self.texts = {path: text_file_of(path) for path in files}
         super().__init__(files, lambda path: _tsv_lines(path, self.texts[path]))
 
@@ -27,7 +27,7 @@ class TSVPairs(FilePairs):
         """Read a pair.
 
         Raises:
-            ValueError: the two lines do not belong together, or are no TSV.
+            ValueError: the two lines have different keys, or are no TSV.
         """
         path, (image_at, text_at) = self.locate(number)
         key, image = _line(path, image_at)
@@ -37,16 +37,16 @@ class TSVPairs(FilePairs):
         return Pair(f"{path.name}/{key}", base64.b64decode(image, validate=True), text)
 
     def text(self, number: int) -> str:
-        """Read the text of a pair alone."""
+        """Read only the text of a pair."""
         path, (_, text_at) = self.locate(number)
         return _line(self.texts[path], text_at)[1]
 
 
 def text_file_of(path: Path) -> Path:
-    """Return the text file that upstream reads beside an image file.
+    """Return the text file that upstream reads along with an image file.
 
     Raises:
-        UserError: its name does not say that it holds images.
+        UserError: the file name is not that of an image file.
     """
     for old, new in (("images", "text"), ("image", "text"), ("img", "caption")):
         if old in path.name:
@@ -56,7 +56,7 @@ def text_file_of(path: Path) -> Path:
 
 
 def line_index(path: Path) -> NDArray[np.int64]:
-    """Return the byte offset of each line: from `<stem>.lineidx`, which is written where it is missing or stale."""
+    """Return the byte offset of each line: from `<stem>.lineidx`, which is written if missing or stale."""
     index = path.with_suffix(".lineidx")
     if index.is_file():
         found = _numbers(index)

@@ -1,4 +1,4 @@
-"""Writing image-text pairs: tar shards, and upstream's TSV files."""
+"""Writing of image-text pairs: tar shards, and upstream's TSV files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from regionclip.errors import user_error
 from regionclip.files import atomic_write
 
 PAIRS_IN_FILE = 10_000
-"""Pairs of a shard, unless told otherwise."""
+"""Default number of pairs per file."""
 
 
 def write_shards(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FILE) -> list[Path]:
     """Write WebDataset shards `00000.tar`, ... of `size` pairs each; return the files.
 
     Raises:
-        UserError: the folder has shards already.
+        UserError: the folder already has shards.
     """
     _refuse_old(folder, "*.tar")
     written = []
@@ -48,7 +48,7 @@ def write_tsv(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FI
         The image files.
 
     Raises:
-        UserError: the folder has such files already.
+        UserError: the folder already has such files.
     """
     _refuse_old(folder, "images-*.tsv")
     written = []
@@ -67,12 +67,12 @@ def write_tsv(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FI
 
 
 def image_bytes(pair: Pair) -> bytes:
-    """Return the encoded picture of a pair."""
+    """Return the encoded image of a pair."""
     return pair.image if isinstance(pair.image, bytes) else pair.image.read_bytes()
 
 
 def image_ending(image: bytes) -> str:
-    """Return the file ending of an encoded picture; `jpg` where none fits, since the content decides on reading."""
+    """Return the extension of an encoded image; `jpg` if unknown, since reading relies on the content."""
     try:
         with Image.open(io.BytesIO(image)) as picture:
             ending = str(picture.format).lower()
