@@ -1,4 +1,4 @@
-"""From a dataset's metadata to its evaluator."""
+"""Evaluator of a registered dataset, selected by its metadata."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
     """Return the evaluator of a registered dataset.
 
     Args:
-        cfg: names the implementation of the metrics.
+        cfg: selects the implementation of the metrics.
         dataset_name: registered dataset.
         output_dir: for the files.
-        class_count: classes of the detector; pictures without annotations take any number.
+        class_count: number of the detector's classes; arbitrary for images without annotations.
 
     Raises:
-        UserError: the dataset has a kind of ground truth that no evaluator here reads.
+        UserError: no evaluator supports the dataset's kind of ground truth.
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind, backend = metadata.get("evaluator_type"), cfg.TEST.EVALUATION_BACKEND
@@ -38,7 +38,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
     of_function = partial(read_clean_records, dataset_name)
     if kind == "coco":
         if not hasattr(metadata, "thing_dataset_id_to_contiguous_id") and dataset_name in DatasetCatalog:
-            of_function()  # the classes of a COCO set of the user's are learned on loading it
+            of_function()  # the classes of a user's COCO dataset are known after loading it
         class_ids = _class_ids(dataset_name)
         ids, groups = list(class_ids.values()), metadata.get("class_groups")
         read = partial(read_coco_truth, file, ids, root) if file else of_function
@@ -59,9 +59,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
 
 
 def _class_ids(dataset_name: str) -> dict[str, Any]:
-    """Return the category id of each class by name, in the order of the class numbers; names given twice get the id."""
+    """Return the category id of each class by name, in class order; duplicate names get the id appended."""
     names = _class_names(dataset_name)
-    # As Detectron2: without ids of their own, classes are numbered from 0.
+    # As in Detectron2: without given ids, classes are numbered from 0.
     numbers = MetadataCatalog.get(dataset_name).get(
         "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(names))}
     )
@@ -73,7 +73,7 @@ def _class_ids(dataset_name: str) -> dict[str, Any]:
 
 
 def _class_names(dataset_name: str) -> Sequence[str]:
-    """Return the names of the classes; raises `UserError` for a function of a user's that does not say them."""
+    """Return the class names; raises `UserError` for a user's dataset function without class names."""
     names = MetadataCatalog.get(dataset_name).get("thing_classes")
     if names is None:
         fix = "set thing_classes in MetadataCatalog"

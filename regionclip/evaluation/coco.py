@@ -1,4 +1,4 @@
-"""COCO's metrics, and AP50 over the base and novel classes."""
+"""COCO's metrics, and AP50 of base and novel classes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from regionclip.evaluation.predictions import PredictionWriter, Results, for_tas
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""Names of COCO's twelve figures, in the order of `COCOeval.stats`."""
+"""Names of COCO's twelve metrics, in the order of `COCOeval.stats`."""
 
 IOU_50, ALL_AREAS, MAX_DETECTIONS_100 = 0, 0, 2
-"""Positions in COCO's table of precisions [IoU, recall, class, area, detections]."""
+"""Indices in COCO's precision table [IoU, recall, class, area, detections]."""
 
 _UPSTREAM_LOG_NAMES = {"novel": "target", "base": "base", "all": "all"}
 
 COCOEvaluation = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""The twelve figures, and the precisions [10 IoU, 101 recall, K classes, 4 areas, 3 limits]; -1 is no value."""
+"""The twelve metrics, and the precisions [10 IoU, 101 recall, K classes, 4 areas, 3 limits]; -1 means undefined."""
 
 
 def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, task: str) -> COCOEvaluation:
-    """Evaluate with faster-coco-eval, the same figures in a fraction of the time."""
+    """Evaluate with faster-coco-eval: the same metrics in a fraction of the time."""
     truth = indexed(faster_coco_eval.COCO(), content)
     evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(for_task(results, task)), task)
     return _run(evaluation)
 
 
 def evaluate_with_pycocotools(content: dict[str, Any], results: Results, task: str) -> COCOEvaluation:
-    """Evaluate with COCO's own implementation."""
+    """Evaluate with the official implementation, pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = indexed(pycocotools.coco.COCO(), content)
         return _run(pycocotools.cocoeval.COCOeval(truth, truth.loadRes(for_task(results, task)), task))
@@ -61,9 +61,9 @@ BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], COCOEvaluation]] = 
 
 
 def mean_ap50(precisions: NDArray[np.float64], classes: Sequence[int]) -> float:
-    """Return the mean AP50 in percent over `classes` (positions), leaving out classes without objects.
+    """Return the mean AP50 in percent over `classes` (indices), ignoring classes without objects.
 
-    NaN when none of them has objects.
+    NaN if none of them has objects.
     """
     values = precisions[IOU_50, :, list(classes), ALL_AREAS, MAX_DETECTIONS_100]
     values = values[values > -1]
@@ -71,10 +71,10 @@ def mean_ap50(precisions: NDArray[np.float64], classes: Sequence[int]) -> float:
 
 
 class COCODetectionEvaluator(PredictionWriter):
-    """Writes `coco_instances_results.json` and returns COCO's figures in percent.
+    """Writes `coco_instances_results.json` and returns COCO's metrics in percent.
 
-    For each task `bbox` (and `segm`): the twelve figures, `AP-<class>`, and for datasets with
-    groups of classes `AP50-novel`, `AP50-base`, `AP50-all`.
+    For each task `bbox` (and `segm`): the twelve metrics, `AP-<class>`, and for datasets with
+    class groups `AP50-novel`, `AP50-base`, `AP50-all`.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class COCODetectionEvaluator(PredictionWriter):
         class_groups: Mapping[str, Sequence[str]] | None = None,
         backend: str = "faster",
     ) -> None:
-        """Make an evaluator.
+        """Create an evaluator.
 
         Args:
-            annotations: COCO JSON of the ground truth, or what reads its records.
+            annotations: COCO JSON of the ground truth, or a function that reads its records.
             output_dir: for the files.
-            class_names: by contiguous class number, in ascending order of category id.
-            category_ids: by contiguous class number.
+            class_names: by contiguous class index, in ascending order of category id.
+            category_ids: by contiguous class index.
             class_groups: class names by group (`novel`, `base`).
             backend: a key of `BACKENDS`.
         """
@@ -104,7 +104,7 @@ class COCODetectionEvaluator(PredictionWriter):
         self.backend = BACKENDS[backend]
 
     def metrics(self, results: Results) -> dict[str, Any]:
-        """Return `{task: {metric: percent}}`; NaN where the ground truth or the detections are empty."""
+        """Return `{task: {metric: percent}}`; NaN if the ground truth or the detections are empty."""
         if not results:
             logger.warning("No detections at all: every figure is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
@@ -132,7 +132,7 @@ class COCODetectionEvaluator(PredictionWriter):
         groups = {group: [position[name] for name in names] for group, names in self.class_groups.items()}
         groups["all"] = list(position.values())
         metrics = {group: mean_ap50(precisions, members) for group, members in groups.items()}
-        for group, value in metrics.items():  # upstream's lines, as fractions, for scripts that read logs
+        for group, value in metrics.items():  # upstream's log lines, as fractions, for scripts that read logs
             logger.info("%s AP50_split_%s AP: %s", task, _UPSTREAM_LOG_NAMES[group], value / 100)
         return {f"AP50-{group}": value for group, value in metrics.items()}
 

@@ -1,4 +1,4 @@
-"""What detections are compared with: cleaned annotations under numbers of our own, the same for every library."""
+"""Ground truth for evaluation: cleaned annotations with renumbered ids, the same for every library."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from regionclip.evaluation.predictions import Results
 Record = dict[str, Any]
 
 ReadRecords = Callable[[], Sequence[Record]]
-"""Gives all images of a test set as Detectron2's records, cleaned by `clean_test_records`."""
+"""Returns all images of a test set as Detectron2's records, cleaned by `clean_test_records`."""
 
 Annotations = str | Path | ReadRecords
-"""Ground truth as an evaluator takes it: a file, or what gives its records."""
+"""Ground truth for an evaluator: a file, or a function that returns its records."""
 
 _FIX = "download or write the annotations again (datasets/README.md)"
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotations for one task, and the way from the ids of results to their numbers."""
+    """Annotations for one task, and the mapping from the ids in results to their numbers."""
 
     content: dict[str, Any]
     """In COCO's format: images, categories and annotations are numbered 1, 2, ... in the order of their ids."""
     images: Mapping[Any, int]
-    """Number by image id, as it is and as `id_key`."""
+    """Number by image id, as given and as `id_key`."""
     categories: Mapping[Any, int]
-    """Number by category id, as it is and as `id_key`."""
+    """Number by category id, as given and as `id_key`."""
 
     def numbered(self, results: Results) -> Results:
-        """Return results with the numbers of this ground truth."""
+        """Return results with the ids of this ground truth."""
         return _NumberedResults(results, self)
 
 
 class _NumberedResults(Collection[dict[str, Any]]):
-    """Results in COCO's format, numbered like a ground truth; made anew each time they are gone through."""
+    """Results in COCO's format with the ids of a ground truth; generated on each iteration."""
 
     def __init__(self, results: Results, truth: GroundTruth) -> None:
         self.all, self.truth = results, truth
@@ -78,17 +78,17 @@ def _numbers(ids: Sequence[Any]) -> dict[Any, int]:
 
 
 def coco_reader(annotations: Annotations, category_ids: Sequence[Any]) -> ReadRecords:
-    """Return what reads the records of COCO annotations; `category_ids` are those of the file by class number."""
+    """Return a function that reads COCO records; `category_ids` are those of the file by class index."""
     return annotations if callable(annotations) else partial(read_coco_truth, annotations, category_ids)
 
 
 def lvis_reader(annotations: Annotations, category_ids: Sequence[Any]) -> ReadRecords:
-    """Return what reads the records of LVIS annotations; `category_ids` are those of the file by class number."""
+    """Return a function that reads LVIS records; `category_ids` are those of the file by class index."""
     return annotations if callable(annotations) else partial(read_lvis_truth, annotations, category_ids)
 
 
 def read_coco_truth(path: str | Path, category_ids: Sequence[Any], image_root: str | None = None) -> list[Record]:
-    """Return the cleaned records of a COCO file; without `image_root` no image file is looked at.
+    """Return the cleaned records of a COCO file; without `image_root` no image file is opened.
 
     Raises:
         UserError: the file cannot be read.
@@ -98,7 +98,7 @@ def read_coco_truth(path: str | Path, category_ids: Sequence[Any], image_root: s
 
 
 def read_lvis_truth(path: str | Path, category_ids: Sequence[Any], image_root: str | None = None) -> list[Record]:
-    """Return the cleaned records of an LVIS file; without `image_root` no image file is looked at.
+    """Return the cleaned records of an LVIS file; without `image_root` no image file is opened.
 
     Raises:
         UserError: the file cannot be read.
@@ -122,21 +122,21 @@ def coco_truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks:
 
     Args:
         records: cleaned by `clean_test_records`.
-        category_ids: of the dataset by class number.
-        masks: leave out objects without a usable mask, as training does where masks are learned.
+        category_ids: of the dataset by class index.
+        masks: drop objects without a valid mask, as training with masks does.
     """
     return _truth(records, category_ids, masks=masks, is_lvis=False)
 
 
 def lvis_truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks: bool = False) -> GroundTruth:
-    """Return LVIS's ground truth, with the classes that are known to be absent or not annotated in full.
+    """Return LVIS's ground truth, including classes verified as absent or not annotated exhaustively.
 
-    LVIS has no crowds. The frequency of a class is that of its objects: without any, it is in no figure anyway.
+    LVIS has no crowds. A class gets the frequency of its objects; without objects it is in no metric anyway.
 
     Args:
         records: cleaned by `clean_test_records`.
-        category_ids: of the dataset by class number.
-        masks: leave out objects without a usable mask, as training does where masks are learned.
+        category_ids: of the dataset by class index.
+        masks: drop objects without a valid mask, as training with masks does.
     """
     return _truth(records, category_ids, masks=masks, is_lvis=True)
 
@@ -163,7 +163,7 @@ def _truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks: boo
 
 
 def _object(annotation: Record, record: Record, masks: bool) -> Record:
-    """Return an object in COCO's format, without its ids."""
+    """Return an object in COCO's format, without ids."""
     entry = {
         "category_id": annotation["category_id"] + 1,
         "bbox": _corner_and_size(annotation),
@@ -182,7 +182,7 @@ def _corner_and_size(annotation: Record) -> list[float]:
 
 
 def _area(annotation: Record, record: Record) -> float:
-    """Return the area of an object in square pixels: what its annotation says, else of its mask, else of its box."""
+    """Return the area of an object in square pixels: from its annotation, else its mask, else its box."""
     area = annotation.get("area")
     if isinstance(area, int | float) and 0 < area < math.inf:
         return area

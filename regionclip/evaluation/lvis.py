@@ -1,4 +1,4 @@
-"""LVIS's metrics: federated ground truth, 300 detections an image, frequency groups."""
+"""LVIS's metrics: federated ground truth, 300 detections per image, frequency groups."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from regionclip.evaluation.predictions import PredictionWriter, Results, for_tas
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-"""LVIS's nine precision figures; `r`, `c`, `f` are the rare, common and frequent classes."""
+"""LVIS's nine AP metrics; `r`, `c`, `f` are the rare, common and frequent classes."""
 
 MAX_DETECTIONS = 300
-"""Detections of an image that LVIS looks at, over all classes."""
+"""Maximum number of detections per image in LVIS, over all classes."""
 
 CLASSES_AT_ONCE = 64
-"""Classes that faster-coco-eval sees together: it keeps a table of every image with every class."""
+"""Chunk of classes for faster-coco-eval, which keeps a table of all images and classes."""
 
 _AREAS = {"s": 1, "m": 2, "l": 3}
 _FREQUENCIES = ("r", "c", "f")
@@ -34,12 +34,12 @@ _IOU_50, _IOU_75 = 0, 5
 
 
 def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, task: str) -> dict[str, float]:
-    """Evaluate with faster-coco-eval, the same figures in a fraction of the time; -1 is no value."""
+    """Evaluate with faster-coco-eval: the same metrics in a fraction of the time; -1 means undefined."""
     by_class = defaultdict(list)
     for result in for_task(_checked(content, limit_detections(results, MAX_DETECTIONS)), task):
         by_class[result["category_id"]].append(result)
     truth = indexed(faster_coco_eval.COCO(), content)
-    # Classes that lie far apart in the list are as frequent on the whole as any others.
+    # Classes at a stride in the list balance their frequencies over the chunks.
     classes = sorted(truth.getCatIds())
     count = -(-len(classes) // CLASSES_AT_ONCE)
     precisions: dict[int, NDArray[np.float64]] = {}
@@ -57,7 +57,7 @@ def _precisions(
     evaluation = _FasterEvaluation(truth, truth.loadRes(results), task, lvis_style=True)
     evaluation.params.catIds = list(classes)
     objects = (truth.anns[number] for number in truth.getAnnIds(catIds=classes))
-    # No other image changes these classes' precision.
+    # Other images do not change the precision of these classes.
     evaluation.params.imgIds = sorted({item["image_id"] for item in itertools.chain(results, objects)})
     evaluation.params.maxDets = [MAX_DETECTIONS]
     if not evaluation.params.imgIds:
@@ -69,7 +69,7 @@ def _precisions(
 
 
 def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, classes: Sequence[int]) -> dict[str, float]:
-    """Return the nine figures from precisions [10 IoU, 101 recall, K, 4 areas]."""
+    """Return the nine metrics from precisions [10 IoU, 101 recall, K, 4 areas]."""
     frequencies = np.array([truth.cats[number].get("frequency") for number in classes])
     tables = {"AP": precisions[..., 0], "AP50": precisions[_IOU_50, ..., 0], "AP75": precisions[_IOU_75, ..., 0]}
     tables |= {f"AP{name}": precisions[..., area] for name, area in _AREAS.items()}
@@ -79,15 +79,15 @@ def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, clas
 
 
 class _FasterEvaluation(faster_coco_eval.COCOeval_faster):
-    """The fast evaluation of LVIS, without its frequency groups, which `_figures` makes."""
+    """faster-coco-eval's LVIS evaluation, without its frequency groups, which `_figures` computes."""
 
     def _prepare_freq_group(self) -> list[list[int]]:
         return []
 
 
 def evaluate_with_lvis(content: dict[str, Any], results: Results, task: str) -> dict[str, float]:
-    """Evaluate with LVIS's own implementation; -1 is no value."""
-    from regionclip.evaluation.lvis_official import evaluate  # brings matplotlib's windows
+    """Evaluate with LVIS's official implementation; -1 means undefined."""
+    from regionclip.evaluation.lvis_official import evaluate  # imports matplotlib.pyplot
 
     figures = evaluate(content, for_task(results, task), task, MAX_DETECTIONS)
     return {name: float(figures[name]) for name in METRICS}
@@ -101,7 +101,7 @@ BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], dict[str, float]]] 
 
 
 def limit_detections(results: Results, limit: int) -> Iterator[dict[str, Any]]:
-    """Yield the `limit` best results of each image, as LVIS does, in the order of `results`; of ties, the first."""
+    """Yield the `limit` best results of each image, as LVIS does, in the order of `results`; the first of ties."""
     images = np.fromiter((result["image_id"] for result in results), np.int64, len(results))
     scores = np.fromiter((result["score"] for result in results), np.float64, len(results))
     order = np.lexsort((-scores, images))
@@ -113,9 +113,9 @@ def limit_detections(results: Results, limit: int) -> Iterator[dict[str, Any]]:
 
 
 def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the results whose class was looked for in their image; LVIS ignores all others.
+    """Yield the results whose class is annotated for their image; LVIS ignores all others.
 
-    faster-coco-eval drops them too, but fails before on masks in images that have nothing else.
+    faster-coco-eval drops them too, but fails before on masks in images that have no other results.
     """
     classes = {image["id"]: set(image["neg_category_ids"]) for image in truth["images"]}
     for annotation in truth["annotations"]:
@@ -124,17 +124,17 @@ def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterat
 
 
 class LVISDetectionEvaluator(PredictionWriter):
-    """Writes `lvis_instances_results.json` and returns LVIS's figures in percent."""
+    """Writes `lvis_instances_results.json` and returns LVIS's metrics in percent."""
 
     def __init__(
         self, annotations: Annotations, output_dir: str | Path, *, category_ids: Sequence[int], backend: str = "faster"
     ) -> None:
-        """Make an evaluator.
+        """Create an evaluator.
 
         Args:
-            annotations: LVIS JSON of the ground truth, or what reads its records.
+            annotations: LVIS JSON of the ground truth, or a function that reads its records.
             output_dir: for the files.
-            category_ids: the dataset's ids by contiguous class number.
+            category_ids: the dataset's ids by contiguous class index.
             backend: a key of `BACKENDS`.
         """
         super().__init__(output_dir, "lvis_instances_results.json", category_ids)
@@ -142,7 +142,7 @@ class LVISDetectionEvaluator(PredictionWriter):
         self.backend = BACKENDS[backend]
 
     def metrics(self, results: Results) -> dict[str, Any]:
-        """Return `{task: {metric: percent}}`; NaN where the ground truth or the detections are empty."""
+        """Return `{task: {metric: percent}}`; NaN if the ground truth or the detections are empty."""
         if not results:
             logger.warning("No detections at all: every figure is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}

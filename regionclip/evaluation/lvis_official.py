@@ -1,4 +1,4 @@
-"""LVIS's own evaluation, which needs minutes and gigabytes: what the fast one is compared with."""
+"""LVIS's official evaluation, which needs minutes and gigabytes: the reference for the fast one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FREQUENCIES = ("r", "c", "f")
 
 
 class _OwnEvaluation(lvis.LVISEval):
-    """LVIS's own evaluation, for classes of unknown frequency too: they are in no frequency group."""
+    """LVIS's official evaluation, also for classes of unknown frequency, which are in no frequency group."""
 
     def _prepare_freq_group(self) -> list[list[int]]:
         known = [category["frequency"] for category in self.lvis_gt.load_cats(self.params.cat_ids)]
@@ -24,7 +24,7 @@ class _OwnEvaluation(lvis.LVISEval):
 
 
 class _Truth(lvis.LVIS):
-    """LVIS's own index of a ground truth that is no file."""
+    """LVIS's index of a ground truth in memory."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.logger = logging.getLogger(lvis.__name__)
@@ -37,9 +37,9 @@ def evaluate(content: dict[str, Any], results: Results, task: str, max_detection
 
     Args:
         content: ground truth, as in an LVIS file.
-        results: with boxes or with masks, as the task needs them.
+        results: with boxes or masks, depending on the task.
         task: bbox or segm.
-        max_detections: of an image, over all classes.
+        max_detections: per image, over all classes.
     """
     truth = _Truth(content)
     evaluation = _OwnEvaluation(truth, lvis.LVISResults(truth, results, max_dets=max_detections), task)
@@ -50,7 +50,7 @@ def evaluate(content: dict[str, Any], results: Results, task: str, max_detection
 
 @contextmanager
 def _numpy_float_alias() -> Iterator[None]:
-    """Give NumPy back the alias `float`, which lvis 0.5.3 still uses and NumPy 1.24 removed."""
+    """Restore NumPy's alias `float`, which lvis 0.5.3 still uses and NumPy 1.24 removed."""
     if hasattr(np, "float"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Collecting detections over processes and writing them in the published files."""
+"""Collection of detections from all processes, written to the published result files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Prediction = dict[str, Any]
 
 
 Results = Collection[dict[str, Any]]
-"""Detections in COCO's format, which may be made anew each time they are gone through."""
+"""Detections in COCO's format, which may be generated on each iteration."""
 
 
 class PackedPredictions(Collection[Prediction]):
-    """Predictions as bytes, in the order of their coming: a tenth of the memory that Python's objects take."""
+    """Predictions as bytes, in order of arrival: a tenth of the memory of Python objects."""
 
     def __init__(self, packed: Iterable[bytes] = ()) -> None:
-        """Take what `packed` of others holds."""
+        """Start with the `packed` bytes of other instances."""
         self.packed = list(packed)
 
     def __len__(self) -> int:
@@ -36,22 +36,22 @@ class PackedPredictions(Collection[Prediction]):
         return len(self.packed)
 
     def __iter__(self) -> Iterator[Prediction]:
-        """Unpack one image after the other."""
+        """Unpack image by image."""
         classes: dict[int, int] = {}
         for packed in self.packed:
             prediction = pickle.loads(packed)
             for result in prediction["instances"]:
-                # One object for equal numbers: those of a million boxes take a hundred megabytes.
+                # One object for equal ids: separate ones take 100 MB for a million boxes.
                 result["image_id"] = prediction["image_id"]
                 result["category_id"] = classes.setdefault(result["category_id"], result["category_id"])
             yield prediction
 
     def __contains__(self, prediction: object) -> bool:
-        """Return whether an image was predicted just so."""
+        """Return whether an equal prediction is included."""
         return any(prediction == own for own in self)
 
     def extend(self, predictions: Iterable[Prediction]) -> None:
-        """Add images."""
+        """Append images."""
         self.packed += map(pickle.dumps, predictions)
 
 
@@ -59,7 +59,7 @@ class ResultsOfAll(Collection[dict[str, Any]]):
     """The results of all images, with the category ids of the dataset."""
 
     def __init__(self, predictions: Collection[Prediction], category_ids: Sequence[int]) -> None:
-        """Unpack nothing yet; `category_ids` by contiguous class number."""
+        """Store the predictions, still packed; `category_ids` by contiguous class index."""
         self.predictions, self.category_ids = predictions, category_ids
         self._length = sum(len(prediction["instances"]) for prediction in predictions)
 
@@ -68,11 +68,11 @@ class ResultsOfAll(Collection[dict[str, Any]]):
         return self._length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Make the results of one image after the other."""
+        """Generate the results image by image."""
         return itertools.chain.from_iterable(self.by_image())
 
     def __contains__(self, result: object) -> bool:
-        """Return whether there is such a result."""
+        """Return whether an equal result is included."""
         return any(result == own for own in self)
 
     def by_image(self) -> Iterator[list[dict[str, Any]]]:
@@ -95,15 +95,15 @@ class ResultsOfAll(Collection[dict[str, Any]]):
 
 
 class PredictionWriter(DatasetEvaluator):
-    """Gathers detections and writes them; the base of the evaluators, enough where there is no ground truth."""
+    """Collects and writes detections; base of the evaluators, sufficient without ground truth."""
 
     def __init__(self, output_dir: str | Path, file_name: str, category_ids: Sequence[int]) -> None:
-        """Make a writer.
+        """Create a writer.
 
         Args:
-            output_dir: gets `instances_predictions.pth` and the results file.
-            file_name: of the JSON with results in COCO's format.
-            category_ids: category id of the dataset by contiguous class number.
+            output_dir: gets `instances_predictions.pth` and the result file.
+            file_name: of the JSON file with results in COCO's format.
+            category_ids: category id of the dataset by contiguous class index.
         """
         self.output_dir = Path(output_dir)
         self.results_file = self.output_dir / file_name
@@ -111,11 +111,11 @@ class PredictionWriter(DatasetEvaluator):
         self.predictions = PackedPredictions()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Discard all detections."""
         self.predictions = PackedPredictions()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> list[Prediction]:
-        """Take the detections of a batch, and return them as plain numbers."""
+        """Collect the detections of a batch, and return them as plain numbers."""
         predictions = [self.prediction_of(*pair) for pair in zip(inputs, outputs, strict=True)]
         self.predictions.extend(predictions)
         return predictions
@@ -138,16 +138,16 @@ class PredictionWriter(DatasetEvaluator):
         return self.metrics(results)
 
     def metrics(self, results: Results) -> dict[str, Any]:
-        """Return the metrics of results in COCO's format; there are none without ground truth."""
+        """Return the metrics of results in COCO's format; empty without ground truth."""
         return {}
 
 
 def tasks_of(results: Results) -> list[str]:
-    """Return what the results can be evaluated as: boxes, and masks when there are any."""
+    """Return the tasks that results can be evaluated for: boxes, and masks if present."""
     return ["bbox", "segm"] if any("segmentation" in result for result in results) else ["bbox"]
 
 
 def for_task(results: Iterable[dict[str, Any]], task: str) -> list[dict[str, Any]]:
-    """Return copies of results for one task; without box, mask area is taken from the mask."""
+    """Return copies of results for one task; without the box, mask area is computed from the mask."""
     unused = "bbox" if task == "segm" else "segmentation"
     return [{key: value for key, value in result.items() if key != unused} for result in results]

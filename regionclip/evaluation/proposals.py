@@ -1,4 +1,4 @@
-"""How many objects a proposer finds: average recall, whatever the class, of all, base and novel objects."""
+"""Class-agnostic average recall of an RPN, for all, base and novel objects."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_tr
 from regionclip.evaluation.predictions import Prediction, PredictionWriter, Results
 
 LIMITS = (10, 100, 1000)
-"""Proposals of an image that are counted."""
+"""Numbers of proposals per image at which recall is measured."""
 
 _FIRST_RECALL = 6
-"""Place of the recalls, one for each limit, among COCO's figures."""
+"""Index of the recalls, one per limit, in COCO's metrics."""
 
 TRUTHS = {"faster": faster_coco_eval.COCO, "official": pycocotools.coco.COCO}
 EVALUATIONS = {"faster": faster_coco_eval.COCOeval_faster, "official": pycocotools.cocoeval.COCOeval}
-"""By TEST.EVALUATION_BACKEND."""
+"""Implementations by TEST.EVALUATION_BACKEND."""
 
 
 class ProposalEvaluator(PredictionWriter):
-    """Writes `coco_instances_results.json` with the objectness as score, and returns COCO's average recalls.
+    """Writes `coco_instances_results.json` with objectness as score, and returns COCO's average recalls.
 
-    Under the task `proposals`: `AR@10`, `AR@100`, `AR@1000` in percent, and for datasets with groups of classes
-    the same for the objects of each (`AR@100-novel`, `AR@100-base`).
+    Under the task `proposals`: `AR@10`, `AR@100`, `AR@1000` in percent, and for datasets with class groups
+    the same for the objects of each group (`AR@100-novel`, `AR@100-base`).
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class ProposalEvaluator(PredictionWriter):
         class_groups: Mapping[str, Sequence[str]] | None = None,
         backend: str = "faster",
     ) -> None:
-        """Make an evaluator.
+        """Create an evaluator.
 
         Args:
-            annotations: COCO JSON of the ground truth, or what reads its records.
+            annotations: COCO JSON of the ground truth, or a function that reads its records.
             output_dir: for the files.
             class_ids: category id by class name.
             class_groups: class names by group (`novel`, `base`).
             backend: `faster` or `official`.
         """
-        # Proposals have no class: all results are written as the first.
+        # Proposals are class-agnostic: all results are written with the first class.
         super().__init__(output_dir, "coco_instances_results.json", [min(class_ids.values(), key=_order)])
         self.class_ids = list(class_ids.values())
         self.read_records = coco_reader(annotations, self.class_ids)
