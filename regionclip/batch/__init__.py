@@ -1,1 +1,1 @@
-"""Detection on many pictures and videos: results, drawings, and a page to look through them."""
+"""Batch detection on images and videos: results, drawn images, and an HTML report."""

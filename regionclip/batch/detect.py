@@ -1,4 +1,4 @@
-"""Detection on many pictures: one after the other, resumed after an interruption, written in every form."""
+"""Detection on many images and videos, with resumption after an interruption and all output formats."""
 
 from __future__ import annotations
 
@@ -38,47 +38,47 @@ from regionclip.predictor import RegionCLIP
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE, PICTURES, VIDEOS, REPORT_FILE = "detections.json", "pictures", "videos", "report.html"
-"""What a run writes into its folder."""
+"""Output files and folders of a run."""
 
 LONGEST_NAME = 200
-"""Bytes of a file name."""
+"""Maximum file name length in bytes."""
 
 DRAWN_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-"""Formats that drawn pictures keep; others become PNG under their name with .png after it."""
+"""Formats that drawn images keep; others become PNG with .png appended to the name."""
 
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """What is looked for, and what is written."""
+    """What to detect, and what to write."""
 
     threshold: float | None = 0.05
     topk: int | None = 25
-    """Finds of a picture at most; given boxes are all named."""
+    """Maximum number of detections per image; user boxes are all classified."""
     words_per_box: int = 0
     per_class: bool = False
     every: int = 1
-    """Of a video each so many-th frame is looked at."""
+    """Process every `every`-th frame of a video."""
     pictures: bool = True
-    """Draw what was found."""
+    """Write images with drawn detections."""
     report: bool = True
-    """Write a page to look through."""
+    """Write an HTML report."""
     batch: int = 1
-    """Pictures that are encoded at once. Several are padded to the largest, which moves their finds a little."""
+    """Images encoded at once. Several are padded to the largest, which slightly changes their detections."""
     matte: str = WHITE
     """Color behind transparent pixels."""
 
 
 @dataclass
 class DetectReport:
-    """What became of the pictures."""
+    """Outcome of a run by image."""
 
     results: list[dict[str, Any]] = field(default_factory=list)
-    """For each picture or frame: file, frame, size, and what was found."""
+    """For each image or video frame: file, frame, size, and detections."""
     failures: list[str] = field(default_factory=list)
     resumed: int = 0
-    """Pictures that an interrupted run had finished."""
+    """Number of images finished by an interrupted run."""
     unnamed: int = 0
-    """Boxes that were given of frames which were not looked at."""
+    """Number of user boxes for frames that were not processed."""
 
 
 def detect(
@@ -88,17 +88,17 @@ def detect(
     options: DetectOptions,
     given_boxes: dict[str, ImageBoxes] | None = None,
 ) -> DetectReport:
-    """Detect on pictures and videos, and write `detections.json` (COCO), drawn pictures and a report.
+    """Detect on images and videos, and write `detections.json` (COCO), drawn images and a report.
 
     Args:
         detector: with a vocabulary.
-        files: of `find_pictures`.
+        files: from `find_pictures`.
         output: folder to write to.
-        options: thresholds, and what is written.
-        given_boxes: boxes to name in the place of finding some, by file name.
+        options: thresholds, and what to write.
+        given_boxes: user boxes to classify instead of detecting, by file name.
 
     Raises:
-        UserError: boxes of other pictures, or a folder that another process has, that holds unfinished
+        UserError: boxes of unknown images, or a folder that another process uses, that has unfinished
             results of another run, or that cannot be written to.
     """
     files = [replace(file, matte=options.matte) for file in files]
@@ -159,7 +159,7 @@ def _encode_ahead(
     *,
     proposals: bool,
 ) -> ReadAhead[Prepared] | EncodeAhead:
-    """Return a source of frames, so many of which are encoded at once, without those of an interrupted run."""
+    """Return a source of frames that encodes `count` of them at once, without those of an interrupted run."""
     if count == 1:
         return reader
 
@@ -172,7 +172,7 @@ def _encode_ahead(
 
 @dataclass(frozen=True)
 class _Run:
-    """What all files share."""
+    """State shared by all files."""
 
     detector: RegionCLIP
     output: Path
@@ -186,16 +186,16 @@ class _Run:
 
 @dataclass(frozen=True)
 class _FileRun:
-    """The results of one picture or video, taken from an interrupted run where it has them.
+    """Results of one image or video, taken from an interrupted run if available.
 
-    Pictures and thumbnails that results name are written soon after.
+    Images and thumbnails that results refer to are written shortly after.
     """
 
     run: _Run
     file: PictureFile
     drawn: str
     boxes: dict[str, ImageBoxes] | None
-    """By `_image_id` of a frame, or by the name of the file."""
+    """By `_image_id` of a frame, or by file name."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         options = self.run.options
@@ -215,7 +215,7 @@ class _FileRun:
                     video.write(np.array(drawn), frame.seconds)
                     yield {**result, "drawn": self.drawn}
             except UnreadableImageError as error:
-                damage = error  # what could be decoded is kept
+                damage = error  # the frames decoded so far are kept
         if damage is not None:
             raise damage
 
@@ -245,7 +245,7 @@ class _FileRun:
             raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error
 
     def _finish(self, result: dict[str, Any], frame: Frame, drawn: Detections | None) -> None:
-        """Write what belongs to a result, and only then the result itself."""
+        """Write the files of a result, and only then the result itself."""
         if drawn is not None:
             result["drawn"] = self._draw(drawn)
         result["thumbnail"] = self._thumbnail(frame) if self.run.options.report else ""
@@ -266,7 +266,7 @@ class _FileRun:
 
 
 def _require_apart(files: Sequence[PictureFile], output: Path) -> None:
-    """Raise a `UserError` when a picture that is looked at would be replaced by what is drawn or noted of one."""
+    """Raise a `UserError` if an output file would overwrite an input image."""
     written = {*drawn_names(files).values(), *(_thumbnail_name(file) for file in files)}
     replaced = {os.path.realpath(output / name) for name in written} & {os.path.realpath(file.path) for file in files}
     if replaced:
@@ -275,7 +275,7 @@ def _require_apart(files: Sequence[PictureFile], output: Path) -> None:
 
 
 def _places(files: Sequence[PictureFile], given: Collection[str]) -> dict[str, Path]:
-    """Return what boxes can be given of, by name: files, and those frames of videos that some are given of."""
+    """Return what user boxes can refer to, by name: files, and the video frames that occur in `given`."""
     numbers = {match[1] for key in given if (match := re.search(r"#(\d+)$", key))}
     frames = [(file, int(number)) for file in files if file.is_video for number in sorted(numbers, key=int)]
     return {file.name: file.path for file in files} | {
@@ -288,7 +288,7 @@ def _image_id(file: PictureFile, frame: int = 0) -> str:
 
 
 def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:
-    """Return the file that each picture or video is drawn to, below the output folder; all differ."""
+    """Return the unique output file of each image or video, relative to the output folder."""
     taken = {f"{PICTURES}/{file.name}" for file in files}
     names = {}
     for file in files:
@@ -308,7 +308,7 @@ def _thumbnail_name(file: PictureFile, frame: int = 0) -> str:
 
 
 def _short(name: str, ending: str) -> str:
-    """Return a name with an ending; the last part of a very long one becomes a hash, for file systems have limits."""
+    """Return a name with an extension; the last part of a very long one becomes a hash, due to file system limits."""
     path = Path(name)
     if len(os.fsencode(path.name + ending)) > LONGEST_NAME:
         path = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest())

@@ -1,4 +1,4 @@
-"""Pictures that the detector encodes some at a time, before they are asked for."""
+"""Batched encoding of images ahead of detection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from regionclip.errors import UserError
 from regionclip.inference.encoded_image import EncodedImage
 
 Prepared = tuple[Frame, EncodedImage]
-"""A frame, and it as the detector takes it."""
+"""A frame, and the image prepared for the detector."""
 
 
 class EncodeAhead:
-    """Gives the frames of files as `ReadAhead` does, after those of the next files were encoded with them."""
+    """Yields the frames of files like `ReadAhead`, encoded in batches with frames of the following files."""
 
     def __init__(
         self,
@@ -25,20 +25,20 @@ class EncodeAhead:
         encode: Callable[[Sequence[tuple[PictureFile, Prepared]]], None],
         count: int,
     ) -> None:
-        """Take pictures from a reader.
+        """Read images from a reader.
 
         Args:
             reader: of the files.
-            files: what will be asked for.
-            encode: takes some pictures before they are given.
-            count: of pictures at once.
+            files: files in the order of use.
+            encode: encodes a batch of images before they are yielded.
+            count: batch size.
         """
         self._items = _read(reader, files)
         self._encode, self._count = encode, count
         self._waiting: deque[tuple[PictureFile, Prepared | Exception]] = deque()
 
     def frames(self, file: PictureFile) -> Iterator[Prepared]:
-        """Yield what the next file has, or a later one; raises what `ReadAhead.frames` raises, after as many frames."""
+        """Yield the frames of the next file, or a later one; raises as `ReadAhead.frames`, at the same frame."""
         while self._fill() and self._waiting[0][0] != file:
             self._waiting.popleft()
         while self._fill() and self._waiting[0][0] == file:
@@ -48,7 +48,7 @@ class EncodeAhead:
             yield item
 
     def _fill(self) -> bool:
-        """Encode the next pictures when none is left, and return whether there are any."""
+        """Encode the next batch when none is left, and return whether there is any image."""
         if not self._waiting:
             pictures: list[tuple[PictureFile, Prepared]] = []
             for file, item in self._items:
@@ -65,7 +65,7 @@ class EncodeAhead:
 def _read(
     reader: ReadAhead[Prepared], files: Sequence[PictureFile]
 ) -> Iterator[tuple[PictureFile, Prepared | Exception]]:
-    """Yield the frames of files one after the other; what ends a file comes in its place."""
+    """Yield the frames of files one after the other; an error that ends a file is yielded in its place."""
     for file in files:
         try:
             for prepared in reader.frames(file):

@@ -1,4 +1,4 @@
-"""A page to look through detections: thumbnails with boxes, filtered by word and score, without a server."""
+"""HTML report: thumbnails with boxes, filtered by class name and score, without a server."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from regionclip.drawing import color_of
 from regionclip.files import atomic_write
 
 DATA_MARK, MOST_MARK = "/*DATA*/", "/*MOST*/"
-"""Where the page takes its data, and the end of the slider for scores."""
+"""Placeholders for the data, and for the maximum of the score slider."""
 
 
 def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[str]) -> Path:
-    """Write the page; it refers to thumbnails and drawn pictures beside it.
+    """Write the report; it refers to thumbnails and drawn images next to it.
 
     Args:
         path: HTML file to write.
         results: of `detect`.
-        words: the vocabulary.
+        words: class names of the vocabulary.
     """
     found = sorted({entry["class_id"] for result in results for entry in result["detections"]})
     content = {
@@ -41,10 +41,10 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
             for result in results
         ],
     }
-    # A word could hold the end of a script.
+    # A class name could contain the end of a script element.
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = files("regionclip.batch").joinpath("report.html").read_text(encoding="utf-8")
-    # Scores times raw objectness exceed 1; the slider goes in hundredths.
+    # Scores fused with the raw objectness logit can exceed 1; the slider has steps of 0.01.
     scores = [entry["score"] for result in results for entry in result["detections"]]
     most = max(1.0, math.ceil(max(scores, default=0.0) * 100) / 100)
     page = page.replace(MOST_MARK, f"{most:g}").replace(DATA_MARK, data)

@@ -1,4 +1,4 @@
-"""Results of detection as plain numbers: for the journal, for COCO's JSON, and back."""
+"""Conversion of detections to plain numbers for journal and COCO JSON, and back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str
 
 
 def as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections) -> dict[str, Any]:
-    """Return what was found in a picture or frame as plain numbers, which JSON can hold."""
+    """Return the detections in an image or frame as plain numbers for JSON."""
     result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
     if file.is_video:
         result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
@@ -59,7 +59,7 @@ def as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections)
 
 
 def as_detections(result: dict[str, Any], names: tuple[str, ...], frame: Frame) -> Detections:
-    """Return a result as it was found, with the pixels of its frame; `names` are the words."""
+    """Return a result as `Detections`, with the pixels of its frame; `names` are the class names."""
     rows = result["detections"]
     place = dict(zip(names, range(len(names)), strict=True))
     top: list[list[tuple[str, float]]] = [entry.get("top_words", []) for entry in rows]

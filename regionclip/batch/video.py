@@ -1,4 +1,4 @@
-"""Writing drawn frames as a video that is whole or not there, and plays as fast as its source."""
+"""Writing of drawn frames as a video, atomically and at the speed of its source."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from regionclip.data.frame_times import drawn_rate
 from regionclip.errors import user_error
 
 SPACE_LEFT = 2**20
-"""Bytes that are left on a disk which is not full."""
+"""Disk space in bytes below which a disk counts as full."""
 
 
 class VideoWriter:
-    """Collects frames under a temporary name; the video appears when the block ends without an exception."""
+    """Writes frames to a temporary file, renamed to the target if the block ends without an exception."""
 
     def __init__(self, source: Path, target: Path, every: int) -> None:
-        """Make a writer of `target`, an MP4, at the pace of `source` of which each `every`-th frame comes."""
+        """Create a writer of `target`, an MP4, with the timing of every `every`-th frame of `source`."""
         self._rate = drawn_rate(source, every)
         self._target = target
         self._temporary = target.with_name(f".{target.stem}.tmp.mp4")
@@ -32,19 +32,19 @@ class VideoWriter:
         self._last: NDArray[np.uint8] | None = None
 
     def __enter__(self) -> VideoWriter:
-        """Start."""
+        """Create the folder of the target."""
         self._target.parent.mkdir(parents=True, exist_ok=True)
         return self
 
     def write(self, pixels: NDArray[np.uint8], seconds: float) -> None:
-        """Add a frame, which is seen from `seconds` on; the one before it stays until then.
+        """Append a frame, shown from `seconds` on; the previous one is shown until then.
 
         Args:
             pixels: uint8 [H, W, 3] in RGB; all have the size of the first.
-            seconds: time in the source.
+            seconds: timestamp in the source.
 
         Raises:
-            UserError: frames that no video can have.
+            UserError: a frame size that no video supports.
         """
         if self._video is None or self._last is None:
             self._video, self._first = self._open(pixels), seconds
@@ -70,7 +70,7 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the video in its place, or remove what there is of it."""
+        """Rename the finished video, or remove a partial one."""
         try:
             if self._video is not None:
                 self._video.release()
@@ -81,7 +81,7 @@ class VideoWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _require_whole(self) -> None:
-        # OpenCV says nothing of a write that failed.
+        # OpenCV does not report failed writes.
         written = cv2.VideoCapture(str(self._temporary))
         count = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         written.release()
