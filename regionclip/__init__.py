@@ -1,4 +1,4 @@
-"""Open-vocabulary detection: find objects in images by the words a user types."""
+"""Open-vocabulary object detection: find objects in images by class names that users type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: `import regionclip` alone stays fast and needs no Detectron2."""
+    """Import a public name lazily: `import regionclip` alone stays fast and needs no Detectron2."""
     if name not in _HOMES:
         raise AttributeError(f"module 'regionclip' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

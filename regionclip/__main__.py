@@ -1,4 +1,4 @@
-"""`python -m regionclip` is the command `regionclip`."""
+"""`python -m regionclip` runs the command `regionclip`."""
 
 from regionclip.cli.main import main
 

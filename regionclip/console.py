@@ -1,4 +1,4 @@
-"""The streams of a command: a reader that stops listening does not end the work."""
+"""Standard streams of a command: a closed pipe does not abort the run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 
 class _MayClose:
-    """A text stream whose reader may go away: what is written after that is dropped."""
+    """A text stream whose reader may close it: later output is discarded."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write text, if somebody reads it."""
+        """Write text unless the stream is closed."""
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -24,14 +24,14 @@ class _MayClose:
             return len(text)
 
     def flush(self) -> None:
-        """Pass on what is waiting."""
+        """Flush the stream unless it is closed."""
         try:
             self._stream.flush()
         except BrokenPipeError:
             self._drop()
 
     def _drop(self) -> None:
-        # What waits in the buffer has to go somewhere, at the latest when Python ends.
+        # Buffered text must go somewhere, at the latest when Python exits.
         with suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._stream.fileno())
@@ -43,13 +43,13 @@ class _MayClose:
 
 @contextmanager
 def streams_that_may_close() -> Iterator[None]:
-    """Do a block during which a reader of standard output or error may go away, as `head` does."""
+    """Run a block during which a reader of standard output or error may close it, as `head` does."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _MayClose(before[0]), _MayClose(before[1])
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(ValueError):  # closed by somebody
+            with suppress(ValueError):  # closed already
                 stream.flush()
         sys.stdout, sys.stderr = before

@@ -1,4 +1,4 @@
-"""What was found in a picture: one structure that every tool speaks."""
+"""Detections in an image: one structure shared by all tools."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """N boxes with words and scores, the best first; given boxes keep their order."""
+    """N boxes with class names and scores, best first; user boxes keep their order."""
 
     boxes: NDArray[np.float32]
-    """[N, 4], x1 y1 x2 y2 in pixels of the original picture."""
+    """[N, 4], x1 y1 x2 y2 in pixels of the original image."""
     scores: NDArray[np.float32]
     """[N]."""
     class_ids: NDArray[np.int64]
-    """[N], places in `vocabulary`."""
+    """[N], indices into `vocabulary`."""
     vocabulary: tuple[str, ...]
-    """The words that were looked for."""
+    """Class names of the vocabulary."""
     image_size: tuple[int, int]
-    """(height, width) of the original picture."""
+    """(height, width) of the original image."""
     top_class_ids: NDArray[np.int64]
-    """[N, k], the k most probable words of each box; k is 0 unless they were asked for."""
+    """[N, k], the k most probable classes of each box; k is 0 unless requested."""
     top_scores: NDArray[np.float32]
     """[N, k], their probabilities."""
     embeddings: NDArray[np.float32] | None = None
-    """[N, D], not normalized, when they were asked for."""
+    """[N, D], not normalized, if requested."""
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """The picture [H, W, 3] in RGB, for `draw`."""
+    """The image [H, W, 3] in RGB, for `draw`."""
 
     def __len__(self) -> int:
         """Return the number of boxes N."""
@@ -46,20 +46,20 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """The word of each box."""
+        """The class name of each box."""
         return [self.vocabulary[i] for i in self.class_ids]
 
     def top_words(self, row: int) -> list[tuple[str, float]]:
-        """Return the most probable words of a box with their probabilities, as many as were asked for."""
+        """Return the most probable class names of a box with their probabilities, as many as requested."""
         pairs = zip(self.top_class_ids[row], self.top_scores[row], strict=True)
         return [(self.vocabulary[i], float(score)) for i, score in pairs]
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Return results in COCO's format, a dictionary a box.
+        """Return results in COCO's format, one dictionary per box.
 
         Args:
-            image_id: of the picture.
-            category_ids: of the words of the vocabulary; 1, 2, ... unless given.
+            image_id: id of the image.
+            category_ids: ids of the vocabulary's classes; 1, 2, ... by default.
         """
         ids = range(1, len(self.vocabulary) + 1) if category_ids is None else category_ids
         corners = self.boxes.astype(float)
@@ -70,7 +70,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> supervision.Detections:
-        """Return the same for the supervision library, with the words under `class_name`."""
+        """Convert to the supervision library, with class names under `class_name`."""
         import supervision
 
         return supervision.Detections(
@@ -81,7 +81,7 @@ class Detections:
         )
 
     def to_instances(self) -> Instances:
-        """Return the same as Detectron2's Instances: `pred_boxes`, `scores`, `pred_classes`."""
+        """Convert to Detectron2's Instances: `pred_boxes`, `scores`, `pred_classes`."""
         import torch
         from detectron2.structures import Boxes, Instances
 
@@ -93,13 +93,13 @@ class Detections:
         )
 
     def draw(self, image: NDArray[np.uint8] | Image | None = None) -> Image:
-        """Return the picture with boxes and words.
+        """Return the image with drawn boxes and class names.
 
         Args:
-            image: the original picture, as of `RegionCLIP.set_image`; the one that was detected on unless given.
+            image: the original image, as for `RegionCLIP.set_image`; by default the one used for detection.
 
         Raises:
-            UserError: a picture of another size.
+            UserError: an image of another size.
         """
         from regionclip.data.images import to_rgb_pixels
         from regionclip.drawing import draw_detections
@@ -113,5 +113,5 @@ class Detections:
 
 
 def _plain(number: Any) -> Any:
-    """Return a number of NumPy as Python's own, which JSON can hold; anything else as it is."""
+    """Return a NumPy number as Python's own type, for JSON; anything else unchanged."""
     return number.item() if isinstance(number, np.generic) else number

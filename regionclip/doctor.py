@@ -1,4 +1,4 @@
-"""Look over the installation: `regionclip doctor`, or `python -m regionclip.doctor` without the command."""
+"""Check of the installation: `regionclip doctor`, or `python -m regionclip.doctor` without the command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIBRARIES = {
     "typer": "typer",
     "huggingface_hub": "huggingface_hub",
 }
-"""Modules beside the large ones, and the distributions that bring them."""
+"""Smaller dependencies: modules, and the distributions that provide them."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Finding:
     component: str
     state: str
     fix: str = ""
-    """Empty when all is well."""
+    """Empty if there is no problem."""
     required: bool = True
-    """Whether detection needs it."""
+    """Whether detection requires it."""
 
 
 def check_python() -> Finding:
@@ -62,7 +62,7 @@ def check_torch() -> Finding:
 
 
 def check_cuda() -> Finding:
-    """Say where models will run; a CPU is enough."""
+    """Report the devices for models; a CPU is enough."""
     if importlib.util.find_spec("torch") is None:
         return Finding("CUDA", "unknown without torch", SETUP, required=False)
     import torch
@@ -76,7 +76,7 @@ def check_cuda() -> Finding:
 
 
 def check_torchvision() -> Finding:
-    """Check that torchvision imports beside this torch and that its operators run."""
+    """Check that torchvision imports with this torch and that its operators run."""
     version, problem = _import("torchvision")
     if not problem:
         try:
@@ -90,7 +90,7 @@ def check_torchvision() -> Finding:
 
 
 def check_detectron2() -> Finding:
-    """Check Detectron2; its compiled part is not needed."""
+    """Check Detectron2; its compiled extension is not needed."""
     version, problem = _import("detectron2")
     return Finding("detectron2", problem or version, f"{SETUP}, or see INSTALL.md" if problem else "")
 
@@ -102,7 +102,7 @@ def check_libraries() -> Finding:
 
 
 def check_extension() -> Finding:
-    """Say whether the native operators are built, and for what; slower ones take their place."""
+    """Report whether the native operators are built, and for which devices; without them slower ones are used."""
     if importlib.util.find_spec("torch") is None:
         return Finding("native operators", "unknown without torch", SETUP, required=False)
     from regionclip.ops import native_problem
@@ -115,7 +115,7 @@ def check_extension() -> Finding:
 
 
 def check_processor() -> Finding:
-    """Say which instruction set the loops use, and in which precisions the processor computes."""
+    """Report the instruction set of the CPU operators, and the native precisions of the processor."""
     try:
         from regionclip.modeling.inference.precision import PRECISIONS, is_native
         from regionclip.ops import native, native_problem
@@ -142,7 +142,7 @@ def check_weights() -> Finding:
 
 
 def check_default_detector() -> Finding:
-    """Check that the detector is there which `regionclip detect` takes unless another is named."""
+    """Check that the default detector of `regionclip detect` is available."""
     chosen = os.environ.get("REGIONCLIP_MODEL")
     if chosen:
         return Finding("default detector", f"{chosen}, named by REGIONCLIP_MODEL", required=False)
@@ -169,7 +169,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def main(*, as_json: bool = False) -> int:
-    """Print the table, with `as_json` also a line of JSON; return 1 when something needed is wrong, else 0."""
+    """Print the table, with `as_json` also one line of JSON; return 1 if a required part has a problem, else 0."""
     findings = [check() for check in CHECKS]
     names, states = (max(len(getattr(f, part)) for f in findings) for part in ("component", "state"))
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Boxes and words on a picture: labels that do not cover each other, and a color of its own for each word."""
+"""Drawing of boxes and class names on an image: labels that do not overlap, and one color per class name."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Rectangle = tuple[int, int, int, int]
 """x1 y1 x2 y2 in pixels."""
 
 LETTERS_IN_SIDE = 45
-"""How many letters, one above the other, would fill the shorter side of a picture."""
+"""Letter height: this number of lines would fill the shorter side of an image."""
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections) -> Image.Image:
-    """Return the picture with boxes and labels; words that were asked for beside the best stand in its label.
+    """Return the image with boxes and labels; a label also has the requested further class names.
 
-    No label covers another: one for which no place is left, best scores first, is left out.
+    Labels do not overlap: by descending score, a label without free space is omitted.
 
     Args:
         image: uint8 [H, W, 3] in RGB.
-        detections: boxes in pixels of this picture.
+        detections: boxes in pixels of this image.
     """
     scene = Image.fromarray(np.ascontiguousarray(image[:, :, :3]))
     labels = [label_of(detections, row) for row in range(len(detections))]
@@ -56,12 +56,12 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> Image.I
 def place_labels(
     boxes: Sequence[Sequence[int]], extents: Sequence[tuple[int, int]], size: tuple[int, int]
 ) -> list[Rectangle | None]:
-    """Return where labels go: in the picture, near their boxes, none over another; None where no place is left.
+    """Return label positions: in the image, near their boxes, without overlap; None if there is no free space.
 
     Args:
-        boxes: xyxy in pixels, the most important first.
+        boxes: xyxy in pixels, by descending priority.
         extents: (width, height) of each label.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
     """
     taken = np.zeros((0, 4), dtype=int)
     places: list[Rectangle | None] = []
@@ -74,7 +74,7 @@ def place_labels(
 
 
 def _candidates(box: Sequence[int], extent: tuple[int, int], size: tuple[int, int]) -> Iterator[Rectangle]:
-    """Yield places from the best to the worst: at the corners of the box, then down its left edge, then anywhere."""
+    """Yield positions from best to worst: at the corners of the box, then down its left edge, then anywhere."""
     width, height = extent
     left, top, right, bottom = box
     lefts = [min(max(x, 0), max(size[0] - width - 1, 0)) for x in (left, right - width)]
@@ -102,16 +102,16 @@ def _extent(font: ImageFont.FreeTypeFont, label: str, size: int) -> tuple[int, i
 
 
 def label_of(detections: Detections, row: int) -> str:
-    """Return what stands beside a box: its word and score, and the others that were asked for."""
+    """Return the label of a box: its class name and score, and the requested further class names."""
     best = f"{detections.vocabulary[detections.class_ids[row]]} {detections.scores[row]:.2f}"
     others = [pair for pair in detections.top_words(row) if pair[0] != detections.names[row]]
     label = ", ".join([best, *(f"{name} {score:.2f}" for name, score in others)])
-    # Names from files may hold what cannot be drawn on one line.
+    # Names from files may contain characters that cannot be drawn on one line.
     return " ".join(label.encode(errors="replace").decode().split())
 
 
 def color_of(word: str) -> str:
-    """Return the color of a word as `#rrggbb`: the same in every picture and every vocabulary."""
+    """Return the color of a class name as `#rrggbb`: the same in every image and vocabulary."""
     number = int.from_bytes(hashlib.sha256(word.lower().encode()).digest()[:4])
     hue, level = number % 360 / 360, 0.42 + 0.08 * (number // 360 % 3)
     red, green, blue = colorsys.hls_to_rgb(hue, level, 0.85)
@@ -119,14 +119,14 @@ def color_of(word: str) -> str:
 
 
 def readable_on(color: str) -> str:
-    """Return black or white, whichever is easier to read on a color `#rrggbb`."""
+    """Return black or white, whichever has more contrast to a color `#rrggbb`."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 
 
 @lru_cache(maxsize=64)
 def font_for(text: str) -> str:
-    """Return a font of this machine that has all letters of a text, or the one that lacks the fewest."""
+    """Return an installed font that has all letters of a text, or the one that lacks the fewest."""
     wanted = {ord(letter) for letter in text if not letter.isspace()}
     default = str(font_manager.findfont("DejaVu Sans"))
     best, lacking = str(default), len(wanted - _letters(default))

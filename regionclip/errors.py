@@ -1,4 +1,4 @@
-"""The one error that users see: what is wrong, what was expected, what was found, and the fix."""
+"""The error type for users: what is wrong, what was expected, what was found, and the fix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One contradiction in what the user gave."""
+    """One problem in the user's input."""
 
     what: str
-    """The config key, file or argument that is wrong."""
+    """The invalid config key, file or argument."""
     expected: str
     actual: str
     fix: str
@@ -22,10 +22,10 @@ class Problem:
 
 
 class UserError(ValueError):
-    """Bad input that the user can correct; the command line prints it and exits with code 2."""
+    """Invalid input that the user can correct; the command line prints it and exits with code 2."""
 
     def __init__(self, problems: Problem | Sequence[Problem] | str) -> None:
-        """Make an error of one or more problems; a text is what a data loader makes of another process's error."""
+        """Create an error of one or more problems; data loaders recreate another process's error from its text."""
         self.problems: tuple[Problem, ...] = ()
         if isinstance(problems, str):
             super().__init__(problems)
@@ -34,7 +34,7 @@ class UserError(ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[Sequence[Problem] | str]]:
-        """Return what another process makes it from again."""
+        """Return the arguments for unpickling in another process."""
         return type(self), (self.problems or str(self),)
 
 
@@ -49,7 +49,7 @@ _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return what the operating system refused: the error itself, or what torch made an error of its own of."""
+    """Return the `OSError` behind an error: the error itself, or the one that torch wrapped."""
     chain: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
     while chain is not None and not (isinstance(chain, OSError) and chain.errno is not None):
         chain = chain.__cause__ or chain.__context__
@@ -57,7 +57,7 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 def system_problem(error: OSError) -> Problem:
-    """Return what the operating system refused as a problem with its fix."""
+    """Return an error of the operating system as a problem with its fix."""
     expected, fix = "a file that can be read and written", "check the path and the disk, then give the command again"
     if error.errno in _SPACE:
         expected, fix = "space to write", "free some, or write to another disk; then give the command again"

@@ -1,4 +1,4 @@
-"""The settings of a process belong to its user: what is done here is done as if they were torch's own."""
+"""Isolation from process-wide torch settings of the user, which are restored afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERROR, WARN = 2, 1
 
 
 class _SettingsOfProcess:
-    """What all threads share: as it is needed here while some thread is in a block, else as the user wants it."""
+    """Settings shared by all threads: own ones while any thread is in a block, else the user's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class _SettingsOfProcess:
 
     @contextmanager
     def changed(self) -> Iterator[None]:
-        """Have float32 as the default type; the last to leave gives the user's back."""
+        """Set float32 as the default dtype; the last thread to leave restores the user's settings."""
         with self._lock:
             if not self._threads:
                 self._change()
@@ -50,9 +50,9 @@ class _SettingsOfProcess:
         self._dtype, self._determinism = torch.get_default_dtype(), torch.get_deterministic_debug_mode()
         torch.set_default_dtype(torch.float32)
         if self._determinism == ERROR:
-            torch.set_deterministic_debug_mode(WARN)  # deterministic where torch can be
+            torch.set_deterministic_debug_mode(WARN)  # deterministic where torch supports it
         if self._forked and torch.get_num_threads() > 1:
-            # The threads of OpenMP are not there after a fork, and would be waited for.
+            # OpenMP's threads do not survive a fork, and would be waited for.
             logger.warning("This process is a fork: it computes with one thread; spawned ones can have more")
             torch.set_num_threads(1)
 
@@ -61,7 +61,7 @@ class _SettingsOfProcess:
         torch.set_deterministic_debug_mode(self._determinism)
 
     def after_fork(self) -> None:
-        """Forget threads that the new process does not have."""
+        """Reset the state of threads that a forked process does not have."""
         if self._threads:
             self._give_back()
         self._lock, self._threads, self._forked = threading.Lock(), 0, True
@@ -73,11 +73,11 @@ os.register_at_fork(after_in_child=_process.after_fork)
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Do a block without gradients, and without what the user chose for the process or this thread.
+    """Run a block without gradients, and without the user's settings of the process or this thread.
 
-    That is the default type and device, autocast, inference mode, and errors about what is not deterministic.
-    Afterwards all is as it was. Other threads notice nothing but the default type and warnings in the place of
-    those errors, which a process has once. A forked process computes with one thread.
+    These are default dtype and device, autocast, inference mode, and errors about nondeterministic operations.
+    Afterwards they are restored. Other threads only see the default dtype, and warnings instead of those
+    errors, which are process-wide settings. A forked process computes with one thread.
     """
     with ExitStack() as stack:
         stack.enter_context(_process.changed())
@@ -93,7 +93,7 @@ def own_settings() -> Iterator[None]:
 
 
 def with_own_settings(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make a function that runs in `own_settings`."""
+    """Wrap a function to run in `own_settings`."""
 
     @functools.wraps(function)
     def isolated(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:

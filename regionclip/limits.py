@@ -1,4 +1,4 @@
-"""Limits on detections that a user asks for: thresholds, counts, words of a box."""
+"""Validation of user limits on detections: threshold, topk, words_per_box."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from regionclip.errors import user_error
 
 
 def whole_number(value: object) -> int | None:
-    """Return a whole number of any kind, NumPy's and torch's too, as Python's own; None for anything else."""
+    """Return an integer of any type, including NumPy's and torch's, as `int`; None for anything else."""
     try:
         return operator.index(cast(SupportsIndex, value))
     except TypeError:
@@ -20,7 +20,7 @@ def whole_number(value: object) -> int | None:
 def require_limits(
     threshold: float | None, topk: int | None, words_per_box: int, words: int, *, with_boxes: bool = False
 ) -> None:
-    """Raise a `UserError` for limits that `predict` cannot keep with so many words."""
+    """Raise a `UserError` for limits that `predict` cannot apply with `words` classes."""
     if threshold is not None and (isinstance(threshold, str) or not math.isfinite(threshold)):
         actual = repr(threshold) if isinstance(threshold, str) else str(threshold)
         raise user_error("threshold", "a number", actual, "leave it out for the detector's own")

@@ -1,4 +1,4 @@
-"""Memory on a CPU: what was freed is used again, instead of given back to the system and asked for anew."""
+"""CPU memory reuse: freed memory is kept instead of being returned to the system and requested again."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 import sys
 
 TRIM_THRESHOLD = 1 << 30
-"""Free bytes at the end of glibc's heap above which it may give them back to the system."""
+"""Free bytes at the end of glibc's heap above which it may return them to the system."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Names of glibc's mallopt(3)."""
+"""Parameters of glibc's mallopt(3)."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory of feature maps that are no longer needed, for the next ones.
+    """Let this process keep the memory of freed feature maps, for the next ones.
 
-    glibc gives blocks above 32 MB back at once, and a feature map of an image of 800 pixels has up to 57: to touch
-    fresh pages takes as long as some convolutions. Holds for the whole process, from then on: it keeps what it needed
-    at its peak. glibc trims only the end of its heap, so `TRIM_THRESHOLD` is no upper limit. A user's own settings
-    (MALLOC_..., GLIBC_TUNABLES) are left as they are.
+    glibc immediately returns blocks above 32 MB, and a feature map of an 800-pixel image has up to 57 MB: page faults
+    on fresh memory take as long as some convolutions. Applies to the whole process, from then on: it keeps its peak
+    memory. glibc trims only the end of its heap, so `TRIM_THRESHOLD` is no upper limit. User settings (MALLOC_...,
+    GLIBC_TUNABLES) are not changed.
 
     Returns:
-        Whether it does: not with other allocators or systems.
+        Whether it has an effect: not with other allocators or systems.
     """
     chosen = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
     if chosen or sys.platform != "linux":

@@ -1,6 +1,6 @@
-"""Detection methods: what each declares of itself, and whose a config is.
+"""Registry of detection methods: their declarations, and the method of a config.
 
-Names only: a method's code is imported when a model of it is built.
+Declarations contain names only: a method's code is imported when one of its models is built.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
 METHODS = ("regionclip",)
-"""Packages in `regionclip.methods`; each has its `Method` under the name METHOD."""
+"""Packages in `regionclip.methods`; each has a `Method` named METHOD."""
 
 Parts = Mapping[str, str]
-"""Module of each class or function by the name that configs use, which is its own."""
+"""Maps the config name of a class or function, which is its own name, to its module."""
 
 
 @dataclass(frozen=True)
@@ -29,36 +29,36 @@ class Method:
     """A published detection method."""
 
     name: str
-    """Of its package, its folder of configs and its page in docs/methods."""
+    """Name of its package, its config folder and its page in docs/methods."""
     title: str
-    """As the paper writes it."""
+    """As in the paper."""
     paper: str
-    """Address of the paper."""
+    """URL of the paper."""
     license: str
-    """Of the published code and weights, as SPDX writes it."""
+    """SPDX identifier for the published code and weights."""
     meta_architectures: Parts
-    """What MODEL.META_ARCHITECTURE can be."""
+    """Values of MODEL.META_ARCHITECTURE."""
     checks: str
     """Module with `config_problems(cfg)` and `training_problems(cfg)`."""
     roi_heads: Parts = field(default_factory=dict)
-    """What MODEL.ROI_HEADS.NAME can be."""
+    """Values of MODEL.ROI_HEADS.NAME."""
     image_text_architectures: tuple[str, ...] = ()
     """Those of `meta_architectures` that train on image-text pairs."""
     keys: tuple[Key, ...] = ()
-    """Its own configuration keys."""
+    """The method's own config keys."""
     dead_keys: tuple[Key, ...] = ()
-    """Keys of the published code that never had an effect; they merge, with a warning."""
+    """Keys of the published code that never had an effect; they are accepted with a warning."""
     dead_nodes: tuple[str, ...] = ()
-    """Nodes all of whose keys are dead."""
+    """Config nodes with dead keys only."""
     region_features: Mapping[str, str] = field(default_factory=dict)
-    """Values of keys with which region features can be extracted; empty where none can."""
+    """Config values for region feature extraction; empty if not supported."""
 
     def config_problems(self, cfg: CfgNode) -> Iterator[Problem]:
-        """Yield what in a config contradicts the method."""
+        """Yield the config's contradictions to the method."""
         return import_module(self.checks).config_problems(cfg)
 
     def training_problems(self, cfg: CfgNode) -> Iterator[Problem]:
-        """Yield what stands in the way of training with a config that is otherwise good."""
+        """Yield the problems that prevent training with an otherwise valid config."""
         return import_module(self.checks).training_problems(cfg)
 
 
@@ -78,7 +78,7 @@ SHARED: Mapping[str, Parts] = {
     },
     "PROPOSAL_GENERATOR": {"ExactRPN": "regionclip.modeling.proposals.rpn"},
 }
-"""Parts that no method owns, by the registry of Detectron2 that knows them."""
+"""Components shared by all methods, by Detectron2 registry."""
 
 
 @cache
@@ -88,20 +88,20 @@ def methods() -> tuple[Method, ...]:
 
 
 def method_of(cfg: CfgNode) -> Method | None:
-    """Return the method of a config, by its meta-architecture; None where that belongs to no method."""
+    """Return the method of a config, by its meta-architecture; None if no method owns it."""
     name = cfg.MODEL.META_ARCHITECTURE
     return next((method for method in methods() if name in method.meta_architectures), None)
 
 
 def methods_of(cfg: CfgNode) -> list[Method]:
-    """Return the methods that own the meta-architecture or the ROI heads of a config."""
+    """Return the methods that own the meta-architecture or the RoI heads of a config."""
     names = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
     return [method for method in methods() if names[0] in method.meta_architectures or names[1] in method.roi_heads]
 
 
 @cache
 def register() -> None:
-    """Make every part known to Detectron2's registries under its name; its module is imported when it is built."""
+    """Register all components with Detectron2 by name; a module is imported when its component is built."""
     from detectron2 import modeling
 
     registries = {name: getattr(modeling, f"{name}_REGISTRY") for name in (*SHARED, "ROI_HEADS")}

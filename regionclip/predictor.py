@@ -1,4 +1,4 @@
-"""The detector as a user touches it: set a picture once, ask for words many times.
+"""User interface of the detector: encode an image once, detect with many vocabularies.
 
 For example:
 
@@ -44,17 +44,17 @@ from regionclip.modeling.detector import Selection, require_detector
 from regionclip.modeling.inference.prepare import prepare_as_configured
 
 Picture = str | Path | Image.Image | NDArray[Any] | Tensor
-"""A file, a PIL picture, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
+"""A file, a PIL image, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
 
 LEAST_SHOWN = 0.05
-"""Score below which finds are not shown unless asked for."""
+"""Minimum score of detections that are shown by default."""
 
 OWN_WORDS = "own"
-"""Value of `background`: the words that came with the detector."""
+"""Value of `background`: the detector's default vocabulary."""
 
 
 class RegionCLIP:
-    """An open-vocabulary detector with a picture and a vocabulary."""
+    """Open-vocabulary detector with an image and a vocabulary."""
 
     @with_own_settings
     def __init__(
@@ -67,18 +67,18 @@ class RegionCLIP:
         published_suffix: str | None = None,
         cached_images: int = 2,
     ) -> None:
-        """Make a detector; `from_pretrained` does it from a name.
+        """Create a detector; `from_pretrained` does this by name.
 
         Args:
-            model: with its weights.
-            cfg: what the model was built from.
-            embedder: gives the text tower; called when the first words have to be embedded.
-            vocabulary: the words that the detector knows from the start.
-            published_suffix: ending of the published embedding files of its CLIP, None if there are none.
-            cached_images: so many pictures stay encoded.
+            model: with loaded weights.
+            cfg: config of the model.
+            embedder: returns the text encoder; called when the first class names have to be embedded.
+            vocabulary: default vocabulary.
+            published_suffix: suffix of the published embedding files of its CLIP, None if there are none.
+            cached_images: number of images whose encoding is cached.
 
         Raises:
-            UserError: a model that cannot take new words.
+            UserError: the model is not open-vocabulary.
         """
         self.model = require_detector(model.eval())
         self.model.require_open_vocabulary()
@@ -96,7 +96,7 @@ class RegionCLIP:
             self._require_fit(vocabulary)
         self._vocabulary = vocabulary
         self.background: Vocabulary | None = None
-        """The words that share the score and are never reported."""
+        """Classes that share the softmax and are never reported."""
         self._classifier = BackgroundClassifier(vocabulary, None, self.model.device) if vocabulary else None
 
     @classmethod
@@ -112,23 +112,23 @@ class RegionCLIP:
         source: str = "",
         trust_pickle: bool = False,
     ) -> RegionCLIP:
-        """Load a detector: a published one by name, a folder of a training run, or a file of weights.
+        """Load a detector: a published one by name, a folder of a training run, or a checkpoint.
 
-        Files of published detectors are looked for in `pretrained_ckpt/`, then downloaded where the
-        publishers or `source` give an address for them. Set REGIONCLIP_OFFLINE=1 to forbid downloads.
+        Files of published detectors are searched in `pretrained_ckpt/`, then downloaded if the
+        publishers or `source` have a URL for them. REGIONCLIP_OFFLINE=1 disables downloads.
 
         Args:
             name_or_path: such as `regionclip_pretrained-cc_rn50` (docs/MODEL_ZOO.md lists the names); a
-                folder with `config.yaml` and weights; or weights, with their `config`.
-            config: YAML of the weights, for a file.
-            overrides: `KEY, VALUE, ...` on top of the config.
-            text_weights: a checkpoint with the text tower, where that of the detector has none.
-            device: `cuda`, `cuda:1`, `cpu`; a GPU where there is one unless given.
+                folder with `config.yaml` and weights; or a checkpoint, with its `config`.
+            config: config (YAML) of a checkpoint.
+            overrides: `KEY, VALUE, ...` applied to the config.
+            text_weights: a checkpoint with the text encoder, if that of the detector has none.
+            device: `cuda`, `cuda:1`, `cpu`; by default a GPU if there is one.
             source: folder on the web or hub (`hf://owner/repository`) that mirrors `pretrained_ckpt/`.
             trust_pickle: read files that can run code.
 
         Raises:
-            UserError: unknown name, a file that is missing or does not fit, or a model without text classifier.
+            UserError: unknown name, a missing or mismatched file, or a model without text-embedding classifier.
         """
         found = load_pretrained(
             str(name_or_path), config, overrides, text_weights, device, source, trust_pickle=trust_pickle
@@ -145,17 +145,17 @@ class RegionCLIP:
     @cached_property
     @with_own_settings
     def embedder(self) -> WordEmbedder:
-        """The text tower; raises `UserError` when no file has it."""
+        """The text encoder; raises `UserError` if no file has it."""
         return self._make_embedder()
 
     @cached_property
     @with_own_settings
     def identity(self) -> str:
-        """A short hash of config and weights: equal for detectors that give equal results."""
+        """A short fingerprint of config and weights: equal for detectors with equal results."""
         proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
         configs = [self.cfg.dump(), load_config(proposer).dump() if proposer else ""]
         digest = hashlib.sha256("".join(configs).encode())
-        # What a file need not have is random, and another in each run.
+        # Weights that a file may lack are random, and differ between runs.
         random = (*self.model.unused_with_class_names, *self._optional_weights)
         for key, value in self.model.state_dict().items():
             if not key.startswith(random):
@@ -164,7 +164,7 @@ class RegionCLIP:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The words that `predict` looks for; raises `UserError` when there are none yet."""
+        """The vocabulary of `predict`; raises `UserError` if none is set."""
         if self._vocabulary is None:
             raise user_error("vocabulary", "words to look for", "none", 'call set_vocabulary(["cat", "dog"]) first')
         return self._vocabulary
@@ -177,22 +177,22 @@ class RegionCLIP:
         background: Words | None = OWN_WORDS,
         options: VocabularyOptions | None = None,
     ) -> Vocabulary:
-        """Look for these words from now on; pictures stay encoded.
+        """Set the classes to detect; images stay encoded.
 
-        Scores of a region are shared out among the words: with `cat` alone, everything is a cat.
-        Background words take part in the sharing and are never reported.
+        Scores of a region are normalized over all classes: with only `cat`, everything is a cat.
+        Background classes take part in the softmax and are never reported.
 
         Args:
-            words: words or lists of synonyms; the name of a word list (`coco`, `coco65`, `coco48`,
-                `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a file of words or of embeddings; or a `Vocabulary`.
-            background: the same; `own` are the words that came with the detector, if any; None are none.
-            options: templates, and how synonyms count.
+            words: class names or lists of synonyms; the name of a class list (`coco`, `coco65`, `coco48`, `coco17`,
+                `lvis`, `lvis866`, `emoji`, `emoji880`); a file of class names or embeddings; or a `Vocabulary`.
+            background: likewise; `own` is the detector's default vocabulary, if any; None disables it.
+            options: templates, and treatment of synonyms.
 
         Returns:
             The vocabulary, which can be saved and set again.
 
         Raises:
-            UserError: no words, empty or equal ones, a bad file, or embeddings of another CLIP.
+            UserError: no class names, empty or duplicate ones, an invalid file, or embeddings of another CLIP.
         """
         options = options or VocabularyOptions()
         vocabulary = self._make(words, options)
@@ -212,16 +212,16 @@ class RegionCLIP:
 
     @with_own_settings
     def set_image(self, image: Picture | EncodedImage, *, matte: str = WHITE) -> None:
-        """Take a picture; it is encoded by the first `predict`, and not again while it is remembered.
+        """Set the image; the first `predict` encodes it, and the encoding is cached.
 
         Args:
-            image: file (upright by its EXIF data), PIL picture, array [H, W, 3] or [H, W] in RGB or
-                gray, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or what `prepare_image` gave.
-            matte: color, by a name or as `#rrggbb`, behind transparent pixels of a file or PIL picture.
+            image: file (upright by its EXIF data), PIL image, array [H, W, 3] or [H, W] in RGB or
+                gray, tensor [3, H, W] in RGB; uint8, or floats in [0, 1]. Or the result of `prepare_image`.
+            matte: color behind transparent pixels of a file or PIL image, by name or as `#rrggbb`.
 
         Raises:
-            UnreadableImageError: a file that is no picture.
-            UserError: an array that is no picture.
+            UnreadableImageError: the file is no valid image.
+            UserError: the array is no valid image.
         """
         prepared = image if isinstance(image, EncodedImage) else self.prepare_image(image, matte=matte)
         if prepared.model is not self.model:
@@ -233,26 +233,26 @@ class RegionCLIP:
 
     @with_own_settings
     def prepare_image(self, image: Picture, *, matte: str = WHITE) -> EncodedImage:
-        """Read and resize a picture for `set_image`, which then has nothing to do; other threads can call this.
+        """Read and resize an image for `set_image`, in any thread.
 
-        Arguments and errors are those of `set_image`. A picture that is remembered is returned as it is.
+        Arguments and errors are those of `set_image`. A cached image is returned unchanged.
         """
         pixels = read_image(image, matte=matte) if isinstance(image, str | Path) else to_rgb_pixels(image, matte)
         key = image_key(pixels)
         return self._images.get(key) or EncodedImage(self.model, pixels, self._mapper, key)
 
     def forget_images(self) -> None:
-        """Drop all pictures and what was computed of them."""
+        """Drop all images and their cached encodings."""
         self._images.clear()
 
     @property
     def encoded_images(self) -> list[EncodedImage]:
-        """The pictures that are remembered, the present one last."""
+        """The cached images, the current one last."""
         return list(self._images.values())
 
     @property
     def usual_threshold(self) -> float:
-        """Score from which finds are worth showing: that of the config, but at least 0.05."""
+        """Default score threshold for showing detections: that of the config, but at least 0.05."""
         return max(self.model.score_threshold, LEAST_SHOWN)
 
     @with_own_settings
@@ -266,21 +266,21 @@ class RegionCLIP:
         per_class: bool = False,
         embeddings: bool = False,
     ) -> Detections:
-        """Find the words of the vocabulary in the picture, or say what is in given boxes.
+        """Detect objects of the vocabulary's classes in the image, or classify user boxes.
 
         Args:
-            boxes: [N, 4] x1 y1 x2 y2 in pixels of the picture. Each gets its best word, in the given
-                order; nothing is left out but what the threshold excludes. None finds boxes.
-            threshold: least score; that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST) unless
-                given, and none with given boxes.
-            topk: most detections; TEST.DETECTIONS_PER_IMAGE unless given. Not with given boxes.
-            words_per_box: so many words of each box are returned with their probabilities.
-            per_class: remove duplicates within each word only, as published, so that a box can come
-                with several words; else each object keeps its best word.
-            embeddings: return the embeddings of the boxes.
+            boxes: [N, 4] x1 y1 x2 y2 in pixels of the image. Each gets its best class, in the given
+                order; only the threshold excludes boxes. None detects objects.
+            threshold: minimum score; by default that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST),
+                and none for user boxes.
+            topk: maximum number of detections; TEST.DETECTIONS_PER_IMAGE by default. Not for user boxes.
+            words_per_box: number of most probable classes returned for each box, with probabilities.
+            per_class: suppress duplicates only within each class, as published, so that a box can
+                have several classes; else each object keeps its best class.
+            embeddings: return the region embeddings.
 
         Raises:
-            UserError: no picture, no vocabulary, or bad boxes.
+            UserError: no image, no vocabulary, or invalid boxes.
         """
         if not self._images:
             raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
@@ -302,7 +302,7 @@ class RegionCLIP:
             try:
                 tower = self.embedder
             except UserError:
-                return vocabulary  # no file has the tower to compare with
+                return vocabulary  # no file has the text encoder to compare with
             self._require_fit(vocabulary, tower.weights_hash)
         return vocabulary
 
@@ -318,7 +318,7 @@ class RegionCLIP:
         return found[found.scores >= threshold]
 
     def _probabilities(self, found: Instances) -> Tensor:
-        """Return [R, K + 1]: the class names, and the rest."""
+        """Return [R, K + 1]: the classes, then the rest."""
         return self.model.probabilities(found.embeddings, self._classifier)
 
     def _detections(

@@ -1,4 +1,4 @@
-"""Random numbers that can be repeated: seeds by place, and the states of every library."""
+"""Reproducible random numbers: derived seeds, and the random states of all libraries."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 
 def derived_seed(*parts: int) -> int:
-    """Return a seed that depends on all `parts`, which are not negative, and on nothing else."""
+    """Return a seed that depends only on all `parts`, which are not negative."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of Python, NumPy and torch, made of types that load with `weights_only=True`."""
+    """Return the states of Python, NumPy and torch, of types that load with `weights_only=True`."""
     states = _states_on_cpu()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -25,7 +25,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states` returned."""
+    """Restore what `random_states` returned."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = states["numpy"]
@@ -37,7 +37,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def seeded_on_cpu(seed: int) -> Iterator[None]:
-    """Run a block with the libraries seeded, and leave their states as they were; GPUs are not touched."""
+    """Run a block with the libraries seeded, then restore their states; GPU states are not changed."""
     states = _states_on_cpu()
     random.seed(seed)
     np.random.seed(seed)

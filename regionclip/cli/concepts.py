@@ -1,4 +1,4 @@
-"""`regionclip concepts`: words in, embeddings out."""
+"""`regionclip concepts`: embed class names into a file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def concepts(
 
 
 def run(args: Namespace) -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.errors import user_error
     from regionclip.inference.vocabularies import make_vocabulary, save_vocabulary, split_words
@@ -71,7 +71,7 @@ def run(args: Namespace) -> int:
 
 
 def text_tower(args: Namespace) -> WordEmbedder:
-    """Return what embeds words: the tower of `--weights` and `--architecture`, else that of the detector."""
+    """Return the embedder with the text encoder of `--weights` and `--architecture`, else of the detector."""
     from regionclip.clip.architectures import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.errors import user_error

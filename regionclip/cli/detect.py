@@ -1,4 +1,4 @@
-"""`regionclip detect`: words in, boxes out."""
+"""`regionclip detect`: detect objects by class names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from regionclip.data.image_listing import LeftOut
 
 SHOWN_PICTURES, SHOWN_ROWS = 10, 10
-"""Pictures whose finds are printed, and rows of each."""
+"""Number of images whose detections are printed, and of rows for each."""
 
 
 def detect(
@@ -79,7 +79,7 @@ def detect(
 
 
 def run(args: Namespace) -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command, and return the exit code."""
     from regionclip.batch.detect import DetectOptions
     from regionclip.batch.detect import detect as detect_all
     from regionclip.data.image_listing import LeftOut
@@ -113,7 +113,7 @@ def run(args: Namespace) -> int:
 def choose_words(
     detector: RegionCLIP, words: str | None, vocabulary: str, background: str, templates: str, synonyms: str
 ) -> None:
-    """Set the vocabulary that the options name; raises `UserError` where they contradict."""
+    """Set the vocabulary of the options; raises `UserError` if they contradict each other."""
     from regionclip.errors import user_error
     from regionclip.inference.vocabularies import is_list_or_file, split_words
 
@@ -121,7 +121,7 @@ def choose_words(
         raise user_error("--words and --vocabulary", "one of them", "both", "leave one out")
     options = shared.vocabulary_options(templates, synonyms)
     if words is None and not vocabulary:
-        _ = detector.vocabulary  # says what is missing
+        _ = detector.vocabulary  # raises the error if there is none
         if (background, templates, synonyms) != ("own", "regionclip", "max"):
             what, expected = "--background, --templates, --synonyms", "--words or --vocabulary with them"
             raise user_error(what, expected, "neither", "name words, or leave them out")
@@ -134,7 +134,7 @@ def choose_words(
 
 
 def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: bool, as_json: bool) -> None:
-    """Print what was found: a table, the pictures that failed, counts, what was left out, and where everything is."""
+    """Print a table of detections, unreadable images, counts, skipped files, and the output paths."""
     from tabulate import tabulate
 
     from regionclip.batch.detect import REPORT_FILE, RESULTS_FILE

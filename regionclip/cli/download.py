@@ -1,4 +1,4 @@
-"""`regionclip download`: the published files, listed, fetched and checked."""
+"""`regionclip download`: list, download and verify published files."""
 
 from __future__ import annotations
 

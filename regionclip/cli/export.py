@@ -1,4 +1,4 @@
-"""`regionclip export`: a detector for other runtimes."""
+"""`regionclip export`: export a detector for other runtimes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def export(
 
 
 def run(args: Namespace) -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.engine.export.files import export_detector
     from regionclip.engine.ownership import own_folder

@@ -1,4 +1,4 @@
-"""The commands, and what they share. What takes seconds to import is imported when a command runs."""
+"""The commands. Imports that take seconds are deferred until a command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 def load_detector(
     model: str, config: str, overrides: list[str], text_weights: str, device: str, *, trust_pickle: bool
 ) -> RegionCLIP:
-    """Return the detector that the options name; raises `UserError` where they are wrong."""
+    """Return the detector of the options; raises `UserError` if they are invalid."""
     from regionclip import RegionCLIP
     from regionclip.hub.zoo import DEFAULT_MODEL
 
@@ -43,7 +43,7 @@ def load_detector(
 
 
 def override_pairs(overrides: list[str]) -> list[str]:
-    """Return keys and values in turn; raises `UserError` for an override that is no KEY=VALUE."""
+    """Return alternating keys and values; raises `UserError` for an override that is not KEY=VALUE."""
     from regionclip.errors import user_error
 
     pairs = [pair.partition("=") for pair in overrides]
@@ -54,7 +54,7 @@ def override_pairs(overrides: list[str]) -> list[str]:
 
 
 def vocabulary_options(templates: str, synonyms: str) -> VocabularyOptions:
-    """Return how words are embedded; raises `UserError` for an unknown word."""
+    """Return how class names are embedded; raises `UserError` for an unknown value of `synonyms`."""
     from regionclip.inference.vocabularies import VocabularyOptions
 
     return VocabularyOptions(templates, cast(Literal["max", "mean"], synonyms))

@@ -1,4 +1,4 @@
-"""`regionclip pack`: a detector as one folder."""
+"""`regionclip pack`: write a detector to one folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pack(
 
 
 def run(args: Namespace) -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error

@@ -1,1 +1,1 @@
-"""Aids for tests and demonstrations: weights and embeddings that need no file."""
+"""Helpers for tests and demos: weights and embeddings that need no file."""

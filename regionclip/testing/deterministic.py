@@ -83,7 +83,7 @@ def _fan_in(shape: Shape) -> int:
 
 
 def _convolution(shape: Shape) -> float:
-    # Above Kaiming's 2.0: filters of zero sum lose the energy of the mean.
+    # Above Kaiming's 2.0, because zero-sum filters lose the energy of the mean.
     return (2.7 / _fan_in(shape)) ** 0.5
 
 
@@ -123,7 +123,7 @@ RULES: tuple[_Rule, ...] = (
     _affine_rule(r"(^|\.)weight$", 1.0, 0.1, ndim=1),
     _affine_rule(r"(^|\.)bias$", 0.0, 0.05),
     _affine_rule(r"", 0.0, 0.05, ndim=1),
-    # Detectron2's stem sees pixels of about +-60.
+    # The input of Detectron2's stem has pixel values of about +-60.
     _Rule(r"stem\.conv1\.weight$", 4, lambda key, s: _spread(key, s, _convolution(s) / 60.0)),
     _weight_rule(r"fpn_lateral\d", lambda s: (1.0 / _fan_in(s)) ** 0.5, zero_sum=True, ndim=4),
     *(_weight_rule(rf"fpn_output{level}", partial(_pyramid_gain, level), zero_sum=True, ndim=4) for level in "2345"),
@@ -132,7 +132,7 @@ RULES: tuple[_Rule, ...] = (
     _weight_rule(r"", lambda s: s[1] ** -0.5, ndim=2),
     _affine_rule(r"", 1.0, 0.1, ndim=0),
 )
-"""Tried in order; the first that fits decides."""
+"""Tried in order; the first match applies."""
 
 
 def deterministic_text_embeddings(name: str, rows: int, dim: int) -> Tensor:
@@ -148,7 +148,7 @@ def deterministic_text_embeddings(name: str, rows: int, dim: int) -> Tensor:
 
 
 def deterministic_state_dict(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return float32 tensors for `{key: shape}`; `num_batches_tracked` entries are left out."""
+    """Return float32 tensors for `{key: shape}`; `num_batches_tracked` entries are omitted."""
     return {
         key: torch.from_numpy(np.ascontiguousarray(_values(key, tuple(shape))))
         for key, shape in shapes.items()
