@@ -1,7 +1,7 @@
-"""The plain path that the benchmarks compare with: stock Detectron2 and torchvision, nothing rewritten.
+"""Baseline of the benchmarks: stock Detectron2 and torchvision, without optimizations.
 
-It runs on the weights of one of our detectors: contiguous maps, normalization as layers of its own, Detectron2's
-pooler and selection of proposals, every region of every proposal at once, CLIP's attention pool with all tokens
+It uses the weights of one of this package's detectors: contiguous maps, separate normalization layers, Detectron2's
+pooler and proposal selection, all regions of all proposals at once, CLIP's attention pool with all tokens
 as queries, class embeddings normalized in each call, and the published loop over images for the scores.
 """
 
@@ -27,10 +27,10 @@ from regionclip.modeling.preprocessing import ImagePreprocessor
 
 
 class PlainDetector:
-    """A detector with a C4 head and a text classifier, computed as upstream computes it."""
+    """A detector with a C4 head and a text-embedding classifier, computed as upstream does."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
-        """Use the weights of a model that was not prepared for inference."""
+        """Use the weights of a model that was not optimized for inference."""
         self.model = model.eval()
         tower = clip_tower(model.backbone)
         assert isinstance(tower, ModifiedResNet)
@@ -67,7 +67,7 @@ class PlainDetector:
         return RPN.predict_proposals(rpn, rpn.anchor_generator(features), logits, deltas, images.image_sizes)
 
     def detect(self, embeddings: Tensor, proposals: Sequence[Instances]) -> list[Instances]:
-        """Score the regions [R, D], and suppress, image by image."""
+        """Score the regions [R, D], and apply suppression, image by image."""
         predictor, selector = self.predictor, self.predictor.selector
         classifier = predictor.test_cls_score or predictor.cls_score
         unit = F.normalize(embeddings, dim=1)
@@ -92,7 +92,7 @@ class PlainDetector:
 
 
 def plain_batch(preprocessor: ImagePreprocessor | None, inputs: Sequence[dict[str, Any]]) -> ImageList:
-    """Normalise images and pad them to a contiguous batch."""
+    """Normalize images and pad them to a contiguous batch."""
     assert preprocessor is not None
     scale = 255.0 if preprocessor.unit_range else 1.0
     images = [image["image"].to(preprocessor.mean.device) for image in inputs]
@@ -103,7 +103,7 @@ def plain_batch(preprocessor: ImagePreprocessor | None, inputs: Sequence[dict[st
 
 
 def attend_with_all_tokens(pool: AttentionPool2d, maps: Tensor) -> Tensor:
-    """Return [R, D] from [R, C, h, w] as CLIP's own code does: every token is a query, one output is kept."""
+    """Return [R, D] from [R, C, h, w] as CLIP's own code does: all tokens are queries, one output is used."""
     tokens = maps.flatten(2).permute(2, 0, 1)  # [L, R, C]
     tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
     projections: tuple[nn.Linear, ...] = (pool.q_proj, pool.k_proj, pool.v_proj)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Time a whole detector for more and more proposals, words, pixels and images: no term should be worse than linear.
+"""Time a detector for growing numbers of proposals, classes, pixels and images: no term should exceed linear.
 
     python benchmarks/cost.py [--model RN50|RN50x4] [--precision float32] [--repeat 2] [--json]
 
-From 300 proposals, 1203 words, 800 pixels and one image, one of them changes at a time. `plain` is
-benchmarks/baseline.py in the same round, for proposals alone.
+From 300 proposals, 1203 classes, 800 pixels and one image, one of them changes at a time. `plain` is
+benchmarks/baseline.py in the same round, for proposals only.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ PROPOSALS, WORDS, SIDES, IMAGES = (100, 300, 1000, 2000), (80, 1203, 5000, 20000
 
 
 def set_proposals(model: CLIPFastRCNN, count: int) -> None:
-    """Let the proposer give so many boxes."""
+    """Set the number of proposals of the RPN."""
     generator: Any = model.offline_proposal_generator
     generator.post_nms_topk[False] = count
 
 
 def set_words(model: CLIPFastRCNN, count: int) -> None:
-    """Compare regions with so many random embeddings."""
+    """Use `count` random class embeddings."""
     classifier = model.roi_heads.box_predictor.cls_score
     rows = F.normalize(torch.randn(count, classifier.in_features), dim=1)
     classifier.weight = torch.nn.Parameter(rows, requires_grad=False)
 
 
 def picture(side: int) -> list[dict[str, Any]]:
-    """Return one picture with a shorter side of so many pixels."""
+    """Return one image with a shorter side of `side` pixels."""
     first = list_images(REPOSITORY / "datasets" / "demo_images")[0]
     return [TestMapper(side, 2 * side, "RGB", keep_annotations=False).map_pixels(read_image(first))]
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Time a whole detector against the plain path (benchmarks/baseline.py), image by image in one run.
+"""Time a whole detector against the baseline (benchmarks/baseline.py), image by image in one run.
 
     python benchmarks/e2e.py [--model RN50|RN50x4|emoji] [--boxes rpn|gt] [--images 4] [--repeat 3] [--json]
 
-Weights are generated from names: times mean something, words do not. The pictures are those of
-datasets/demo_images at 800 pixels; 1000 proposals, none of which is left out for its objectness, and
-1203 words. `emoji` is the shipped detector with its trained proposer, 1000 proposals, its 1174 words and
-the published fusion, for which proposals with negative objectness fall away, on datasets/demo_scenes.
-Each round runs the plain path, then ours in float32 and, where the processor has it, in bfloat16 and in that from
-earlier stages of the backbone on, each in a process of its own that waits meanwhile; the ratio is the median over
+Weights are generated from key names: times are meaningful, detections are not. The images are those of
+datasets/demo_images at 800 pixels; 1000 proposals, none of which is dropped for its objectness, and
+1203 classes. `emoji` is the default detector with its trained RPN, 1000 proposals, its 1174 classes and
+the published fusion, which drops proposals with negative objectness, on datasets/demo_scenes.
+Each round runs the baseline, then this package in float32 and, if native to the processor, in bfloat16 and in that
+from earlier stages of the backbone on, each in a separate process that otherwise waits; the ratio is the median over
 rounds. Memory is the peak of such a process.
 """
 
@@ -48,11 +48,11 @@ PATHS = {
     "bfloat16_from_res3": ("bfloat16", "res3"),
     "bfloat16_from_stem": ("bfloat16", "stem"),
 }
-"""What each way to compute asks of `prepare_for_inference`; the plain one goes without."""
+"""Arguments of `prepare_for_inference` for each path; none for the baseline."""
 
 
 def native_paths() -> list[str]:
-    """Return the ways whose precision the processor has."""
+    """Return the paths whose precision is native to the processor."""
     return [path for path, asked in PATHS.items() if not asked or is_native(asked[0], "cpu")]
 
 
@@ -60,7 +60,7 @@ Detect = Callable[[Sequence[dict[str, Any]]], Any]
 
 
 def make_trained_model(boxes: str, proposals: int) -> CLIPFastRCNN:
-    """Return the shipped detector on its own words, with all boxes, as the published ones."""
+    """Return the default detector with its own vocabulary, and options as in the published detectors."""
     options = {
         "MODEL.CLIP.CROP_REGION_TYPE": boxes.upper(),
         "MODEL.CLIP.MULTIPLY_RPN_SCORE": str(boxes == "rpn"),
@@ -77,7 +77,7 @@ def make_trained_model(boxes: str, proposals: int) -> CLIPFastRCNN:
 
 
 def make_model(name: str, boxes: str, proposals: int) -> CLIPFastRCNN:
-    """Return a detector: the shipped one, or the published LVIS detector with generated weights and embeddings."""
+    """Return a detector: the default one, or the published LVIS detector with generated weights and embeddings."""
     if name == "emoji":
         return make_trained_model(boxes, proposals)
     published = MODELS[f"regionclip_pretrained-cc_{name.lower()}"]
@@ -107,7 +107,7 @@ def make_path(path: str, arguments: argparse.Namespace) -> Detect:
 
 
 def read_inputs(name: str, count: int, folder: Path | None = None) -> list[dict[str, Any]]:
-    """Return pictures for a detector, with seven boxes each for when it is given boxes."""
+    """Return images for a detector, with seven boxes each if boxes are given."""
     own_folder, sides = ("demo_scenes", (448, 720)) if name == "emoji" else ("demo_images", (800, 1333))
     mapper = TestMapper(*sides, "RGB", keep_annotations=False)
     pictures = list_images(folder or REPOSITORY / "datasets" / own_folder)
@@ -124,11 +124,11 @@ def read_inputs(name: str, count: int, folder: Path | None = None) -> list[dict[
 
 
 _loaded: dict[str, Any] = {}
-"""What a process of one path works with."""
+"""State of a path's process."""
 
 
 def load_path(path: str, arguments: argparse.Namespace) -> None:
-    """Make the detector of this process and its pictures, and forget what that took."""
+    """Create the detector and images of this process, then reset its peak memory."""
     torch.set_grad_enabled(False)
     _loaded["detect"] = make_path(path, arguments)
     _loaded["inputs"] = read_inputs(arguments.model, arguments.images)
@@ -136,14 +136,14 @@ def load_path(path: str, arguments: argparse.Namespace) -> None:
 
 
 def time_detection(number: int) -> float:
-    """Return the seconds that one of the pictures takes in this process."""
+    """Return the seconds for one of the images in this process."""
     start = time.perf_counter()
     _loaded["detect"]([_loaded["inputs"][number]])
     return time.perf_counter() - start
 
 
 def peak_memory() -> int:
-    """Return the largest memory in bytes of this process since it was loaded, weights included; Linux only."""
+    """Return the peak memory in bytes of this process since loading, weights included; Linux only."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Say how many regions need not be encoded, how much time that saves, and whether detections stay bit-identical.
+"""Measure how many regions early termination skips, the time saved, and whether detections stay bit-identical.
 
     python benchmarks/early_end.py [--model emoji|RN50|RN50x4] [--images 6] [--pictures FOLDER] [--detections 100]
 
-Each image is detected on twice in turns, with the early end of the RoI head and without. `emoji` is the shipped
+Each image is processed twice in turns, with early termination of the RoI head and without. `emoji` is the default
 detector on datasets/demo_scenes or the images of a folder; the others have generated weights.
 """
 
@@ -31,13 +31,13 @@ from regionclip.modeling.postprocess import DetectionSelector
 
 
 def never(selector: DetectionSelector, objectness_logits: Tensor) -> Tensor:
-    """Return a bound for which no region is left out."""
+    """Return a bound that skips no region."""
     return torch.full_like(objectness_logits, torch.inf)
 
 
 @contextmanager
 def watched_regions() -> Iterator[list[LazyRegions]]:
-    """Give a list that grows by the regions of each image."""
+    """Yield a list that collects the regions of each image."""
     made: list[LazyRegions] = []
     make = LazyRegions.__init__
 
@@ -50,14 +50,14 @@ def watched_regions() -> Iterator[list[LazyRegions]]:
 
 
 def same(one: Instances, other: Instances) -> bool:
-    """Return whether detections are equal bit by bit."""
+    """Return whether detections are bit-identical."""
     boxes = torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
     return boxes and torch.equal(one.scores, other.scores) and torch.equal(one.pred_classes, other.pred_classes)
 
 
 @torch.no_grad()
 def compare(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return regions, seconds and the number of images with other detections."""
+    """Return regions, seconds and the number of images with different detections."""
     model = make_model(arguments.model, "rpn", arguments.proposals)
     predictor = model.roi_heads.box_predictor
     predictor.selector = replace(predictor.selector, max_detections=arguments.detections)

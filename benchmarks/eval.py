@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Time and memory of an evaluation on LVIS, from detections to figures, against LVIS's own implementation.
+"""Measure time and memory of an LVIS evaluation, from detections to metrics, against LVIS's implementation.
 
     python benchmarks/eval.py [--images 5000] [--detections 300] [--backends faster official] [--json]
 
-Ground truth and detections are made up: 1203 classes as frequent as a long tail, a dozen annotated
-objects an image with masks, most of them found, and wrong detections around. Each backend has a process of its own,
-which takes the detections image by image, as an evaluation does, then writes the files and computes the figures.
+Ground truth and detections are synthetic: 1203 classes with long-tailed frequencies, a dozen annotated objects
+per image with masks, most of them detected, plus wrong detections. Each backend has a separate process,
+which collects the detections image by image, as an evaluation does, then writes the files and computes the metrics.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Objects = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def make_truth(images: int) -> dict[str, Any]:
-    """Return an LVIS file of so many images."""
+    """Return LVIS annotations of `images` images."""
     numbers = np.random.default_rng(0)
     shares = 1 / np.arange(1, CLASSES + 1)
     ids = numbers.choice(CLASSES, (images, OBJECTS), p=shares / shares.sum()) + 1
@@ -73,7 +73,7 @@ def make_truth(images: int) -> dict[str, Any]:
 
 
 def detections_of(objects: Objects, seed: int, count: int) -> Instances:
-    """Return the objects of an image, moved a little, and wrong detections up to `count` in all."""
+    """Return the objects of an image, slightly moved, and wrong detections up to `count` in total."""
     numbers = np.random.default_rng(seed)
     boxes = np.concatenate([numbers.uniform(0, SIDE / 2, (count, 2)), numbers.uniform(8, 300, (count, 2))], axis=1)
     classes = numbers.integers(CLASSES, size=count)
@@ -91,7 +91,7 @@ def detections_of(objects: Objects, seed: int, count: int) -> Instances:
 
 
 def measure(folder: str, backend: str, images: int, count: int) -> dict[str, float]:
-    """Return seconds after inference, the process's largest memory in bytes, and AP; Linux only."""
+    """Return seconds after inference, the process's peak memory in bytes, and AP; Linux only."""
     truth_file = Path(folder) / "truth.json"
     with np.load(Path(folder) / "objects.npz") as objects:
         ids, boxes = objects["ids"], objects["boxes"]
@@ -125,7 +125,7 @@ def main() -> None:
         boxes = np.array([annotation["bbox"] for annotation in truth["annotations"]]).reshape(-1, OBJECTS, 4)
         np.savez(Path(folder) / "objects.npz", ids=ids, boxes=boxes)
         for backend in arguments.backends:
-            # A process of its own: memory that an earlier one had counts for nobody.
+            # A separate process, so that memory of an earlier backend is not counted.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 task = (folder, backend, arguments.images, arguments.detections)
                 figures[backend] = pool.apply(measure, task)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time the parts of the RoI head against the plain path (benchmarks/baseline.py), in one run.
+"""Time the steps of the RoI head against the baseline (benchmarks/baseline.py), in one run.
 
     python benchmarks/head.py [--model RN50|RN50x4] [--regions 1000] [--words 1203] [--repeat 3] [--json]
 
-The map is that of an image of 800 x 1067 pixels; weights and map are generated.
+The feature map is that of an image of 800 x 1067 pixels; weights and map are generated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def random_proposals(count: int) -> Instances:
 
 
 def plain_parts(plain: PlainDetector, features: Tensor, proposals: Instances) -> dict[str, Callable[[], Any]]:
-    """Return the parts as the plain path computes them, and the whole."""
+    """Return the steps as the baseline computes them, and the whole."""
     pooled = plain.pooler([features], [proposals.proposal_boxes])
     maps = plain.tower.layer4(pooled)
     embeddings = attend_with_all_tokens(plain.attention_pool, maps)
@@ -60,7 +60,7 @@ def plain_parts(plain: PlainDetector, features: Tensor, proposals: Instances) ->
 
 
 def own_parts(heads: Any, features: Tensor, proposals: Instances) -> dict[str, Callable[[], Any]]:
-    """Return the parts of a prepared head; RoIAlign and layer4 are one, portion by portion."""
+    """Return the steps of an optimized head; RoIAlign and layer4 are one step, computed in chunks."""
     features = features.contiguous(memory_format=torch.channels_last).to(next(heads.encoder.last_stage.parameters()))
     embeddings = heads.encode({"res4": features}, [proposals.proposal_boxes])
     maps = heads.encoder.region_maps([features], [proposals.proposal_boxes])
@@ -76,12 +76,12 @@ def own_parts(heads: Any, features: Tensor, proposals: Instances) -> dict[str, C
 
 
 def native_precisions() -> list[str]:
-    """Return the precisions that the processor has."""
+    """Return the native precisions of the processor."""
     return [precision for precision in ("float32", "bfloat16") if is_native(precision, "cpu")]
 
 
 def paths_of(arguments: argparse.Namespace) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Return for each path its parts, on the same regions."""
+    """Return the steps of each path, on the same regions."""
     proposals, paths = random_proposals(arguments.regions), {}
     for path in ("plain", *native_precisions()):
         model = make_model(arguments.model, "rpn", arguments.regions)
@@ -99,7 +99,7 @@ def paths_of(arguments: argparse.Namespace) -> dict[str, dict[str, Callable[[], 
 
 @torch.no_grad()
 def median_seconds(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the median time of each part of each path; the paths take turns."""
+    """Return the median time of each step of each path; the paths alternate."""
     paths = paths_of(arguments)
     seconds: dict[str, dict[str, list[float]]] = {path: {part: [] for part in parts} for path, parts in paths.items()}
     for _ in range(arguments.repeat):

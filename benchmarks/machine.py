@@ -1,4 +1,4 @@
-"""On what a benchmark ran: what each result in docs/metrics.json comes with."""
+"""Description of the machine, stored with each result in docs/metrics.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regionclip.ops import native, native_problem
 
 
 def describe() -> dict[str, str | int]:
-    """Return processor, what its loops use, versions and date."""
+    """Return processor, instruction set, versions and date."""
     return {
         "processor": processor(),
         "instruction_set": "none" if native_problem("cpu") else native.instruction_set(),
@@ -30,7 +30,7 @@ def describe() -> dict[str, str | int]:
 
 
 def processor() -> str:
-    """Return the model name, family and model of the processor, as far as the system tells."""
+    """Return model name, family and model of the processor, as far as known."""
     information = Path("/proc/cpuinfo")
     if not information.is_file():
         return platform.processor() or platform.machine()

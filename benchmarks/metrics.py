@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Keep what benchmarks measured in docs/metrics.json, and compare a machine with it.
+"""Store benchmark results in docs/metrics.json, and compare a machine with them.
 
     python benchmarks/metrics.py run NAME ...       # runs benchmarks and writes their results
-    python benchmarks/metrics.py compare NAME ...   # runs them and fails where a ratio fell by more than a quarter
-    python benchmarks/metrics.py show               # prints tables for the pages
+    python benchmarks/metrics.py compare NAME ...   # runs them and fails if a ratio fell by more than a quarter
+    python benchmarks/metrics.py show               # prints tables for the documentation
 
-Results are kept by instruction set, each with the machine that it comes from; only ratios of one run are compared.
+Results are stored by instruction set, each with its machine; only ratios within one run are compared.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ BENCHMARKS = {
     "evaluation": ["eval.py"],
     "peers": ["peers.py"],
 }
-"""Command of each benchmark; all take `--json`, which prints the result as the last line."""
+"""Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 
 ALLOWED_LOSS = 0.25
-"""Share by which a ratio can be less than the one that was kept: shared machines are no better."""
+"""Relative decrease of a ratio that is tolerated: shared machines vary by this much."""
 
 
 def run(name: str) -> Any:
-    """Run a benchmark, show what it prints, and return its result; raises `CalledProcessError` when it fails."""
+    """Run a benchmark, show its output, and return its result; raises `CalledProcessError` if it fails."""
     script, *options = BENCHMARKS[name]
     command = [sys.executable, str(REPOSITORY / "benchmarks" / script), *options, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -56,12 +56,12 @@ def run(name: str) -> Any:
 
 
 def kept() -> dict[str, dict[str, Any]]:
-    """Return the results by instruction set and name."""
+    """Return the stored results by instruction set and name."""
     return json.loads(FILE.read_text()) if FILE.is_file() else {}
 
 
 def ratios(result: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield name and value of each number under a key that begins with `speedup`, or below such a key."""
+    """Yield name and value of each number below a key with the prefix `speedup`."""
     if isinstance(result, dict):
         for key, value in result.items():
             yield from ratios(value, f"{path}/{key}")
@@ -70,7 +70,7 @@ def ratios(result: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def slower(result: Any, before: Any) -> list[str]:
-    """Return a line for each ratio that fell by more than is allowed."""
+    """Return one line for each ratio that fell by more than is allowed."""
     known = dict(ratios(before))
     return [
         f"{name}: {value:.2f}, was {known[name]:.2f}"
@@ -80,7 +80,7 @@ def slower(result: Any, before: Any) -> list[str]:
 
 
 def show(metrics: dict[str, dict[str, Any]]) -> None:
-    """Print all ratios, an instruction set a column."""
+    """Print all ratios, one column per instruction set."""
     table: dict[str, dict[str, float]] = {}
     for instruction_set, results in metrics.items():
         for name, entry in results.items():
@@ -91,7 +91,7 @@ def show(metrics: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    """Run, compare or show; the exit code is 1 where a ratio fell."""
+    """Run, compare or show; the exit code is 1 if a ratio fell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "compare", "show"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Time the operators against torchvision's, torch's and a plain Python loop, side by side in one run.
+"""Time the operators against torchvision's, torch's and a plain Python loop, in one run.
 
     python benchmarks/ops.py [--device cuda] [--repeats 5] [--threads 1 2]
 
-Each line gives the medians of both and their ratio; ratios below 1 are where we lose.
+Each line has the medians of both and their ratio; below 1 this package is slower.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from regionclip.ops import WinogradConv2d, batched_nms, nms, roi_align, soft_nms
 
 
 class Pair(NamedTuple):
-    """A job done by both sides."""
+    """A job with both implementations."""
 
     name: str
     ours: Callable[[], Any]
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def random_boxes(count: int, width: float, height: float, largest: float, device: str) -> Tensor:
-    """Return boxes [count, 4] inside an image, with sides from 8 pixels to a share of its own."""
+    """Return boxes [count, 4] inside an image, with sides from 8 pixels to a fraction of its own."""
     size = torch.tensor([width, height])
     corner = torch.rand(count, 2) * size * 0.8
     sides = torch.rand(count, 2) * size * largest + 8
@@ -42,7 +42,7 @@ def random_boxes(count: int, width: float, height: float, largest: float, device
 
 
 def pooling_pairs(device: str, count: int = 1000) -> Iterator[Pair]:
-    """Yield pooling jobs: the head of RN50 on an 800 x 1067 image, its parts, and a pyramid level."""
+    """Yield RoIAlign jobs: the head of RN50 on an 800 x 1067 image, its steps, and an FPN level."""
     rois = torch.cat([torch.zeros(count, 1, device=device), random_boxes(count, 1067, 800, 0.5, device)], dim=1)
     features = torch.randn(1, 1024, 50, 67, device=device)
     channels_last = features.contiguous(memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ def pooling_pairs(device: str, count: int = 1000) -> Iterator[Pair]:
 
 
 def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
-    """Yield the training job: forward and backward of regions."""
+    """Yield the training job: forward and backward of RoIAlign."""
 
     def train(pool: Callable[..., Tensor]) -> Callable[[], None]:
         leaf = features.clone().requires_grad_()
@@ -84,7 +84,7 @@ def gradient_pairs(features: Tensor, rois: Tensor) -> Iterator[Pair]:
 
 
 def convolution_pairs() -> Iterator[Pair]:
-    """Yield 3x3 convolutions without gradients: of 64 regions in layer4, of a pyramid's finest map, of a backbone."""
+    """Yield 3x3 convolutions without gradients: of 64 regions in layer4, of an FPN's finest map, of a backbone."""
     for count, channels, height, width in ((64, 512, 14, 14), (64, 512, 7, 7), (1, 256, 200, 280), (1, 128, 100, 134)):
         for dtype in (torch.float32, torch.bfloat16) if is_native("bfloat16", "cpu") else (torch.float32,):
             layer = torch.nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
@@ -97,7 +97,7 @@ def convolution_pairs() -> Iterator[Pair]:
 
 @torch.no_grad()
 def without_gradients(layer: torch.nn.Module, maps: Tensor) -> Tensor:
-    """Return what a layer gives outside of training."""
+    """Return the output of a layer without gradients."""
     return layer(maps)
 
 
@@ -139,7 +139,7 @@ def soft_nms_pairs(device: str) -> Iterator[Pair]:
 
 
 def main() -> None:
-    """Print a line a pair and number of threads."""
+    """Print one line per job and number of threads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Time detectors of others next to ours: one photo, two threads, 80 and 1203 class names, in one run.
+"""Time other detectors and this package: one photo, two threads, 80 and 1203 class names, in one run.
 
     pip install transformers; python benchmarks/peers.py [--detectors NAME ...] [--repeat 2] [--json]
 
-All have random weights of the published sizes, so that times mean something and detections do not; only `emoji` is
-trained. Each has a process of its own, and they take turns. `names` are embedded before where the architecture allows
-it; `new names` are 80 that were never seen, asked for on the photo that was just looked at, text included: one prompt
-a name. Grounding DINO reads names as one text of at most 256 tokens, so that many take many passes.
+All have random weights of the published sizes, so times are meaningful and detections are not; only `emoji` is
+trained. Each has a separate process, and they alternate. `names` are embedded in advance if the architecture allows
+it; `new names` are 80 unseen ones for the photo that was just processed, including the text encoder: one prompt
+per name. Grounding DINO reads names as one text of at most 256 tokens, so many names need many passes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from regionclip.clip.text_encoder import Tokenizer
 from regionclip.data.class_lists import WORD_LISTS
 
 FEW, MANY = 80, 1203
-"""Class names of COCO and LVIS."""
+"""Numbers of classes of COCO and LVIS."""
 
 TOKENS = 256
-"""Tokens of a text that Grounding DINO reads at once."""
+"""Maximum number of text tokens in a pass of Grounding DINO."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Peer:
 
     parameters: int
     detect: Callable[[int], Any]
-    """Looks at the photo as a new one, for as many names, which it knows if it can."""
+    """Detects in the photo as if it were new, with a number of names, whose embeddings are cached if possible."""
     ask: Callable[[], Any] | None = None
-    """Looks for new names on the photo that it has just seen; None where names cannot change."""
+    """Detects new names in the photo just processed; None if names cannot change."""
 
 
 def count(model: nn.Module) -> int:
@@ -64,13 +64,13 @@ def photo(height: int, width: int) -> Tensor:
 
 
 def token_counts(names: int) -> list[int]:
-    """Return how many tokens each of the first names of LVIS has."""
+    """Return the number of tokens of each of the first names of LVIS."""
     tokenizer = Tokenizer()
     return [len(tokenizer.encode(name)) for name in WORD_LISTS["lvis"]()[:names]]
 
 
 def clip_tokens(names: int, length: int) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask [names, length] of one short prompt a name."""
+    """Return ids and attention mask [names, length] of one short prompt per name."""
     ids, mask = torch.zeros(names, length, dtype=torch.long), torch.zeros(names, length, dtype=torch.long)
     for row, tokens in enumerate(token_counts(names)):
         used = min(tokens + 2, length)
@@ -80,7 +80,7 @@ def clip_tokens(names: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 def regionclip_rn50(proposals: int) -> Peer:
-    """Return RegionCLIP with RN50; no proposal is left out for its objectness alone."""
+    """Return RegionCLIP with RN50; no proposal is dropped for its objectness alone."""
     options = {
         "MODEL.CLIP.RPN_SCORE_FUSION": "sigmoid",
         "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": str(proposals),
@@ -90,7 +90,7 @@ def regionclip_rn50(proposals: int) -> Peer:
 
 
 def emoji() -> Peer:
-    """Return the shipped detector."""
+    """Return the default detector."""
     detector = RegionCLIP.from_pretrained("emoji", device="cpu")
     embedder = detector.embedder
     embedder.cache = None
@@ -98,7 +98,7 @@ def emoji() -> Peer:
 
 
 def ours(detector: RegionCLIP, model: str, embedder: WordEmbedder) -> Peer:
-    """Return one of ours as `predict` runs it."""
+    """Return one of this package's detectors, run with `predict`."""
     vocabularies = {names: random_vocabulary(names, embedder.dim) for names in (FEW, MANY)}
     pixels = read_inputs(model, 1)[0]["image"].permute(1, 2, 0).numpy()
     asked = itertools.count()
@@ -137,7 +137,7 @@ def grounding_dino() -> Peer:
         for ids in texts(names):
             model(pixel_values=pixels, input_ids=ids)
 
-    # Text and image are fused from the first layers of the encoder on: nothing is left to keep.
+    # Text and image are fused from the first encoder layers on: nothing can be cached.
     return Peer(count(model), detect, lambda: detect(FEW))
 
 
@@ -165,7 +165,7 @@ def owlv2() -> Peer:
 
 
 def omdet_turbo() -> Peer:
-    """Return OmDet-Turbo-T at 640 pixels, which is made for speed."""
+    """Return OmDet-Turbo-T at 640 pixels, which is designed for speed."""
     from transformers import OmDetTurboConfig, OmDetTurboForObjectDetection
 
     model = OmDetTurboForObjectDetection(OmDetTurboConfig()).eval()
@@ -188,7 +188,7 @@ def omdet_turbo() -> Peer:
 
 
 def faster_rcnn() -> Peer:
-    """Return torchvision's Faster R-CNN with 91 fixed classes, which no name changes."""
+    """Return torchvision's Faster R-CNN with 91 fixed classes."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
 
     model = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval()
@@ -207,14 +207,14 @@ DETECTORS: dict[str, tuple[str, str, Callable[[], Peer]]] = {
     "OmDet-Turbo-T": ("Apache-2.0", "640 x 640 pixels", omdet_turbo),
     "Faster R-CNN R50-FPN v2": ("BSD-3-Clause", "800 pixels", faster_rcnn),
 }
-"""License of the code, size of the image, and what makes the detector."""
+"""License of the code, size of the image, and factory of the detector."""
 
 _loaded: dict[str, Peer] = {}
-"""What a process works with."""
+"""State of a process."""
 
 
 def load(name: str) -> None:
-    """Make the detector of this process, and forget what that took."""
+    """Create the detector of this process, then reset the statistics."""
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
     torch.set_num_threads(2)
@@ -223,7 +223,7 @@ def load(name: str) -> None:
 
 
 def seconds(names: int | None) -> float | None:
-    """Return the seconds for as many names, or for new ones; None where there are none."""
+    """Return the seconds for a number of names, or for new ones; None if not supported."""
     peer = _loaded["peer"]
     start = time.perf_counter()
     if names is not None:
@@ -241,7 +241,7 @@ def parameters() -> int:
 
 
 def measure(names: Sequence[str], repeat: int) -> list[dict[str, Any]]:
-    """Return a row for each detector, with medians over rounds in which all take turns."""
+    """Return one row per detector, with medians over rounds in which all alternate."""
     spawn = multiprocessing.get_context("spawn")
     pools = {name: spawn.Pool(1, load, (name,)) for name in names}
     columns = {f"seconds_{FEW}": FEW, "seconds_new_names": None, f"seconds_{MANY}": MANY}

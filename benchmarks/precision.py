@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Say what half precision changes: classes and scores of the same regions, against float32.
+"""Measure the effect of half precision: classes and scores of the same regions, against float32.
 
     python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--images 6] [--pictures FOLDER] [--json]
 
-Both detectors look at the boxes that the proposer of the first finds. `emoji` is the shipped detector on
-datasets/demo_scenes, or on those of a folder, whose words mean something; the others have generated weights.
+Both detectors get the proposals of the first one. `emoji` is the default detector on datasets/demo_scenes or the
+images of a folder, with meaningful detections; the others have generated weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.inference.prepare import ROUNDED_FROM, prepare_for_inference
 
 MARGIN = 0.02
-"""Difference of the best two probabilities from which a class counts as decided."""
+"""Minimum difference of the two highest probabilities for a class to count as decided."""
 
 CLOSE = 0.01
-"""Change that counts as none."""
+"""Score difference that counts as unchanged."""
 
 
 def scores_of(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: list[Any]) -> tuple[Tensor, Tensor]:
-    """Return [R, K] probabilities of the classes, without background, and scores of boxes, of all regions."""
+    """Return [R, K] class probabilities, without background, and scores of boxes, of all regions."""
     predictor = model.roi_heads.box_predictor
     probabilities, scores = [], []
     for image, found in zip(inputs, proposals, strict=True):
@@ -43,7 +43,7 @@ def scores_of(model: CLIPFastRCNN, inputs: list[dict[str, object]], proposals: l
 
 @torch.no_grad()
 def compare(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return how many regions keep their class, and how far scores move."""
+    """Return how many regions keep their class, and how much scores change."""
     exact, rounded = (
         make_model(arguments.model, "rpn", arguments.proposals).to(arguments.device).eval() for _ in range(2)
     )

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How many image-text pairs a second the loader gives, and how many a pretraining step takes.
+"""Measure image-text pairs per second of the data loader and of a pretraining step.
 
     python benchmarks/pretrain_data.py [--captions FILE --format FACTORY] [--workers N] [--step]
 
-Without captions, the four photos of the tests are written to tar shards at 640 pixels. The step is that of
-configs/pretrain/RegionCLIP_RN50.yaml, random weights, on a GPU if there is one.
+Without captions, the four test photos are written to tar shards at 640 pixels. The step is that of
+configs/pretrain/RegionCLIP_RN50.yaml, with random weights, on a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def large_photos(count: int) -> Iterator[Pair]:
 
 
 def rate_of_loader(batches: Iterator[Batch], count: int) -> float:
-    """Return pairs a second, after the workers have started."""
+    """Return pairs per second, after the workers have started."""
     next(batches)
     start = time.perf_counter()
     with tqdm(total=count, desc="loader", unit="pair") as bar:
@@ -53,7 +53,7 @@ def rate_of_loader(batches: Iterator[Batch], count: int) -> float:
 
 
 def rate_of_step(cfg: CfgNode, batch: Batch) -> float:
-    """Return the pairs a second that a step consumes."""
+    """Return the pairs per second of a training step."""
     model = DetectorTrainer.build_model(cfg).train()
     seconds = []
     with EventStorage():

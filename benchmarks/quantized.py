@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Time the convolutions of `layer4` in int8 against those that the package runs in float32, in one run.
+"""Time the convolutions of `layer4` in int8 against this package's in float32, in one run.
 
     python benchmarks/quantized.py [--regions 64] [--repeats 9] [--json]
 
-The int8 side is torch's own: weights quantized by channel, input and output by tensor, as a calibrated model would
-have them. `quantize` is what it costs to round a float32 map where a part of the network stays in float32.
+int8 uses torch's own kernels: weights quantized per channel, input and output per tensor, as a calibrated model
+has them. `quantize` is the cost of quantizing a float32 map if a part of the network stays in float32.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LAYERS = (
     ("1x1 to the residual sum", 512, 2048, 1, 7),
     ("1x1 from it", 2048, 512, 1, 7),
 )
-"""Name, channels in and out, kernel and side of the maps of RN50's `layer4` that run once a region."""
+"""Name, input and output channels, kernel and map side of the convolutions in RN50's `layer4`, run per region."""
 
 TIMES = (1, 2, 3, 2)
-"""How often each of them runs."""
+"""Number of times each of them runs."""
 
 
 class Layer(NamedTuple):
-    """A convolution in both forms."""
+    """A convolution in both precisions."""
 
     name: str
     exact: nn.Module
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def layers(regions: int) -> Iterator[Layer]:
-    """Yield the layers with maps of so many regions."""
+    """Yield the layers with maps of `regions` regions."""
     for name, channels, out, kernel, side in LAYERS:
         plain = nn.Conv2d(channels, out, kernel, padding=kernel // 2).requires_grad_(False)
         maps = torch.randn(regions, channels, side, side).to(memory_format=torch.channels_last)
@@ -62,7 +62,7 @@ def layers(regions: int) -> Iterator[Layer]:
 
 
 def quantize(maps: Tensor) -> Tensor:
-    """Return a map as unsigned 8-bit numbers."""
+    """Return a map in unsigned 8-bit integers."""
     return torch.quantize_per_tensor(maps, float(maps.abs().max()) / 127, 128, torch.quint8)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Say how far each stage is from what the machine can do: a detector that is given seven boxes, image by image.
+"""Compare each stage with the limits of the machine, for a detector with seven user boxes, image by image.
 
     python benchmarks/roofline.py [--model RN50|RN50x4] [--repeat 7] [--json]
 
-A stage takes at least as long as its multiplications at the speed of a product of large matrices, and as moving its
+A stage takes at least as long as its multiplications at the speed of a large matrix product, and as moving its
 maps and weights once at the speed of a copy; `bound` is the larger of the two. Multiplications are those of direct
-convolutions: the Winograd convolution needs a quarter to four ninths of them, so that a stage can be below its bound.
+convolutions: Winograd convolution needs a quarter to four ninths of them, so a stage can be below its bound.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from regionclip.modeling.backbones.clip_resnet import clip_tower
 from regionclip.modeling.inference.prepare import prepare_for_inference
 
 STAGES = ("preprocessing", "stem", "res2", "res3", "res4", "RoIAlign", "res5", "attention pool and scores")
-"""What follows one another; each ends where a module begins or ends."""
+"""Consecutive stages; each ends where a module begins or ends."""
 
 
 @contextmanager
 def watched(model: CLIPFastRCNN, mark: Callable[[], None]) -> Iterator[None]:
-    """Call `mark` at the end of each stage but the last."""
+    """Call `mark` at the end of each stage except the last."""
     tower = clip_tower(model.backbone)
     assert tower is not None
     stages = tower.stages
@@ -70,13 +70,13 @@ def stage_seconds(model: CLIPFastRCNN, inputs: list[dict[str, Any]], repeat: int
         with watched(model, lambda marks=marks: marks.append(time.perf_counter())):  # type: ignore[misc]
             model.inference(inputs, do_postprocess=False)
         marks.append(time.perf_counter())
-        if number:  # the first round does not count
+        if number:  # the first round is a warm-up
             rounds.append([end - start for start, end in itertools.pairwise(marks)])
     return dict(zip(STAGES, map(statistics.median, zip(*rounds, strict=True)), strict=True))
 
 
 def stage_work(model: CLIPFastRCNN, inputs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return what `count_work` counts of each stage: the difference of what is done until its end and its start."""
+    """Return the counts of `count_work` for each stage: the difference between its end and its start."""
     work: list[dict[str, float]] = []
     for count in range(1, len(STAGES)):
         work.append(count_work(lambda count=count: run_until(model, inputs, count)))  # type: ignore[misc]
@@ -89,11 +89,11 @@ def stage_work(model: CLIPFastRCNN, inputs: list[dict[str, Any]]) -> dict[str, d
 
 
 class Enough(Exception):
-    """As many stages as wanted are done."""
+    """The requested number of stages is done."""
 
 
 def run_until(model: CLIPFastRCNN, inputs: list[dict[str, Any]], count: int) -> None:
-    """Run the first stages."""
+    """Run the first `count` stages."""
     done = [0]
 
     def mark() -> None:
@@ -109,7 +109,7 @@ def run_until(model: CLIPFastRCNN, inputs: list[dict[str, Any]], count: int) -> 
 
 
 def ceilings(repeat: int) -> tuple[float, float]:
-    """Return FLOP/s of a product of large matrices in float32, and bytes/s of a copy, read and written."""
+    """Return FLOP/s of a large matrix product in float32, and bytes/s of a copy, counting read and write."""
     factor, source = torch.randn(2048, 2048), torch.empty(2**28, dtype=torch.uint8)
     target = torch.empty_like(source)
     product = median_seconds(lambda: factor @ factor, repeat)

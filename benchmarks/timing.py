@@ -1,4 +1,4 @@
-"""How long a job takes: what all benchmarks share."""
+"""Timing functions shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def seconds_of(job: Callable[[], Any], device: str = "cpu") -> float:
-    """Return the seconds of one call; on a GPU those between two events of its stream."""
+    """Return the seconds of one call; on a GPU measured by two events of its stream."""
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
         job()
@@ -25,6 +25,6 @@ def seconds_of(job: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def median_seconds(job: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
-    """Return the median seconds of a job, after one call that does not count."""
+    """Return the median seconds of a job, after one warm-up call."""
     job()
     return statistics.median(seconds_of(job, device) for _ in range(repeats))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Time and peak memory of a training step of each published config, on images of full size.
+"""Measure time and peak memory of a training step of each published config, on images of full size.
 
     python benchmarks/training.py [--images N] [--steps N] [CASE ...]
 
-Each case runs in a process of its own, on a GPU if there is one. Weights are random, so CLIP detectors get
-1000 random boxes in the place of the few that a random proposer would leave; the others have fewer regions
-than in a real run. On a CPU memory is that of the process, without what Python and the libraries take.
+Each case runs in a separate process, on a GPU if there is one. Weights are random, so CLIP detectors get
+1000 random boxes instead of the few that a random RPN would give; the others have fewer regions
+than in a real run. On a CPU, memory is that of the process without Python and the libraries.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LARGEST = (800, 1333)
 
 
 def make_images(count: int, classes: int, masks: bool, size: tuple[int, int] = LARGEST) -> list[dict[str, Any]]:
-    """Return noise, with 12 objects in each image."""
+    """Return noise images with 12 objects each."""
     (height, width), objects = size, 12
     images = []
     for _ in range(count):
@@ -66,14 +66,14 @@ def make_images(count: int, classes: int, masks: bool, size: tuple[int, int] = L
 
 
 class RandomProposals:
-    """As many boxes as a trained proposer gives, after the real one has run."""
+    """As many proposals as a trained RPN gives, after running the real one."""
 
     def __init__(self, proposer: Any) -> None:
-        """Make a source that still pays for `proposer`."""
+        """Create a source that still runs `proposer`."""
         self.proposer = proposer
 
     def propose(self, inputs: list[dict[str, Any]], device: torch.device) -> list[Instances]:
-        """Return 1000 boxes for each image."""
+        """Return 1000 boxes per image."""
         found = self.proposer.propose(inputs, device)
         for i, instances in enumerate(found):
             corners = torch.rand(1000, 2, device=device) * torch.tensor([900.0, 500.0], device=device)
@@ -86,13 +86,13 @@ class RandomProposals:
 def time_steps(
     case: str, images: int, steps: int, *, amp: bool = False, size: tuple[int, int] = LARGEST, more: str = ""
 ) -> tuple[float, int]:
-    """Return the seconds of the fastest training step of a case, and the most bytes that it took.
+    """Return the seconds of the fastest training step of a case, and its peak memory in bytes.
 
     Args:
         case: of `CASES`.
-        images: of a step.
-        steps: to do.
-        amp: compute in float16 where autocast does, as SOLVER.AMP.ENABLED does.
+        images: per step.
+        steps: number of steps.
+        amp: use float16 autocast, as SOLVER.AMP.ENABLED does.
         size: height and width of the images.
         more: overrides on top of the case's own.
     """
@@ -130,7 +130,7 @@ def time_steps(
 
 
 def measure(case: str, images: int, steps: int, queue: Any) -> None:
-    """Put (seconds a step, bytes) of a case into `queue`."""
+    """Put (seconds per step, bytes) of a case into `queue`."""
     queue.put(time_steps(case, images, steps))
 
 

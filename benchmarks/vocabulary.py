@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Time new words on a picture that is encoded already, against a whole prediction, in one run.
+"""Time a new vocabulary on an image that is already encoded, against a whole prediction, in one run.
 
     python benchmarks/vocabulary.py [--model RN50|RN50x4] [--picture FILE] [--repeats 5] [--json]
 
-Weights are generated from names: times mean something, words do not. The whole prediction encodes
-the picture (800 pixels, 1000 proposals) and 1203 words are looked for.
+Weights are generated from key names: times are meaningful, detections are not. The whole prediction encodes
+the image (800 pixels, 1000 proposals) and uses 1203 classes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.testing.deterministic import fill_deterministic
 
 SIZES = (80, 1203, 20_000)
-"""Words that are set."""
+"""Numbers of classes."""
 
 
 def make_detector(name: str, *overrides: str) -> RegionCLIP:
@@ -46,14 +46,14 @@ def make_detector(name: str, *overrides: str) -> RegionCLIP:
 
 
 def make_embedder(name: str) -> WordEmbedder:
-    """Return a text tower of a CLIP size with generated weights."""
+    """Return a text encoder of a CLIP size with generated weights."""
     tower = TextTower(get_architecture(name))
     fill_deterministic(tower)
     return WordEmbedder(tower.lang_encoder, name, "cpu")
 
 
 def random_vocabulary(count: int, dim: int) -> Vocabulary:
-    """Return a vocabulary of random directions: how long words take does not depend on what they are."""
+    """Return a vocabulary of random unit directions: timing does not depend on the values."""
     rows = torch.randn(count, dim, generator=torch.Generator().manual_seed(count))
     return Vocabulary(tuple(f"word {i}" for i in range(count)), rows, torch.arange(count))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a pool of concepts from captions: nouns and noun phrases, how often they come, their embeddings."""
+"""Build a concept pool from captions: nouns and noun phrases, their frequencies and embeddings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def build() -> int:
-    """Do what the command line says."""
+    """Run the command, and return the exit code."""
     args = parse_arguments()
     output = Path(args.output)
     if output.suffix != ".safetensors" or bool(args.captions) == bool(args.names):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert image-text pairs to tar shards or to upstream's TSV files, from any format that is read."""
+"""Convert image-text pairs of any supported format to tar shards or upstream's TSV files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WRITERS = {"shards": write_shards, "tsv": write_tsv}
 
 
 def convert() -> int:
-    """Do what the command line says; exit with 1 when a pair could not be read."""
+    """Run the command; exit with 1 if a pair could not be read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True, help="file or folder of pairs; a+b joins several")
     parser.add_argument("--format", required=True, choices=FACTORIES, help="of --input")

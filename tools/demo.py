@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what the shipped detector finds in the shipped scenes, and what the official one finds in photos."""
+"""Show detections of the default detector in synthetic scenes, and of the published one in photos."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ OUTPUT = REPOSITORY / "output" / "demo"
 OFFICIAL = "regionclip_pretrained-cc_rn50"
 
 ABSENT_WORDS = ["camel", "guitar"]
-"""Typed beside the names of what is there."""
+"""Class names without objects, added to those of the objects."""
 
 TYPED_THRESHOLD = 0.7
-"""Less than the detector's own: few words are looked for, and all others compete without being shown."""
+"""Below the detector's own: few classes are given, and all others take part in the softmax without being shown."""
 
 RIGHT = "right"
 
 SAME_OBJECT = 0.5
-"""Intersection over union from which a find is at the place of a thing."""
+"""Minimum IoU of a detection with an object that it is assigned to."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What is known to be in a scene."""
+    """A ground-truth object of a scene."""
 
     name: str
     box: list[float]
@@ -48,7 +48,7 @@ class Thing:
 
 
 def read_things(path: Path) -> dict[str, list[Thing]]:
-    """Return what is in each picture of a COCO file, by the name of the picture."""
+    """Return the ground-truth objects of each image of a COCO file, by image name."""
     content = json.loads(path.read_bytes())
     names = {category["id"]: category["name"] for category in content["categories"]}
     things: dict[str, list[Thing]] = {image["file_name"]: [] for image in content["images"]}
@@ -60,7 +60,7 @@ def read_things(path: Path) -> dict[str, list[Thing]]:
 
 
 def truth_of(box: Sequence[float], things: Sequence[Thing]) -> str:
-    """Return the name of what is at the place of a box; empty where nothing is."""
+    """Return the class name of the object at a box; empty if there is none."""
     if not things:
         return ""
     overlaps = box_iou(torch.tensor([list(box)]), torch.tensor([thing.box for thing in things]))[0]
@@ -69,7 +69,7 @@ def truth_of(box: Sequence[float], things: Sequence[Thing]) -> str:
 
 
 def find(detector: RegionCLIP, picture: Path, threshold: float | None = None) -> Detections:
-    """Detect in a picture, from the detector's own threshold unless given, and draw it into `OUTPUT`."""
+    """Detect in an image, by default with the detector's own threshold, and draw it into `OUTPUT`."""
     detector.set_image(picture)
     found = detector.predict(threshold=threshold)
     found.draw().save(OUTPUT / f"{picture.stem}.png")
@@ -77,7 +77,7 @@ def find(detector: RegionCLIP, picture: Path, threshold: float | None = None) ->
 
 
 def compare(picture: Path, found: Detections, things: Sequence[Thing]) -> list[list[str]]:
-    """Return a row for each find: where, what, and what is there."""
+    """Return a row for each detection: box, class name, and ground truth."""
     novel = {concept.name for concept in read_concepts() if concept.split == "novel"}
     rows = []
     for box, name, score in zip(found.boxes.tolist(), found.names, found.scores, strict=True):
@@ -88,14 +88,14 @@ def compare(picture: Path, found: Detections, things: Sequence[Thing]) -> list[l
 
 
 def show_word_list(detector: RegionCLIP, picture: Path, things: Sequence[Thing]) -> None:
-    """Look in one scene for all words that the shipped detector comes with."""
+    """Detect all classes of the default vocabulary in one scene."""
     rows = compare(picture, find(detector, picture), things)
     headers = [f"{len(detector.vocabulary)} words", "found", "score", "split", "truth"]
     print(f"{tabulate(rows, headers=headers)}\n")
 
 
 def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[Thing]]) -> None:
-    """Look in all scenes for the names of things in any of them, and for some that are in none."""
+    """Detect the class names of all objects, and some absent ones, in all scenes."""
     words = sorted({thing.name for things in scenes.values() for thing in things}) + ABSENT_WORDS
     detector.set_vocabulary(words)
     rows, seconds = [], []
@@ -112,7 +112,7 @@ def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[Thing]]) -> No
 
 
 def show_photos() -> None:
-    """Look for LVIS's words in photos, where the official weights are there."""
+    """Detect LVIS classes in photos, if the published weights are present."""
     missing = [path for path in MODELS[OFFICIAL].files if not FILES[path].place.is_file()]
     if missing:
         print(f"For photos, get the official weights: regionclip download {OFFICIAL} (docs/MODEL_ZOO.md).")
@@ -126,7 +126,7 @@ def show_photos() -> None:
 
 
 def main() -> int:
-    """Run the demonstration and return the exit code."""
+    """Run the demo and return the exit code."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     detector = RegionCLIP.from_pretrained("emoji")
     scenes = read_things(SCENES / "annotations.json")

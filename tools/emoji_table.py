@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the figures of the small world's recipe and of its variants as tables for docs/emoji_ovd.md."""
+"""Print the metrics of the synthetic dataset's recipe and its ablations as tables for docs/emoji_ovd.md."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ABLATIONS = {
 
 
 class Figures:
-    """The figures that the stages under a folder have written."""
+    """Metrics written by the stages under a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Read nothing yet."""
+        """Store the folder; nothing is read yet."""
         self.folder = folder
 
     def of(self, stage: str, name: str, task: str = "bbox") -> float | None:
-        """Return a figure in percent; None where the stage has not been run."""
+        """Return a metric in percent; None if the stage was not run."""
         content = read_json_file(self.folder / stage / "inference" / "metrics.json")
         value = content["metrics"][task].get(name) if content else None
         return None if value is None else float(value)
 
     def text(self, stages: Sequence[str], name: str, task: str = "bbox") -> str:
-        """Return the mean over stages that were run, with least and most where there are several."""
+        """Return the mean over stages that were run, with minimum and maximum if there are several."""
         values = [value for stage in stages if (value := self.of(stage, name, task)) is not None]
         if not values:
             return "not run"
@@ -50,12 +50,12 @@ class Figures:
 
 
 def seeds(stage: str) -> list[str]:
-    """Return the names of a stage with each seed."""
+    """Return the names of a stage for each seed."""
     return [stage + seed for seed in SEEDS]
 
 
 def claims(figures: Figures) -> str:
-    """Return the table of zero-shot detection, proposals and transfer."""
+    """Return the table of zero-shot detection, proposals and transfer learning."""
     rows = []
     for what, boxes, name in (
         ("annotated boxes, AP", "gt", "AP"),
@@ -76,14 +76,14 @@ def claims(figures: Figures) -> str:
 
 
 def proposals(figures: Figures) -> str:
-    """Return the table of what the proposer finds."""
+    """Return the table of RPN recall."""
     names = [f"AR@{limit}{group}" for group in ("", "-base", "-novel") for limit in (10, 100)]
     rows = [[name, figures.text(["rpn"], name, "proposals")] for name in names]
     return tabulate(rows, headers=["proposals", "percent"], tablefmt="github", disable_numparse=True)
 
 
 def ablations(figures: Figures) -> str:
-    """Return the table of pretraining without one part."""
+    """Return the table of ablations: pretraining without one part."""
     rows = [
         [what, figures.text([f"zero_shot_gt_{stage}"], "AP"), figures.text([f"zero_shot_rpn_{stage}"], "AP50")]
         for what, stage in (("no pretraining (CLIP)", "clip"), *ABLATIONS.items())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Embed the concepts of INPUT_DIR/concepts.txt, one on each line: means over 81 prompts, not normalized."""
+"""Embed the concepts of INPUT_DIR/concepts.txt, one per line: means over 81 prompts, not normalized."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger("regionclip.concepts")
 
 
 def read_concepts(path: Path) -> list[str]:
-    """Return the concepts of a text file, a line each as upstream reads them; blank lines are left out.
+    """Return the concepts of a text file, one per line as upstream reads them; blank lines are skipped.
 
     Raises:
-        UserError: missing file, nothing in it, no UTF-8 text, or synonyms, which have no place here.
+        UserError: missing or empty file, no UTF-8 text, or synonyms, which are not supported here.
     """
     if not path.is_file():
         fix = "write it, or set INPUT_DIR"
@@ -36,10 +36,10 @@ def read_concepts(path: Path) -> list[str]:
 
 
 def extract(args: argparse.Namespace) -> int:
-    """Write OUTPUT_DIR/concept_embeds.pth, float32 [N, D] as upstream, and the same with names as safetensors."""
+    """Write OUTPUT_DIR/concept_embeds.pth, float32 [N, D] as upstream, and a safetensors file with names."""
     cfg = load_config(args.config_file, args.opts)
     names = read_concepts(resolve_path(cfg.INPUT_DIR) / "concepts.txt")
-    # Only the text tower is built: the config's detector, data and embeddings are not looked at.
+    # Only the text encoder is built: the config's detector, data and embeddings are not used.
     device = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
     embedder = load_embedder(clip_architecture(cfg), cfg.MODEL.WEIGHTS, device, trust_pickle=args.trust_pickle)
     concepts = Vocabulary.from_concepts(names, embedder)

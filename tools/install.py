@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Install what is missing into the environment of the Python that runs this; needs only package registries.
+"""Install missing dependencies into the environment of the running Python; needs only package registries.
 
-Whatever is there already, a torch or a Detectron2 of the user above all, is left as it is.
+Installed packages are not changed, in particular the user's torch and Detectron2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class Package(NamedTuple):
-    """A module to look for, and how pip brings it when it is missing."""
+    """A module, and the pip requirement that provides it."""
 
     module: str
     requirement: str
@@ -29,8 +29,8 @@ class Package(NamedTuple):
 
 
 DETECTRON2_OPTIONS = (
-    # Detectron2 is on no registry under its own name. This distribution carries its current source;
-    # the compiled part belongs to Python 3.10 and is not needed, and its version pins do not apply.
+    # Detectron2 is not on PyPI under its own name. This distribution has its current source;
+    # its extension is for Python 3.10 but not needed, and its version pins do not apply.
     *("--no-deps", "--only-binary=:all:", "--python-version", "3.10"),
     *("--target", sysconfig.get_paths()["purelib"]),
 )
@@ -55,7 +55,7 @@ PACKAGES = (
     Package("safetensors", "safetensors"),
     Package("tqdm", "tqdm"),
     Package("cv2", "opencv-python-headless"),
-    Package("lvis", "lvis==0.5.3", ("--no-deps",)),  # it asks for OpenCV with windows, which servers lack
+    Package("lvis", "lvis==0.5.3", ("--no-deps",)),  # it requires OpenCV with GUI, which servers lack
     Package("faster_coco_eval", "faster-coco-eval>=1.6"),
     Package("filelock", "filelock"),
     Package("huggingface_hub", "huggingface_hub"),
@@ -71,7 +71,7 @@ PACKAGES = (
 )
 
 KEPT = ("torch", "torchvision", "numpy", "pillow", "opencv-python", "opencv-python-headless", "pycocotools")
-"""Distributions that keep their version: other software of the environment was built against them."""
+"""Distributions that keep their version, since other software of the environment depends on them."""
 
 
 def is_missing(package: Package) -> bool:
@@ -80,13 +80,13 @@ def is_missing(package: Package) -> bool:
 
 
 def installed_versions() -> list[str]:
-    """Return the requirements that keep what is installed: pip may add to it, never change it."""
+    """Return constraints on installed packages: pip may install others, but not change these."""
     installed = {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
     return [f"{name}=={version}" for name, version in sorted(installed.items()) if name in KEPT]
 
 
 def pip_install(*arguments: str) -> None:
-    """Run `pip install`; stop with its exit code when it fails."""
+    """Run `pip install`; exit with its exit code on failure."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("\n".join(installed_versions()))
         constraints.flush()
@@ -97,10 +97,10 @@ def pip_install(*arguments: str) -> None:
 
 
 def install_missing() -> None:
-    """Install the missing packages: torch first, then all that need no options together, then the others."""
+    """Install the missing packages: torch first, then all without extra options together, then the others."""
     missing = [package for package in PACKAGES if is_missing(package)]
     if any(package.module == "torch" for package in missing):
-        # Together, so that pip picks two that fit.
+        # Together, so that pip selects matching versions.
         pip_install("torch==2.11.0", "torchvision==0.26.0")
     elif importlib.util.find_spec("torchvision") is None:
         pip_install("--no-deps", f"torchvision=={matching_torchvision()}")
@@ -117,7 +117,7 @@ def install_missing() -> None:
 
 
 def matching_torchvision() -> str:
-    """Return the torchvision version that belongs to the installed torch: 2.11 goes with 0.26, and so on."""
+    """Return the torchvision version that matches the installed torch: 0.26 for 2.11, and so on."""
     from importlib.metadata import version
 
     minor = int(version("torch").split(".")[1])
@@ -125,7 +125,7 @@ def matching_torchvision() -> str:
 
 
 def install_this_package() -> None:
-    """Install the package in editable mode unless it is, and build the native operators unless they are current."""
+    """Install the package in editable mode and build the native operators, unless up to date."""
     found = importlib.util.find_spec("regionclip")
     is_installed = found is not None and str(found.origin).startswith(str(REPOSITORY))
     is_installed = is_installed and "regionclip" in {script.name for script in entry_points(group="console_scripts")}
@@ -135,7 +135,7 @@ def install_this_package() -> None:
 
 
 def operators_are_outdated() -> bool:
-    """Return whether a source of the native operators is newer than what was built, or nothing was."""
+    """Return whether the native operators are not built, or older than their sources."""
     folder = REPOSITORY / "regionclip" / "ops"
     built = folder / "_native.abi3.so"
     sources = (path for path in (folder / "csrc").rglob("*") if path.is_file())
@@ -143,7 +143,7 @@ def operators_are_outdated() -> bool:
 
 
 def has_compiler() -> bool:
-    """Return whether there is a C++ compiler; without one PyTorch's operators take the place of the native."""
+    """Return whether there is a C++ compiler; without one PyTorch's operators are used."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 

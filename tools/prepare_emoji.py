@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the small world of emoji scenes: fetch the drawings, write pictures, boxes, masks and captions."""
+"""Build the synthetic emoji-scenes dataset: download drawings, write images, boxes, masks and captions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from regionclip.files import atomic_write, make_folder
 logger = logging.getLogger("regionclip.emoji")
 
 SHEET_SCENES, SHEET_COLUMNS = 8, 4
-"""Scenes of each split on a sheet, and how many are side by side."""
+"""Number of scenes per split on the check sheet, and number of columns."""
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the command, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default=f"{datasets_root()}/{FOLDER}", help="folder of the small world")
     parser.add_argument("--packages", help="folder with the packages of drawings, as npm pack writes them")
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def check_sheet(root: Path, splits: Sequence[str]) -> Image.Image:
-    """Return the first scenes of each split side by side, with what is annotated in them."""
+    """Return an image with the first scenes of each split in a grid, with drawn annotations."""
     scenes = [drawn for split in splits for drawn in drawn_scenes(root, split)]
     side, rows = max(max(scene.size) for scene in scenes), -(-len(scenes) // SHEET_COLUMNS)
     sheet = Image.new("RGB", (SHEET_COLUMNS * side, rows * side), "white")
@@ -62,7 +62,7 @@ def check_sheet(root: Path, splits: Sequence[str]) -> Image.Image:
 
 
 def drawn_scenes(root: Path, split: str) -> Iterator[Image.Image]:
-    """Yield the first scenes of a split with boxes and names."""
+    """Yield the first scenes of a split with drawn boxes and class names."""
     names = tuple(concept.name for concept in read_concepts())
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(root / "annotations" / f"{split}.json"))

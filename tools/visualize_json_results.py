@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the detections of a results file on the pictures of its dataset."""
+"""Draw the detections of a result file on the images of its dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Draw and return the exit code."""
+    """Draw, and return the exit code."""
     args = argument_parser().parse_args()
     log_to_console()
     use_custom_image_folder(args.input_dir)

@@ -1,1 +1,1 @@
-"""Everything that has to be seen on a GPU, in steps of which none can spoil another; `benchmarks/gpu.sh` runs it."""
+"""GPU checks and benchmarks, in independent steps; `benchmarks/gpu.sh` runs them."""

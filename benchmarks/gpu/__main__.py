@@ -35,14 +35,14 @@ STEPS = (
     Step("processes", "gpu.processes", 60),
     Step("memcheck", "gpu.memcheck", 60),
 )
-"""In order of their weight, should the time not be enough for all."""
+"""In order of priority, in case time does not suffice for all."""
 
 SHORTEST = 5
-"""Seconds that a step needs to be started at all."""
+"""Minimum remaining seconds for starting a step."""
 
 
 def describe_machine(prepared: Path) -> dict[str, Any]:
-    """Return what the results depend on."""
+    """Return what the results depend on: card, driver, versions."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     commit = prepared / "commit"
     return {
@@ -60,7 +60,7 @@ def describe_machine(prepared: Path) -> dict[str, Any]:
 
 
 def output_of(command: list[str]) -> str:
-    """Return what a command prints; nothing where it is missing or fails."""
+    """Return the output of a command; empty if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -68,7 +68,7 @@ def output_of(command: list[str]) -> str:
 
 
 def main() -> int:
-    """Run the steps; the exit code is 1 when one is not ok, 2 when a GPU is missing."""
+    """Run the steps; the exit code is 1 if a step failed, 2 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "output" / "gpu")
     parser.add_argument("--prepared", type=Path, default=REPOSITORY / ".gpu", help="made by gpu_prepare.sh")
@@ -86,9 +86,9 @@ def main() -> int:
 
 
 def run_steps(steps: Sequence[Step], args: argparse.Namespace) -> list[str]:
-    """Run steps one after the other, write `results.json` after each, and return the names of those that failed."""
+    """Run steps in order, write `results.json` after each, and return the names of failed ones."""
     args.output.mkdir(parents=True, exist_ok=True)
-    # Before a step is started: datasets are registered with their folder.
+    # Set before any step starts, since datasets are registered with their folder.
     prepared = None if args.dry_run else args.prepared
     os.environ["DETECTRON2_DATASETS"] = str(find_datasets(prepared, args.output).resolve())
     results: dict[str, Any] = {"dry_run": args.dry_run, **describe_machine(args.prepared), "steps": {}}

@@ -1,4 +1,4 @@
-"""What the card can do at most: products of large matrices, and copies."""
+"""Ceilings of the card: large matrix products, and copies."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PRECISIONS = {
     "float16": (torch.float16, False),
     "bfloat16": (torch.bfloat16, False),
 }
-"""Types of the factors, and whether float32 may be rounded to TF32."""
+"""dtype of the factors, and whether float32 may be rounded to TF32."""
 
 
 def measure_ceilings(device: str, side: int, repeats: int = 10) -> dict[str, float]:
-    """Return `TFLOP/s of <precision>` for products of square matrices, and `GB/s` of a copy, read and written."""
+    """Return `TFLOP/s of <precision>` for square matrix products, and `GB/s` of a copy, counting read and write."""
     found = {}
     for name, (dtype, tf32) in PRECISIONS.items():
         torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -1,4 +1,4 @@
-"""The emoji scenes that the steps look at."""
+"""Emoji scenes for the steps."""
 
 from __future__ import annotations
 

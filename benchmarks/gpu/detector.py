@@ -1,4 +1,4 @@
-"""Whole detectors: images a second and memory, ours and the plain path in one process, and where the time goes."""
+"""Whole detectors: images per second, memory and profile, of this package and the baseline in one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROFILE_ROWS = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute: precision of ours or the plain path, and whether convolutions may round to TF32."""
+    """A variant: precision of this package or the baseline, and whether convolutions may use TF32."""
 
     precision: str | None
     tf32: bool
@@ -43,11 +43,11 @@ PATHS = {
     "float16": Variant("float16", True, "float16"),
     "bfloat16": Variant("bfloat16", True, "bfloat16"),
 }
-"""TF32 is what torch allows convolutions unless told otherwise."""
+"""TF32 is torch's default for convolutions."""
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note ceilings, then each model, path and batch; one that fails does not cost the next."""
+    """Record ceilings, then each model, path and batch; a failing one does not affect the next."""
     torch.set_grad_enabled(False)
     ceilings = measure_ceilings(setting.device, 256 if setting.is_dry_run else 8192)
     notes["ceilings"] = ceilings
@@ -75,7 +75,7 @@ def small_inputs() -> list[dict[str, Any]]:
 
 
 def prepare(master: CLIPFastRCNN, path: str, device: str) -> Callable[[Sequence[dict[str, Any]]], Any]:
-    """Return what detects in a batch by one of `PATHS`."""
+    """Return a function that detects in a batch by one of `PATHS`."""
     chosen = PATHS[path]
     torch.backends.cudnn.allow_tf32 = chosen.tf32
     model = copy.deepcopy(master).to(device)
@@ -92,7 +92,7 @@ def measure(
     ceilings: dict[str, float],
     ceiling: str,
 ) -> dict[str, float | None]:
-    """Return rates, the peak memory, the counted work, and its share of the ceilings."""
+    """Return rates, peak memory, counted work, and its fraction of the ceilings."""
     on_gpu = setting.device == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -109,7 +109,7 @@ def measure(
 
 
 def profile_rows(job: Callable[[], Any], device: str) -> list[dict[str, Any]]:
-    """Return the kernels (on a CPU, the operators) that take most time in one call."""
+    """Return the kernels (on a CPU, the operators) that take the most time in one call."""
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     key = f"self_{activity.name.lower()}_time_total" if device == "cpu" else "self_device_time_total"
     job()

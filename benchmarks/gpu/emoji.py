@@ -1,4 +1,4 @@
-"""The shipped detector on the device: `regionclip detect` on a folder, and its AP50 there and on the CPU."""
+"""The default detector on the device: `regionclip detect` on a folder, and its AP50 there and on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = "wood, carrot, telescope"
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note the seconds of the command with two batch sizes, and the metrics of the evaluation."""
+    """Record the seconds of the command with two batch sizes, and the metrics of the evaluation."""
     images = Path(datasets_root()) / "emoji" / "val"
     notes["images"] = len(list(images.iterdir()))
     for batch in (1, 8):
@@ -31,7 +31,7 @@ def work(setting: Setting, notes: Notes) -> None:
 
 
 def evaluate(device: str, output: Path) -> float:
-    """Return the AP50 of the shipped detector, zero-shot with its own RPN, over all its class names."""
+    """Return the AP50 of the default detector, zero-shot with its own RPN, over all its class names."""
     files = {"MODEL.WEIGHTS": "model", "MODEL.CLIP.BB_RPN_WEIGHTS": "model", "MODEL.CLIP.TEXT_EMB_PATH": "vocabulary"}
     overrides = [part for key, name in files.items() for part in (key, f"{SHIPPED}/{name}.safetensors")]
     config = ["--eval-only", "--config-file", "configs/EmojiOVD/detector.yaml", "--num-gpus", "1"]
@@ -40,7 +40,7 @@ def evaluate(device: str, output: Path) -> float:
 
 
 def seconds_of_command(script: str, *arguments: str) -> float:
-    """Run a script of the repository in a process that has imported everything; return its seconds.
+    """Run a script of the repository in a process with preloaded imports; return its seconds.
 
     Raises:
         RuntimeError: its exit code is not 0.

@@ -1,4 +1,4 @@
-"""The numbers of the published system on the device in float32, and how far half precision is from float32."""
+"""Golden values of the published system on the device in float32, and deviations of half precision from float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODELS = ("emoji", "RN50")
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note deviations, then run the golden tests; raises `RuntimeError` when one fails."""
+    """Record deviations, then run the golden tests; raises `RuntimeError` if one fails."""
     images, proposals = (1, 20) if setting.is_dry_run else (4, 300)
     for precision in ("float16", "bfloat16"):
         for model in MODELS[:1] if setting.is_dry_run else MODELS:

@@ -1,4 +1,4 @@
-"""RoIAlign, NMS and soft-NMS against torchvision's kernels and the loop, in the same process, by device events."""
+"""RoIAlign, NMS and soft-NMS against torchvision's kernels and the loop, in one process, timed by device events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpu.step import Notes, Setting
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note the medians of both sides, in ms, and their ratio."""
+    """Record the medians of both, in ms, and their ratio."""
     count, repeats = (20, 1) if setting.is_dry_run else (1000, 20)
     torch.manual_seed(0)
     for pair in [*pooling_pairs(setting.device, count), *suppression_pairs(setting.device, count)]:

@@ -1,4 +1,4 @@
-"""Small problems for each operator, under compute-sanitizer where it is installed.
+"""Small inputs for each operator, under compute-sanitizer if installed.
 
 python -m gpu.memcheck DEVICE
 """
@@ -15,11 +15,11 @@ from gpu.step import Notes, Setting
 from regionclip.ops import batched_nms, nms, roi_align, soft_nms
 
 ERRORS_FOUND = 9
-"""Exit code that compute-sanitizer gives."""
+"""Exit code of compute-sanitizer when it finds errors."""
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Run this file's problems; raises `RuntimeError` when memory is accessed that is not theirs."""
+    """Run this file under the sanitizer; raises `RuntimeError` on invalid memory accesses."""
     sanitizer = shutil.which("compute-sanitizer")
     checked = sanitizer is not None and setting.device == "cuda"
     prefix = [str(sanitizer), "--tool", "memcheck", "--error-exitcode", str(ERRORS_FOUND)] if checked else []
@@ -33,7 +33,7 @@ def work(setting: Setting, notes: Notes) -> None:
 
 
 def solve(device: str) -> None:
-    """Call each kernel on odd sizes, and on boxes that lie outside or nowhere."""
+    """Call each kernel with odd sizes, and with boxes outside the map or non-finite."""
     torch.manual_seed(0)
     boxes = torch.rand(70, 4, device=device) * 60 - 10
     boxes[:, 2:] += boxes[:, :2]

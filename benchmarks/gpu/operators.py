@@ -1,4 +1,4 @@
-"""The tests of the operators on the device."""
+"""Operator tests on the device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from gpu.step import Notes, Setting
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Run them, in a dry run some; raises `RuntimeError` when one fails."""
+    """Run the tests, in a dry run only some; raises `RuntimeError` if one fails."""
     chosen = ("-k", "gradient or classes or definition") if setting.is_dry_run else ()
     tests.run(notes, setting.device, "tests/ops/test_ops_cuda.py", *chosen)

@@ -1,4 +1,4 @@
-"""Five training steps in two processes that talk through gloo, and through NCCL, against one process."""
+"""Five training steps in two processes with gloo, and with NCCL, against one process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ STEPS = {
 """Images of one size are not padded, and all have equally many regions: a batch is the mean of its parts."""
 
 RUNS = {"gloo, 2 processes": (2, False), "NCCL, 1 process": (1, True), "NCCL, 2 processes on one card": (2, True)}
-"""Processes, and whether they talk through NCCL, which may refuse two on one card."""
+"""Number of processes, and whether they use NCCL, which may reject two on one card."""
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note the largest difference of a loss from that of one process, or why a run failed."""
+    """Record the largest difference of a loss from that of one process, or why a run failed."""
     folder = setting.scratch / "images"
     write_pictures(folder)
     alone = train(setting, folder, 1, through_nccl=False)
@@ -44,7 +44,7 @@ def work(setting: Setting, notes: Notes) -> None:
 
 def train(setting: Setting, folder: Path, count: int, *, through_nccl: bool) -> dict[str, list[float]]:
     """Train in processes on one device and return the losses of each step by name; raises `RuntimeError`."""
-    context = multiprocessing.get_context("fork")  # nothing has touched the GPU here
+    context = multiprocessing.get_context("fork")  # CUDA is not initialized in this process
     output = setting.scratch / f"{count}{'nccl' if through_nccl else 'gloo'}"
     address = f"tcp://127.0.0.1:{free_port()}"
     options = {**STEPS, "MODEL__DEVICE": setting.device}
@@ -65,6 +65,6 @@ def train(setting: Setting, folder: Path, count: int, *, through_nccl: bool) -> 
 def _train(
     rank: int, count: int, address: str, folder: Path, output: Path, options: dict[str, Any], through_nccl: bool
 ) -> None:
-    # All on the first card: the number of a process on its machine is the number of its card.
+    # All on the first card: the local rank of a process selects its card.
     place = Place(rank, count, 0, count, address)
     join(place, partial(note_losses, folder, output, options), on_gpu=through_nccl)

@@ -1,4 +1,4 @@
-"""One step of the run: its work in a process of its own, its time limit, its result file and its log."""
+"""One step of the run: a separate process with a time limit, a result file and a log."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from typing import Any
 from regionclip.files import read_json_file, write_json
 
 LOG_TAIL = 4000
-"""Characters of a log that go into the results."""
+"""Number of log characters in the results."""
 
 PRELOADED = ["torchvision", "detectron2.modeling", "regionclip.predictor", "regionclip.engine.workflows"]
-"""Imported once for all steps; none of them touches the GPU."""
+"""Imported once for all steps; none of them initializes CUDA."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step is told."""
+    """Settings of a step."""
 
     device: str
     """`cuda`, or `cpu` in a dry run."""
 
     prepared: Path
-    """What `benchmarks/gpu_prepare.sh` made; need not be there."""
+    """Output of `benchmarks/gpu_prepare.sh`; may be missing."""
 
     scratch: Path
-    """A folder for files that nobody keeps."""
+    """A folder for temporary files."""
 
     @property
     def is_dry_run(self) -> bool:
-        """Whether sizes are tiny, and times mean nothing."""
+        """Whether sizes are tiny, and times meaningless."""
         return self.device == "cpu"
 
 
 class Notes:
-    """What a step has measured; each entry is on disk at once, so that a step that is stopped loses none."""
+    """Measurements of a step; each entry is written to disk immediately, so that a killed step loses none."""
 
     def __init__(self, path: Path) -> None:
         """Write to a JSON file."""
@@ -51,7 +51,7 @@ class Notes:
         self.values: dict[str, Any] = {}
 
     def __setitem__(self, name: str, value: Any) -> None:
-        """Note a value that JSON can hold."""
+        """Record a JSON-compatible value."""
         self.values[name] = value
         write_json(self.path, self.values)
 
@@ -61,19 +61,19 @@ Work = Callable[[Setting, Notes], None]
 
 @dataclass(frozen=True)
 class Step:
-    """A name, the `work(setting, notes)` of a module of this package, and the seconds it may take."""
+    """A name, a module of this package with `work(setting, notes)`, and the time limit in seconds."""
 
     name: str
     module: str
     limit: float
 
     def run(self, setting: Setting, folder: Path, limit: float) -> dict[str, Any]:
-        """Do the work in a process; return its status, seconds, results and the end of its log.
+        """Run the step in a process; return its status, seconds, results and the end of its log.
 
         Args:
-            setting: passed to the work.
+            setting: passed to `work`.
             folder: gets `<name>.json` and `<name>.log`.
-            limit: in seconds; after it the process and its children are killed.
+            limit: in seconds; then the process and its children are killed.
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
@@ -95,7 +95,7 @@ class Step:
 
 
 def _work(module: str, setting: Setting, results: Path, log: Path) -> None:
-    os.setsid()  # a group of its own, so that its children end with it
+    os.setsid()  # a separate process group, so that its children are killed with it
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)

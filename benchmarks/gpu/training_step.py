@@ -1,4 +1,4 @@
-"""A training step of the published COCO config, in float32 and with AMP: rate and memory."""
+"""Throughput and memory of a training step of the published COCO config, in float32 and with AMP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CASE, IMAGES = "rn50-coco", 2
 
 
 def work(setting: Setting, notes: Notes) -> None:
-    """Note both; peak memory is that of a process which has done nothing else."""
+    """Record both; peak memory is that of a process used for nothing else."""
     size, steps, more = (
         ((96, 128), 1, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 4") if setting.is_dry_run else (LARGEST, 5, "")
     )

@@ -1,4 +1,4 @@
-"""Floating-point operations and memory traffic of a computation, counted operator by operator."""
+"""FLOPs and memory traffic of a computation, counted operator by operator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class _TrafficCounter(TorchDispatchMode):
-    """Adds up the bytes of the tensors that operators read and write; views move nothing."""
+    """Sums the bytes of the tensors that operators read and write; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _TrafficCounter(TorchDispatchMode):
 
 
 def count_work(job: Callable[[], Any]) -> dict[str, float]:
-    """Return the `TFLOP` of products and convolutions of one call, and the `GB` that its operators read and write."""
+    """Return the `TFLOP` of matrix products and convolutions of one call, and the `GB` that its operators access."""
     traffic = _TrafficCounter()
     with FlopCounterMode(display=False) as operations, traffic:
         job()
