@@ -29,7 +29,7 @@ class Package(NamedTuple):
 
 
 DETECTRON2_OPTIONS = (
-    # Detectron2 is not on PyPI under its own name. This distribution has its current source;
+    # Detectron2 is on no registry under its own name. This distribution has its current source;
     # its extension is for Python 3.10 but not needed, and its version pins do not apply.
     *("--no-deps", "--only-binary=:all:", "--python-version", "3.10"),
     *("--target", sysconfig.get_paths()["purelib"]),

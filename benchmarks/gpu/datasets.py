@@ -11,7 +11,7 @@ from regionclip.files import REPOSITORY, write_json
 
 
 def find_datasets(prepared: Path | None, output: Path) -> Path:
-    """Return a folder of datasets with `emoji/val`: the prepared scenes, or a copy of the shipped six in `output`."""
+    """Return a dataset folder with `emoji/val`: the prepared scenes, or a copy of the six demo scenes in `output`."""
     if prepared is not None and (prepared / "datasets" / "emoji" / "val").is_dir():
         return prepared / "datasets"
     folder = output / "datasets"

@@ -85,7 +85,7 @@ def text_tower(args: Namespace) -> WordEmbedder:
     if not (args.weights or architecture):
         if name not in MODELS:
             return shared.load_detector(name, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder
-        architecture = MODELS[name].clip  # its text tower needs no detector
+        architecture = MODELS[name].clip  # its text encoder needs no detector
     size, device = get_architecture(architecture or "RN50"), require_device(args.device)
     weights = args.weights or text_weights_of(size.name)
     return load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)

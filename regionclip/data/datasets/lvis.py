@@ -46,7 +46,7 @@ CLASS_LISTS = ("not_exhaustive_category_ids", "neg_category_ids")
 def register() -> None:
     """Register `lvis_v1_{train,val,test_dev,test_challenge}`, also with the suffix `_fullysup`.
 
-    Detectron2 has the first four; here their training sets get the base-class filter. All others keep
+    Detectron2 has the first four; here `lvis_v1_train` gets the base-class filter. All others keep
     images without annotations, which are needed to count false positives.
     """
     root = datasets_root()
