@@ -22,7 +22,7 @@ from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.clip.resnet import ModifiedResNet
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.preprocessing import ImagePreprocessor
 
 
@@ -32,7 +32,7 @@ class PlainDetector:
     def __init__(self, model: CLIPFastRCNN) -> None:
         """Use the weights of a model that was not optimized for inference."""
         self.model = model.eval()
-        tower = clip_tower(model.backbone)
+        tower = clip_image_encoder(model.backbone)
         assert isinstance(tower, ModifiedResNet)
         assert tower.attnpool is not None
         self.tower, self.attention_pool = tower, tower.attnpool

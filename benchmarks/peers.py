@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from vocabulary import make_detector, make_embedder, random_vocabulary
 
 from regionclip import RegionCLIP, Vocabulary
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.text_encoder import Tokenizer
-from regionclip.data.class_lists import WORD_LISTS
+from regionclip.data.class_lists import CLASS_LISTS
 
 FEW, MANY = 80, 1203
 """Numbers of classes of COCO and LVIS."""
@@ -66,7 +66,7 @@ def photo(height: int, width: int) -> Tensor:
 def token_counts(names: int) -> list[int]:
     """Return the number of tokens of each of the first names of LVIS."""
     tokenizer = Tokenizer()
-    return [len(tokenizer.encode(name)) for name in WORD_LISTS["lvis"]()[:names]]
+    return [len(tokenizer.encode(name)) for name in CLASS_LISTS["lvis"]()[:names]]
 
 
 def clip_tokens(names: int, length: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def emoji() -> Peer:
     return ours(detector, "emoji", embedder)
 
 
-def ours(detector: RegionCLIP, model: str, embedder: WordEmbedder) -> Peer:
+def ours(detector: RegionCLIP, model: str, embedder: NameEmbedder) -> Peer:
     """Return one of this package's detectors, run with `predict`."""
     vocabularies = {names: random_vocabulary(names, embedder.dim) for names in (FEW, MANY)}
     pixels = read_inputs(model, 1)[0]["image"].permute(1, 2, 0).numpy()
@@ -111,8 +111,8 @@ def ours(detector: RegionCLIP, model: str, embedder: WordEmbedder) -> Peer:
 
     def ask() -> Any:
         number = next(asked)
-        names = [f"{name} {number}" for name in WORD_LISTS["lvis"]()[:FEW]]
-        detector.set_vocabulary(Vocabulary.from_words(names, embedder, templates="single"), background=None)
+        names = [f"{name} {number}" for name in CLASS_LISTS["lvis"]()[:FEW]]
+        detector.set_vocabulary(Vocabulary.from_names(names, embedder, templates="single"), background=None)
         return detector.predict()
 
     return Peer(count(detector.model), detect, ask)

@@ -28,7 +28,7 @@ from timing import median_seconds
 from torch import Tensor, nn
 
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.inference.prepare import prepare_for_inference
 
 STAGES = ("preprocessing", "stem", "res2", "res3", "res4", "RoIAlign", "res5", "attention pool and scores")
@@ -38,7 +38,7 @@ STAGES = ("preprocessing", "stem", "res2", "res3", "res4", "RoIAlign", "res5", "
 @contextmanager
 def watched(model: CLIPFastRCNN, mark: Callable[[], None]) -> Iterator[None]:
     """Call `mark` at the end of each stage except the last."""
-    tower = clip_tower(model.backbone)
+    tower = clip_image_encoder(model.backbone)
     assert tower is not None
     stages = tower.stages
 

@@ -20,12 +20,12 @@ from timing import median_seconds
 
 from regionclip import RegionCLIP, Vocabulary
 from regionclip.clip.architectures import get_architecture
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.config.loading import load_config
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.files import REPOSITORY
 from regionclip.hub.zoo import MODELS
-from regionclip.inference.text_encoder import TextTower
+from regionclip.inference.text_encoder import TextEncoderModule
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.build import build_model
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -45,11 +45,11 @@ def make_detector(name: str, *overrides: str) -> RegionCLIP:
     return RegionCLIP(cast(CLIPFastRCNN, model), cfg, embedder=lambda: make_embedder(name))
 
 
-def make_embedder(name: str) -> WordEmbedder:
+def make_embedder(name: str) -> NameEmbedder:
     """Return a text encoder of a CLIP size with generated weights."""
-    tower = TextTower(get_architecture(name))
+    tower = TextEncoderModule(get_architecture(name))
     fill_deterministic(tower)
-    return WordEmbedder(tower.lang_encoder, name, "cpu")
+    return NameEmbedder(tower.lang_encoder, name, "cpu")
 
 
 def random_vocabulary(count: int, dim: int) -> Vocabulary:
@@ -90,7 +90,7 @@ def main() -> None:
     words = [f"thing {i}" for i in range(100)]
     embedder = make_embedder(args.model)
     start = time.perf_counter()
-    Vocabulary.from_words(words, embedder)
+    Vocabulary.from_names(words, embedder)
     figures["words_per_second"] = len(words) / (time.perf_counter() - start)
     print(f"embedding: {figures['words_per_second']:.1f} words a second with 81 templates")
     if args.json:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from regionclip.files import REPOSITORY, download_folder
 
-PYTHON_AT_LEAST = (3, 11)
-TORCH_AT_LEAST = (2, 10)
+MIN_PYTHON = (3, 11)
+MIN_TORCH = (2, 10)
 SETUP = "run `make setup`"
 
 LIBRARIES = {
@@ -47,8 +47,8 @@ class Finding:
 def check_python() -> Finding:
     """Check the interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
-    wanted = ".".join(map(str, PYTHON_AT_LEAST))
-    return Finding("python", version, "" if sys.version_info >= PYTHON_AT_LEAST else f"use Python {wanted} or newer")
+    wanted = ".".join(map(str, MIN_PYTHON))
+    return Finding("python", version, "" if sys.version_info >= MIN_PYTHON else f"use Python {wanted} or newer")
 
 
 def check_torch() -> Finding:
@@ -57,8 +57,8 @@ def check_torch() -> Finding:
     if problem:
         return Finding("torch", problem, SETUP)
     number = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
-    wanted = ".".join(map(str, TORCH_AT_LEAST))
-    return Finding("torch", version, "" if number >= TORCH_AT_LEAST else f"install torch {wanted} or newer")
+    wanted = ".".join(map(str, MIN_TORCH))
+    return Finding("torch", version, "" if number >= MIN_TORCH else f"install torch {wanted} or newer")
 
 
 def check_cuda() -> Finding:

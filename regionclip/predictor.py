@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.loading import load_config
 from regionclip.data.images import WHITE, read_image, to_rgb_pixels
@@ -43,10 +43,10 @@ from regionclip.limits import require_limits, whole_number
 from regionclip.modeling.detector import Selection, require_detector
 from regionclip.modeling.inference.prepare import prepare_as_configured
 
-Picture = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL image, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
 
-LEAST_SHOWN = 0.05
+MIN_SHOWN = 0.05
 """Minimum score of detections that are shown by default."""
 
 OWN_WORDS = "own"
@@ -62,7 +62,7 @@ class RegionCLIP:
         model: nn.Module,
         cfg: CfgNode,
         *,
-        embedder: Callable[[], WordEmbedder],
+        embedder: Callable[[], NameEmbedder],
         vocabulary: Vocabulary | None = None,
         published_suffix: str | None = None,
         cached_images: int = 2,
@@ -144,13 +144,13 @@ class RegionCLIP:
 
     @cached_property
     @with_own_settings
-    def embedder(self) -> WordEmbedder:
+    def embedder(self) -> NameEmbedder:
         """The text encoder; raises `UserError` if no file has it."""
         return self._make_embedder()
 
     @cached_property
     @with_own_settings
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """A short fingerprint of config and weights: equal for detectors with equal results."""
         proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
         configs = [self.cfg.dump(), load_config(proposer).dump() if proposer else ""]
@@ -211,7 +211,7 @@ class RegionCLIP:
         return vocabulary
 
     @with_own_settings
-    def set_image(self, image: Picture | EncodedImage, *, matte: str = WHITE) -> None:
+    def set_image(self, image: ImageLike | EncodedImage, *, matte: str = WHITE) -> None:
         """Set the image; the first `predict` encodes it, and the encoding is cached.
 
         Args:
@@ -232,7 +232,7 @@ class RegionCLIP:
             self._images.popitem(last=False)
 
     @with_own_settings
-    def prepare_image(self, image: Picture, *, matte: str = WHITE) -> EncodedImage:
+    def prepare_image(self, image: ImageLike, *, matte: str = WHITE) -> EncodedImage:
         """Read and resize an image for `set_image`, in any thread.
 
         Arguments and errors are those of `set_image`. A cached image is returned unchanged.
@@ -253,7 +253,7 @@ class RegionCLIP:
     @property
     def usual_threshold(self) -> float:
         """Default score threshold for showing detections: that of the config, but at least 0.05."""
-        return max(self.model.score_threshold, LEAST_SHOWN)
+        return max(self.model.score_threshold, MIN_SHOWN)
 
     @with_own_settings
     def predict(
@@ -300,10 +300,10 @@ class RegionCLIP:
         self._require_fit(vocabulary)
         if vocabulary.text_weights:
             try:
-                tower = self.embedder
+                embedder = self.embedder
             except UserError:
                 return vocabulary  # no file has the text encoder to compare with
-            self._require_fit(vocabulary, tower.weights_hash)
+            self._require_fit(vocabulary, embedder.weights_hash)
         return vocabulary
 
     def _require_fit(self, vocabulary: Vocabulary, text_weights: str = "") -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import regionclip.data.datasets.builtin  # noqa: F401 - registers datasets
 from regionclip.clip.architectures import get_architecture
 from regionclip.config.loading import load_config
-from regionclip.inference.text_encoder import TextTower
+from regionclip.inference.text_encoder import TextEncoderModule
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 from tests.helpers.detectors import DEVICE, LVIS_CUSTOM, TINY, flat
@@ -79,7 +79,7 @@ def detector_folder(tmp_path_factory):
     """Return a folder as a detector is shipped in: config, weights, text tower."""
     folder = tmp_path_factory.mktemp("detector")
     cfg = load_config(LVIS_CUSTOM, flat(TINY))
-    model, tower = build_model(cfg), TextTower(get_architecture(str(DATA / "tiny_clip.json")))
+    model, tower = build_model(cfg), TextEncoderModule(get_architecture(str(DATA / "tiny_clip.json")))
     for module, name in ((model, "model"), (tower, "text")):
         fill_deterministic(module, skip=["cls_bg_score.weight"])
         state = {key: value.contiguous() for key, value in module.state_dict().items() if "cls_score" not in key}

@@ -225,7 +225,7 @@ def test_background_words_share_the_score_and_are_never_reported(detector):
     shared = detector.predict(boxes, words_per_box=2)
     assert (shared.top_scores.sum(axis=1) < alone).all()
     assert set(shared.names) <= {"cat", "dog"}
-    every = Vocabulary.from_words(["cat", "dog", "bird", "person", "sky"], detector.embedder)
+    every = Vocabulary.from_names(["cat", "dog", "bird", "person", "sky"], detector.embedder)
     detector.set_vocabulary(every, background=None)
     probabilities = detector.predict(boxes, words_per_box=5)
     expected = [dict(probabilities.top_words(row))["dog"] for row in range(2)]
@@ -239,7 +239,7 @@ def test_own_words_of_a_detector_are_its_background(detector_folder, tmp_path):
     for path in detector_folder.iterdir():
         (folder / path.name).symlink_to(path)
     plain = RegionCLIP.from_pretrained(detector_folder, device="cpu")
-    Vocabulary.from_words(["bird", "Cat", "person"], plain.embedder).save(folder / "vocabulary.safetensors")
+    Vocabulary.from_names(["bird", "Cat", "person"], plain.embedder).save(folder / "vocabulary.safetensors")
     detector = RegionCLIP.from_pretrained(folder, device="cpu")
     assert detector.vocabulary.names == ("bird", "Cat", "person")
     detector.set_image(PHOTOS[0])
@@ -254,11 +254,11 @@ def test_a_detector_is_known_again(detector_folder):
     one, other = (RegionCLIP.from_pretrained(detector_folder, device="cpu") for _ in range(2))
     # Class rows are in no file of this folder, so that they are random.
     assert not torch.equal(*(d.model.roi_heads.box_predictor.cls_score.weight for d in (one, other)))
-    assert one.identity == other.identity
+    assert one.fingerprint == other.fingerprint
     with torch.no_grad():
         other.model.backbone.conv1.weight[0] += 1
-    del other.identity
-    assert one.identity != other.identity
+    del other.fingerprint
+    assert one.fingerprint != other.fingerprint
 
 
 def test_what_is_missing_is_said(detector_folder):

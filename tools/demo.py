@@ -26,7 +26,7 @@ PHOTOS = REPOSITORY / "datasets" / "demo_images"
 OUTPUT = REPOSITORY / "output" / "demo"
 OFFICIAL = "regionclip_pretrained-cc_rn50"
 
-ABSENT_WORDS = ["camel", "guitar"]
+ABSENT_NAMES = ["camel", "guitar"]
 """Class names without objects, added to those of the objects."""
 
 TYPED_THRESHOLD = 0.7
@@ -96,7 +96,7 @@ def show_word_list(detector: RegionCLIP, picture: Path, things: Sequence[Thing])
 
 def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[Thing]]) -> None:
     """Detect the class names of all objects, and some absent ones, in all scenes."""
-    words = sorted({thing.name for things in scenes.values() for thing in things}) + ABSENT_WORDS
+    words = sorted({thing.name for things in scenes.values() for thing in things}) + ABSENT_NAMES
     detector.set_vocabulary(words)
     rows, seconds = [], []
     for name, things in scenes.items():

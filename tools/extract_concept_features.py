@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from regionclip.clip.class_name_files import names_alone, read_words
+from regionclip.clip.class_name_files import names_alone, read_class_names
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.loading import load_config
 from regionclip.config.resolve import clip_architecture
@@ -32,7 +32,7 @@ def read_concepts(path: Path) -> list[str]:
         raise user_error(str(path), "a text file with a concept on each line", "no such file", fix)
     if not read_text(path, "concepts").strip():
         raise user_error(str(path), "a concept on each line", "none", "write some")
-    return names_alone(read_words(path), str(path))
+    return names_alone(read_class_names(path), str(path))
 
 
 def extract(args: argparse.Namespace) -> int:

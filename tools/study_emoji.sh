@@ -20,8 +20,8 @@ if [ ! -f "$teacher" ]; then fail "no teacher in $teacher: run tools/train_emoji
 "$python" - "$out/quarter.txt" << 'PROGRAM'
 import sys
 from pathlib import Path
-from regionclip.data.class_lists import WORD_LISTS
-Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in WORD_LISTS["emoji"]()[::4]))
+from regionclip.data.class_lists import CLASS_LISTS
+Path(sys.argv[1]).write_text("".join(f"{name}\n" for name in CLASS_LISTS["emoji"]()[::4]))
 PROGRAM
 embed "$out/quarter.txt" quarter_of_concepts
 # A third of the steps shows the effect of a part; the full recipe with as many steps is the reference.

@@ -23,10 +23,10 @@ from regionclip.batch.results import as_coco, as_detections, as_result
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
-from regionclip.data.image_sources import Frame, PictureFile, count_frames
+from regionclip.data.image_sources import Frame, ImageFile, count_frames
 from regionclip.data.images import WHITE, UnreadableImageError
 from regionclip.data.read_ahead import ReadAhead
-from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture
+from regionclip.data.user_boxes import ImageBoxes, boxes_by_image
 from regionclip.detections import Detections
 from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
@@ -83,7 +83,7 @@ class DetectReport:
 
 def detect(
     detector: RegionCLIP,
-    files: Sequence[PictureFile],
+    files: Sequence[ImageFile],
     output: Path,
     options: DetectOptions,
     given_boxes: dict[str, ImageBoxes] | None = None,
@@ -92,7 +92,7 @@ def detect(
 
     Args:
         detector: with a vocabulary.
-        files: from `find_pictures`.
+        files: from `find_images`.
         output: folder to write to.
         options: thresholds, and what to write.
         given_boxes: user boxes to classify instead of detecting, by file name.
@@ -102,7 +102,7 @@ def detect(
             results of another run, or that cannot be written to.
     """
     files = [replace(file, matte=options.matte) for file in files]
-    boxes = boxes_by_picture(given_boxes, _places(files, given_boxes)) if given_boxes is not None else None
+    boxes = boxes_by_image(given_boxes, _places(files, given_boxes)) if given_boxes is not None else None
     _require_apart(files, output)
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
@@ -117,7 +117,7 @@ def detect(
 
 def _detect(
     detector: RegionCLIP,
-    files: Sequence[PictureFile],
+    files: Sequence[ImageFile],
     output: Path,
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
@@ -153,7 +153,7 @@ def _detect(
 def _encode_ahead(
     detector: RegionCLIP,
     reader: ReadAhead[Prepared],
-    files: Sequence[PictureFile],
+    files: Sequence[ImageFile],
     finished: Collection[str],
     count: int,
     *,
@@ -163,7 +163,7 @@ def _encode_ahead(
     if count == 1:
         return reader
 
-    def encode(pictures: Sequence[tuple[PictureFile, Prepared]]) -> None:
+    def encode(pictures: Sequence[tuple[ImageFile, Prepared]]) -> None:
         wanted = [image for file, (frame, image) in pictures if _image_id(file, frame.number) not in finished]
         EncodedImage.encode_together(wanted, proposals=proposals)
 
@@ -192,7 +192,7 @@ class _FileRun:
     """
 
     run: _Run
-    file: PictureFile
+    file: ImageFile
     drawn: str
     boxes: dict[str, ImageBoxes] | None
     """By `_image_id` of a frame, or by file name."""
@@ -265,7 +265,7 @@ class _FileRun:
         return name
 
 
-def _require_apart(files: Sequence[PictureFile], output: Path) -> None:
+def _require_apart(files: Sequence[ImageFile], output: Path) -> None:
     """Raise a `UserError` if an output file would overwrite an input image."""
     written = {*drawn_names(files).values(), *(_thumbnail_name(file) for file in files)}
     replaced = {os.path.realpath(output / name) for name in written} & {os.path.realpath(file.path) for file in files}
@@ -274,7 +274,7 @@ def _require_apart(files: Sequence[PictureFile], output: Path) -> None:
         raise user_error(f"output {output}", expected, actual, "name another folder")
 
 
-def _places(files: Sequence[PictureFile], given: Collection[str]) -> dict[str, Path]:
+def _places(files: Sequence[ImageFile], given: Collection[str]) -> dict[str, Path]:
     """Return what user boxes can refer to, by name: files, and the video frames that occur in `given`."""
     numbers = {match[1] for key in given if (match := re.search(r"#(\d+)$", key))}
     frames = [(file, int(number)) for file in files if file.is_video for number in sorted(numbers, key=int)]
@@ -283,11 +283,11 @@ def _places(files: Sequence[PictureFile], given: Collection[str]) -> dict[str, P
     }
 
 
-def _image_id(file: PictureFile, frame: int = 0) -> str:
+def _image_id(file: ImageFile, frame: int = 0) -> str:
     return f"{file.name}#{frame}"
 
 
-def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:
+def drawn_names(files: Sequence[ImageFile]) -> dict[str, str]:
     """Return the unique output file of each image or video, relative to the output folder."""
     taken = {f"{PICTURES}/{file.name}" for file in files}
     names = {}
@@ -303,7 +303,7 @@ def drawn_names(files: Sequence[PictureFile]) -> dict[str, str]:
     return names
 
 
-def _thumbnail_name(file: PictureFile, frame: int = 0) -> str:
+def _thumbnail_name(file: ImageFile, frame: int = 0) -> str:
     return f"thumbnails/{_short(file.name, f'.{frame}.jpg')}"
 
 
@@ -317,11 +317,11 @@ def _short(name: str, ending: str) -> str:
 
 def _fingerprint(
     detector: RegionCLIP,
-    files: Sequence[PictureFile],
+    files: Sequence[ImageFile],
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
 ) -> str:
-    parts: list[Any] = [regionclip.__version__, detector.identity, asdict(options), boxes]
+    parts: list[Any] = [regionclip.__version__, detector.fingerprint, asdict(options), boxes]
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]

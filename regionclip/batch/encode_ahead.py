@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from regionclip.data.image_sources import Frame, PictureFile
+from regionclip.data.image_sources import Frame, ImageFile
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.read_ahead import ReadAhead
 from regionclip.errors import UserError
@@ -21,8 +21,8 @@ class EncodeAhead:
     def __init__(
         self,
         reader: ReadAhead[Prepared],
-        files: Sequence[PictureFile],
-        encode: Callable[[Sequence[tuple[PictureFile, Prepared]]], None],
+        files: Sequence[ImageFile],
+        encode: Callable[[Sequence[tuple[ImageFile, Prepared]]], None],
         count: int,
     ) -> None:
         """Read images from a reader.
@@ -35,9 +35,9 @@ class EncodeAhead:
         """
         self._items = _read(reader, files)
         self._encode, self._count = encode, count
-        self._waiting: deque[tuple[PictureFile, Prepared | Exception]] = deque()
+        self._waiting: deque[tuple[ImageFile, Prepared | Exception]] = deque()
 
-    def frames(self, file: PictureFile) -> Iterator[Prepared]:
+    def frames(self, file: ImageFile) -> Iterator[Prepared]:
         """Yield the frames of the next file, or a later one; raises as `ReadAhead.frames`, at the same frame."""
         while self._fill() and self._waiting[0][0] != file:
             self._waiting.popleft()
@@ -50,7 +50,7 @@ class EncodeAhead:
     def _fill(self) -> bool:
         """Encode the next batch when none is left, and return whether there is any image."""
         if not self._waiting:
-            pictures: list[tuple[PictureFile, Prepared]] = []
+            pictures: list[tuple[ImageFile, Prepared]] = []
             for file, item in self._items:
                 self._waiting.append((file, item))
                 if not isinstance(item, Exception):
@@ -62,9 +62,7 @@ class EncodeAhead:
         return bool(self._waiting)
 
 
-def _read(
-    reader: ReadAhead[Prepared], files: Sequence[PictureFile]
-) -> Iterator[tuple[PictureFile, Prepared | Exception]]:
+def _read(reader: ReadAhead[Prepared], files: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Prepared | Exception]]:
     """Yield the frames of files one after the other; an error that ends a file is yielded in its place."""
     for file in files:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regionclip.data.image_sources import Frame, PictureFile
+from regionclip.data.image_sources import Frame, ImageFile
 from regionclip.detections import Detections
 
 
@@ -37,7 +37,7 @@ def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def as_result(image_id: str, file: PictureFile, frame: Frame, found: Detections) -> dict[str, Any]:
+def as_result(image_id: str, file: ImageFile, frame: Frame, found: Detections) -> dict[str, Any]:
     """Return the detections in an image or frame as plain numbers for JSON."""
     result: dict[str, Any] = {"image_id": image_id, "file": str(file.path)}
     if file.is_video:

@@ -11,7 +11,7 @@ import typer
 from regionclip.cli import options as shared
 
 if TYPE_CHECKING:
-    from regionclip.clip.embedder import WordEmbedder
+    from regionclip.clip.embedder import NameEmbedder
 
 
 def concepts(
@@ -70,7 +70,7 @@ def run(args: Namespace) -> int:
     return DONE
 
 
-def text_tower(args: Namespace) -> WordEmbedder:
+def text_tower(args: Namespace) -> NameEmbedder:
     """Return the embedder with the text encoder of `--weights` and `--architecture`, else of the detector."""
     from regionclip.clip.architectures import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache

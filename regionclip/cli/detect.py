@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from regionclip.batch.detect import DetectReport
     from regionclip.data.image_listing import LeftOut
 
-SHOWN_PICTURES, SHOWN_ROWS = 10, 10
+SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 """Number of images whose detections are printed, and of rows for each."""
 
 
@@ -83,7 +83,7 @@ def run(args: Namespace) -> int:
     from regionclip.batch.detect import DetectOptions
     from regionclip.batch.detect import detect as detect_all
     from regionclip.data.image_listing import LeftOut
-    from regionclip.data.image_sources import find_pictures
+    from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
     from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
@@ -91,7 +91,7 @@ def run(args: Namespace) -> int:
 
     require_color(args.matte)
     left_out = LeftOut()
-    files = find_pictures(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
+    files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
     detector = shared.load_detector(
         args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
@@ -141,7 +141,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
 
     rows = [
         [result["image_id"].removesuffix("#0"), entry["word"], f"{entry['score']:.2f}", *map(round, entry["box"])]
-        for result in found.results[:SHOWN_PICTURES]
+        for result in found.results[:SHOWN_IMAGES]
         for entry in result["detections"][:SHOWN_ROWS]
     ]
     if rows:
@@ -150,7 +150,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     for failure in found.failures:
         print(f"error: {failure}", file=sys.stderr)
     counts = Counter(entry["word"] for result in found.results for entry in result["detections"])
-    if len(found.results) > SHOWN_PICTURES:
+    if len(found.results) > SHOWN_IMAGES:
         print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
     resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
     summary = f"{len(found.results)} pictures{resumed}, {counts.total()} finds, {len(found.failures)} failed"

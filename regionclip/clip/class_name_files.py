@@ -41,7 +41,7 @@ def split_synonyms(text: str) -> list[str]:
     return [word.strip() for word in _MARK_ALONE.split(text)]
 
 
-def read_words(path: str | Path) -> list[Word]:
+def read_class_names(path: str | Path) -> list[Word]:
     """Read the class names of a file; synonyms may be separated by `|`.
 
     Supported are text with one class name per line, or on one line separated by commas; a JSON or YAML list of names

@@ -22,14 +22,14 @@ from regionclip.isolation import with_own_settings
 PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
 """Prompts per forward pass of the text encoder, and prompts that are sorted by length together."""
 
-TOKENS_OF_WORD = 60
+TOKENS_OF_NAME = 60
 """Tokens of a class name that always fit next to those of a template."""
 
 QUIET_BELOW = 200
 """Minimum number of prompts for a progress bar."""
 
 
-class WordEmbedder:
+class NameEmbedder:
     """Embeds class names with one text encoder, and caches the embeddings."""
 
     def __init__(
@@ -55,7 +55,7 @@ class WordEmbedder:
         model: str,
         device: torch.device | str,
         cache: EmbeddingCache,
-    ) -> WordEmbedder:
+    ) -> NameEmbedder:
         """Return an embedder that loads its text encoder only for class names that are not cached.
 
         Args:
@@ -107,7 +107,7 @@ class WordEmbedder:
 
         A prompt has 75 tokens, some of which belong to its template.
         """
-        return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_WORD]
+        return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_NAME]
 
     def has_marks(self, tokens: Sequence[int]) -> bool:
         """Return whether the token ids of a class name include a start or end of text."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from regionclip.clip.attention_pool import AttentionPool2d, check_grid
 from regionclip.clip.resnet import Bottleneck, ModifiedResNet
-from regionclip.ops.fused_convolution import add_convolved, rectified
+from regionclip.ops.fused_convolution import add_convolved, convolution_relu
 
 
-def fold_tower(tower: ModifiedResNet) -> None:
+def fold_image_encoder(image_encoder: ModifiedResNet) -> None:
     """Fold normalization layers into convolutions and positions into the attention pool of an image encoder, in place.
 
     In evaluation mode the results are the same up to rounding. The state-dict keys are no longer the
@@ -21,11 +21,11 @@ def fold_tower(tower: ModifiedResNet) -> None:
     only for inference.
     """
     for number in (1, 2, 3):
-        _fold_pair(tower, f"conv{number}", f"bn{number}")
-    for stage in tower.stages.values():
+        _fold_pair(image_encoder, f"conv{number}", f"bn{number}")
+    for stage in image_encoder.stages.values():
         _fold_stage(stage)
-    if isinstance(tower.attnpool, AttentionPool2d):
-        tower.attnpool = FoldedAttentionPool(tower.attnpool)
+    if isinstance(image_encoder.attnpool, AttentionPool2d):
+        image_encoder.attnpool = FoldedAttentionPool(image_encoder.attnpool)
 
 
 class FoldedBottleneck(nn.Module):
@@ -56,16 +56,16 @@ class FoldedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, K, H', W'] in the last convolution's dtype; overwrites `x` unless `keeps_input`."""
         x, dtype = x.to(self.conv1.weight.dtype), self.conv3.weight.dtype
-        inner = self.pool(self.rectified3x3(rectified(self.conv1, x).to(dtype)))
+        inner = self.pool(self.convolution_relu3x3(convolution_relu(self.conv1, x).to(dtype)))
         if self.shortcut is not None:
             x = self.shortcut(self.pool(x)).to(dtype)
         elif self.keeps_input:
             x = x.clone()
         return add_convolved(x, inner, self.conv3.weight, self.conv3.bias)
 
-    def rectified3x3(self, x: Tensor) -> Tensor:
+    def convolution_relu3x3(self, x: Tensor) -> Tensor:
         """Return the 3x3 convolution with ReLU; the Winograd replacement applies ReLU itself."""
-        return rectified(self.conv2, x) if isinstance(self.conv2, nn.Conv2d) else self.conv2(x)
+        return convolution_relu(self.conv2, x) if isinstance(self.conv2, nn.Conv2d) else self.conv2(x)
 
 
 def _fold_stage(stage: nn.Module) -> None:

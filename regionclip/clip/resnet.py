@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from regionclip.clip.architectures import STAGES, CLIPArchitecture
 from regionclip.clip.attention_pool import AttentionPool2d
-from regionclip.ops.fused_convolution import rectified
+from regionclip.ops.fused_convolution import convolution_relu
 
 NormFactory = Callable[[int], nn.Module]
 """Creates the normalization layer for a number of channels."""
@@ -93,7 +93,7 @@ class ModifiedResNet(nn.Module):
         """Map normalized RGB [N, 3, H, W] to [N, width, H / 4, W / 4] (rounded down twice)."""
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             folded = isinstance(bn, nn.Identity)
-            x = rectified(conv, x) if folded else F.relu(bn(conv(x)), inplace=True)
+            x = convolution_relu(conv, x) if folded else F.relu(bn(conv(x)), inplace=True)
         return F.avg_pool2d(x, 2)
 
     def feature_maps(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.clip.class_name_files import Word, read_words, split_synonyms
+from regionclip.clip.class_name_files import Word, read_class_names, split_synonyms
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble, same_to_clip
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import atomic_write, read_lines, resolve_path
 from regionclip.isolation import with_own_settings
 
 if TYPE_CHECKING:
-    from regionclip.clip.embedder import WordEmbedder
+    from regionclip.clip.embedder import NameEmbedder
 
-__all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_words"]
+__all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_class_names"]
 
 MESSAGE_LIMIT = 5
 """Maximum number of class names that an error message lists."""
@@ -69,10 +69,10 @@ class Vocabulary:
 
     @classmethod
     @with_own_settings
-    def from_words(
+    def from_names(
         cls,
         words: Sequence[Word],
-        embedder: WordEmbedder,
+        embedder: NameEmbedder,
         *,
         templates: str | Sequence[str] | PromptEnsemble = "regionclip",
         synonyms: Literal["max", "mean"] = "max",
@@ -110,10 +110,10 @@ class Vocabulary:
 
     @classmethod
     @with_own_settings
-    def from_concepts(cls, concepts: Sequence[str], embedder: WordEmbedder) -> Vocabulary:
+    def from_concepts(cls, concepts: Sequence[str], embedder: NameEmbedder) -> Vocabulary:
         """Embed the lines of a list with upstream's 81 templates, unchanged: duplicates are allowed.
 
-        For concept pools and published command lines; detectors use `from_words`.
+        For concept pools and published command lines; detectors use `from_names`.
         """
         ensemble = prompt_ensemble("regionclip")
         return cls(
@@ -288,7 +288,7 @@ def _is_text(word: object) -> bool:
     return isinstance(word, str) and not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
-def _require_words(classes: Sequence[tuple[str, ...]], embedder: WordEmbedder) -> None:
+def _require_words(classes: Sequence[tuple[str, ...]], embedder: NameEmbedder) -> None:
     if not classes:
         raise user_error("vocabulary", "at least one word", "none", 'name some, such as "cat, traffic cone"')
     problems = []

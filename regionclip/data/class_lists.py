@@ -23,7 +23,7 @@ def _lvis(*, base_only: bool = False) -> list[str]:
     return [clean_name(c["name"]) for c in categories if not (base_only and c["frequency"] == "r")]
 
 
-WORD_LISTS: dict[str, Callable[[], list[str]]] = {
+CLASS_LISTS: dict[str, Callable[[], list[str]]] = {
     "coco": _coco,
     "coco65": lambda: list(ALL_CATEGORIES.values()),
     "coco48": lambda: list(BASE_CATEGORIES.values()),
@@ -49,4 +49,4 @@ PUBLISHED_EMBEDDINGS = {
 def names_of_published(path: str | Path) -> list[str]:
     """Return the class names of an embedding file with one of upstream's names; empty for other files."""
     stem = re.sub(r"_rn50x4$", "", Path(path).stem)
-    return next((WORD_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])
+    return next((CLASS_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])

@@ -28,7 +28,7 @@ STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """An image or video, and its unique name in the output."""
 
     path: Path
@@ -56,9 +56,9 @@ class Frame:
     """What the pixels omit from the image file; see `DecodedImage`."""
 
 
-def find_pictures(
+def find_images(
     inputs: Sequence[str], lines: Iterable[str] = (), output: Path | None = None, left_out: LeftOut | None = None
-) -> list[PictureFile]:
+) -> list[ImageFile]:
     """Return the images and videos of the inputs, each once, in input order.
 
     Args:
@@ -79,10 +79,10 @@ def find_pictures(
     if not paths:
         raise user_error("pictures", "at least one", "none", "name files, folders or patterns")
     root = Path(os.path.commonpath([place.parent for place in paths]))
-    return [PictureFile(path, place.relative_to(root).as_posix()) for place, path in paths.items()]
+    return [ImageFile(path, place.relative_to(root).as_posix()) for place, path in paths.items()]
 
 
-def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
+def read_frames(file: ImageFile, every: int = 1) -> Iterator[Frame]:
     """Yield the image, or of a video its first frame and every `every`-th after.
 
     Raises:
@@ -111,7 +111,7 @@ def read_frames(file: PictureFile, every: int = 1) -> Iterator[Frame]:
         video.release()
 
 
-def count_frames(file: PictureFile, every: int = 1) -> int:
+def count_frames(file: ImageFile, every: int = 1) -> int:
     """Return the number of frames `read_frames` will yield, as far as known."""
     if not file.is_video:
         return 1

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
 from typing import Generic, Self, TypeVar
 
-from regionclip.data.image_sources import Frame, PictureFile, read_frames
+from regionclip.data.image_sources import Frame, ImageFile, read_frames
 
 FILES_AHEAD, FRAMES_AHEAD = min(4, max((os.cpu_count() or 1) // 2, 1)), 2
 """Number of files decoded at once, and of frames queued per file: the detector needs processors too."""
@@ -21,7 +21,7 @@ Prepared = TypeVar("Prepared")
 class ReadAhead(Generic[Prepared]):
     """Prefetches the prepared frames of files, in order."""
 
-    def __init__(self, files: Iterable[PictureFile], prepare: Callable[[Frame], Prepared], every: int = 1) -> None:
+    def __init__(self, files: Iterable[ImageFile], prepare: Callable[[Frame], Prepared], every: int = 1) -> None:
         """Start with the first files.
 
         Args:
@@ -47,7 +47,7 @@ class ReadAhead(Generic[Prepared]):
         self._started.clear()  # so that generators closed later start nothing
         self._threads.shutdown(cancel_futures=True)
 
-    def frames(self, file: PictureFile) -> Iterator[Prepared]:
+    def frames(self, file: ImageFile) -> Iterator[Prepared]:
         """Yield the frames of the next file, or a later one; raises what `read_frames` raises, at the same frame."""
         while self._started and self._started[0].file != file:
             self._leave(self._started[0])
@@ -76,7 +76,7 @@ class ReadAhead(Generic[Prepared]):
 class _Decoding(Generic[Prepared]):
     """One file, whose decoder waits when its queue is full."""
 
-    def __init__(self, file: PictureFile) -> None:
+    def __init__(self, file: ImageFile) -> None:
         self.file = file
         self.abandoned = threading.Event()
         self._frames: Queue[Prepared | Exception | None] = Queue(FRAMES_AHEAD)

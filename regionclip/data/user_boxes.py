@@ -179,7 +179,7 @@ def _numbers(row: Any, what: str) -> list[float]:
     return numbers
 
 
-def boxes_by_picture(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> dict[str, ImageBoxes]:
+def boxes_by_image(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> dict[str, ImageBoxes]:
     """Return the boxes of each image by its name; images that are not listed have none.
 
     Args:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from regionclip.config.checks import dataset_problems
 from regionclip.data.datasets.annotation_file import id_key, id_order
-from regionclip.data.datasets.masks import as_run_lengths, usable_mask
+from regionclip.data.datasets.masks import as_run_lengths, valid_mask
 from regionclip.data.datasets.registered import read_records
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.engine.evaluation.results_file import Result, read_results
@@ -155,7 +155,7 @@ def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: 
     instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
     instances.scores = np.array([result["score"] for result in results])
     instances.pred_classes = np.array([categories[result["category_id"]] for result in results], dtype=int)
-    masks = [usable_mask(result.get("segmentation"), size) for result in results]
+    masks = [valid_mask(result.get("segmentation"), size) for result in results]
     if any(masks):
         empty = mask_tools.encode(np.zeros(size, np.uint8, order="F"))
         instances.pred_masks = [as_run_lengths(mask, *size) if mask else empty for mask in masks]

@@ -16,7 +16,7 @@ from regionclip.data.datasets.annotation_file import by_id, id_key, read_annotat
 from regionclip.data.datasets.cleaning import clean_test_records
 from regionclip.data.datasets.coco_json import coco_records
 from regionclip.data.datasets.lvis import CLASS_LISTS, lvis_records
-from regionclip.data.datasets.masks import as_run_lengths, usable_mask
+from regionclip.data.datasets.masks import as_run_lengths, valid_mask
 from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Results
 
@@ -187,7 +187,7 @@ def _area(annotation: Record, record: Record) -> float:
     if isinstance(area, int | float) and 0 < area < math.inf:
         return area
     size = record["height"], record["width"]
-    mask = usable_mask(annotation.get("segmentation"), size)
+    mask = valid_mask(annotation.get("segmentation"), size)
     if mask:
         return float(mask_tools.area(as_run_lengths(mask, *size)))
     _, _, width, height = _corner_and_size(annotation)

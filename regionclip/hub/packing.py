@@ -10,14 +10,14 @@ from detectron2.config import CfgNode
 from safetensors.torch import save
 from torch import Tensor
 
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.config.loading import load_config
 from regionclip.files import atomic_write, resolve_path
 from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, VOCABULARY_FILE, WEIGHT_FILES, Pretrained
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary, save_vocabulary
 from regionclip.modeling.detector import require_detector
 
-PROPOSER_FILE = "proposer.yaml"
+RPN_FILE = "proposer.yaml"
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def pack_detector(
 
 
 @torch.no_grad()
-def _rounded(embedder: WordEmbedder) -> WordEmbedder:
+def _rounded(embedder: NameEmbedder) -> NameEmbedder:
     """Return an embedder with weights rounded to float16: the vocabulary's hash refers to these."""
     for weight in embedder.encoder.parameters():
         weight.copy_(weight.half())
-    return WordEmbedder(embedder.encoder, embedder.model, embedder.device, embedder.cache)
+    return NameEmbedder(embedder.encoder, embedder.model, embedder.device, embedder.cache)
 
 
 def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
@@ -78,8 +78,8 @@ def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
     configs = {CONFIG_FILE: cfg.clone()}
     configs[CONFIG_FILE].defrost()
     if cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:
-        configs[PROPOSER_FILE] = load_config(cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG)
-        configs[CONFIG_FILE].MODEL.CLIP.OFFLINE_RPN_CONFIG = PROPOSER_FILE
+        configs[RPN_FILE] = load_config(cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG)
+        configs[CONFIG_FILE].MODEL.CLIP.OFFLINE_RPN_CONFIG = RPN_FILE
     contents = {}
     for name, config in configs.items():
         config.MODEL.WEIGHTS = config.MODEL.CLIP.BB_RPN_WEIGHTS = ""

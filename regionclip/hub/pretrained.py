@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from regionclip.clip.architectures import CLIPArchitecture
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.checks import check_config
@@ -47,14 +47,14 @@ class Pretrained:
 
     model: nn.Module
     cfg: CfgNode
-    embedder: Callable[[], WordEmbedder]
+    embedder: Callable[[], NameEmbedder]
     """Loads the text encoder."""
     vocabulary: Vocabulary | None = None
     published_suffix: str | None = None
 
 
 @dataclass(frozen=True)
-class TextTowerSource:
+class TextEncoderSource:
     """Loads the text encoder of a detector when called, in any process and working directory."""
 
     architecture: CLIPArchitecture
@@ -67,7 +67,7 @@ class TextTowerSource:
     published_clip: str = ""
     trust_pickle: bool = False
 
-    def __call__(self) -> WordEmbedder:
+    def __call__(self) -> NameEmbedder:
         """Return a class name embedder; raises `UserError` if no file has the text encoder."""
         file = self.named or (self.beside if Path(self.beside).is_file() else "")
         file = file or (text_weights_of(self.published_clip) if self.published_clip else self.weights)
@@ -121,7 +121,7 @@ def load_pretrained(
     rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
     load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=unused)
 
-    embedder = TextTowerSource(
+    embedder = TextEncoderSource(
         clip_architecture(cfg),
         _wherever(parts.weights),
         device,

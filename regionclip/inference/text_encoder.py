@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from regionclip.clip.architectures import CLIPArchitecture
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.embedding_cache import EmbeddingCache, file_state
 from regionclip.clip.text_encoder import TextEncoder
 from regionclip.engine.checkpoint.loading import load_weights
@@ -17,7 +17,7 @@ from regionclip.files import resolve_path
 from regionclip.isolation import with_own_settings
 
 
-class TextTower(nn.Module):
+class TextEncoderModule(nn.Module):
     """A text encoder under the key that checkpoints use."""
 
     def __init__(self, architecture: CLIPArchitecture) -> None:
@@ -38,14 +38,14 @@ class TextEncoderFile:
 
     def __call__(self) -> TextEncoder:
         """Return the text encoder; raises `UserError` for an unreadable file, or one whose weights have changed."""
-        tower = TextTower(self.architecture)
-        load_weights(tower, self.weights, trust_pickle=self.trust_pickle)
+        module = TextEncoderModule(self.architecture)
+        load_weights(module, self.weights, trust_pickle=self.trust_pickle)
         if self.weights_hash:
-            found = WordEmbedder(tower.lang_encoder, self.architecture.name, "cpu").weights_hash
+            found = NameEmbedder(module.lang_encoder, self.architecture.name, "cpu").weights_hash
             if found != self.weights_hash:
                 expected = f"text weights {self.weights_hash}, as when it was first used"
                 raise user_error(self.weights, expected, found, "load them again")
-        return tower.lang_encoder
+        return module.lang_encoder
 
 
 @with_own_settings
@@ -56,7 +56,7 @@ def load_embedder(
     *,
     cache: EmbeddingCache | None = None,
     trust_pickle: bool = False,
-) -> WordEmbedder:
+) -> NameEmbedder:
     """Return a class name embedder with the text encoder of a CLIP or RegionCLIP checkpoint.
 
     A file known to the cache is read only when a class name is missing there.
@@ -67,12 +67,12 @@ def load_embedder(
     load = TextEncoderFile(architecture, weights, trust_pickle)
     file = resolve_path(weights).absolute()
     if cache is None or not file.is_file():
-        return WordEmbedder(load(), architecture.name, device, cache)
+        return NameEmbedder(load(), architecture.name, device, cache)
     key = f"{architecture} in {file_state(file)}"
     known = cache.weights_hash(key)
     if known is None:
-        embedder = WordEmbedder(load(), architecture.name, device, cache)
+        embedder = NameEmbedder(load(), architecture.name, device, cache)
         cache.keep_weights_hash(key, embedder.weights_hash)
         return embedder
     later = TextEncoderFile(architecture, str(file), trust_pickle, known)
-    return WordEmbedder.of_known_weights(later, known, architecture.embedding_dim, architecture.name, device, cache)
+    return NameEmbedder.of_known_weights(later, known, architecture.embedding_dim, architecture.name, device, cache)

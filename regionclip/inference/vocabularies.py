@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 
-from regionclip.clip.class_name_files import SYNONYM_MARK, Word, read_words, split_synonyms
-from regionclip.clip.embedder import WordEmbedder
+from regionclip.clip.class_name_files import SYNONYM_MARK, Word, read_class_names, split_synonyms
+from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.prompts import PromptEnsemble, prompt_ensemble
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data.class_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
+from regionclip.data.class_lists import CLASS_LISTS, PUBLISHED_EMBEDDINGS, names_of_published
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, existing_file, resolve_path
 
@@ -40,14 +40,17 @@ class VocabularyOptions:
 
 
 def make_vocabulary(
-    words: Words, embedder: Callable[[], WordEmbedder], options: VocabularyOptions, published_suffix: str | None = None
+    words: Words,
+    embedder: Callable[[], NameEmbedder],
+    options: VocabularyOptions,
+    published_suffix: str | None = None,
 ) -> Vocabulary:
     """Return the vocabulary of `words`.
 
     Args:
         words: a list of class names, in which `|` separates synonyms, or of lists of synonyms; the name of
             a class list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a
-            file of class names (`read_words`), or of embeddings; a vocabulary.
+            file of class names (`read_class_names`), or of embeddings; a vocabulary.
         embedder: returns the text encoder; called only if class names have to be embedded.
         options: templates and synonyms.
         published_suffix: suffix of the published embedding files of this CLIP (empty for RN50), which
@@ -64,21 +67,21 @@ def make_vocabulary(
             raise user_error("vocabulary", "words, a name or a file", type(words).__name__, fix)
         return _embed(words, embedder, options)
     name = str(words)
-    if name in WORD_LISTS:
+    if name in CLASS_LISTS:
         ready = _published(name, options, published_suffix)
-        return ready or _embed(WORD_LISTS[name](), embedder, options)
+        return ready or _embed(CLASS_LISTS[name](), embedder, options)
     path = existing_file(name)
     if path is None:
-        expected = f"a list of words, {', '.join(WORD_LISTS)}, or a file of words or embeddings"
+        expected = f"a list of words, {', '.join(CLASS_LISTS)}, or a file of words or embeddings"
         raise user_error("vocabulary", expected, repr(name[:100]), "correct the name, or write the words as a list")
     if path.suffix in EMBEDDING_FILES:
         return Vocabulary.from_file(path, names=names_of_published(path))
-    return _embed(read_words(path), embedder, options)
+    return _embed(read_class_names(path), embedder, options)
 
 
 def is_list_or_file(name: str) -> bool:
     """Return whether a name is that of a class list or file, rather than a class name."""
-    return name in WORD_LISTS or existing_file(name) is not None
+    return name in CLASS_LISTS or existing_file(name) is not None
 
 
 def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
@@ -105,8 +108,8 @@ def split_words(text: str) -> list[Word]:
     return [split_synonyms(group) for group in text.split(",")]
 
 
-def _embed(words: Sequence[Word], embedder: Callable[[], WordEmbedder], options: VocabularyOptions) -> Vocabulary:
-    return Vocabulary.from_words(words, embedder(), templates=options.templates, synonyms=options.synonyms)
+def _embed(words: Sequence[Word], embedder: Callable[[], NameEmbedder], options: VocabularyOptions) -> Vocabulary:
+    return Vocabulary.from_names(words, embedder(), templates=options.templates, synonyms=options.synonyms)
 
 
 def _published(name: str, options: VocabularyOptions, suffix: str | None) -> Vocabulary | None:
@@ -117,4 +120,4 @@ def _published(name: str, options: VocabularyOptions, suffix: str | None) -> Voc
     if not path.is_file():
         return None
     logger.info("Embeddings of %s from %s", name, path)
-    return Vocabulary.from_file(path, names=WORD_LISTS[name]())
+    return Vocabulary.from_file(path, names=CLASS_LISTS[name]())

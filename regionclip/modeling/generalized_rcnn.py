@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
 
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.preprocessing import pixels_to_unit_range
 
@@ -19,9 +19,9 @@ class CLIPGeneralizedRCNN(GeneralizedRCNN):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         arguments = {**super().from_config(cfg), **_pixel_statistics(cfg)}
-        tower = clip_tower(arguments["backbone"])
-        if tower is not None and isinstance(arguments["roi_heads"], BorrowsLastStage):
-            arguments["roi_heads"].borrow(tower)
+        image_encoder = clip_image_encoder(arguments["backbone"])
+        if image_encoder is not None and isinstance(arguments["roi_heads"], BorrowsLastStage):
+            arguments["roi_heads"].borrow(image_encoder)
         return arguments
 
 

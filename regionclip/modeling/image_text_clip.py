@@ -46,7 +46,7 @@ class ImageTextCLIP(TextEncoder):
         super().__init__(architecture)
         self.visual = ModifiedResNet(architecture, norm)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        _initialise(self.visual)
+        _initialize(self.visual)
         self.preprocessor = preprocessor
         self.gather = gather
 
@@ -79,8 +79,8 @@ class ImageTextCLIP(TextEncoder):
         """
         if not self.training:
             raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
-        pictures = self.preprocessor([image["image"] for image in batched_inputs]).tensor
-        images = self.visual.embed_images(pictures)
+        pixels = self.preprocessor([image["image"] for image in batched_inputs]).tensor
+        images = self.visual.embed_images(pixels)
         texts = self._embed_texts(torch.stack([image["tokens"] for image in batched_inputs]))
         if self.gather:
             images, texts = gather_rows(images), gather_rows(texts)
@@ -97,12 +97,12 @@ class ImageTextCLIP(TextEncoder):
         return embedded[order.argsort().to(self.device)]
 
 
-def _initialise(tower: ModifiedResNet) -> None:
+def _initialize(image_encoder: ModifiedResNet) -> None:
     """Initialize as CLIP: residual blocks as identity, attention pool with a standard deviation of width^-0.5."""
-    for block in tower.modules():
+    for block in image_encoder.modules():
         if isinstance(block, Bottleneck):
             nn.init.zeros_(cast(Tensor, block.bn3.weight))
-    pool = cast(AttentionPool2d, tower.attnpool)
+    pool = cast(AttentionPool2d, image_encoder.attnpool)
     for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
         nn.init.normal_(projection.weight, std=pool.c_proj.in_features**-0.5)
         nn.init.zeros_(projection.bias)

@@ -26,11 +26,11 @@ class ScoreFusion(Protocol):
         """Return the scores; both arguments have the same shape."""
         ...
 
-    def usable(self, objectness_logits: Tensor) -> Tensor:
+    def scorable(self, objectness_logits: Tensor) -> Tensor:
         """Return bool [R]: regions that can have a score at all."""
         ...
 
-    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+    def min_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return [R], for each scorable region a probability >= 0 below which its score is less than `score`."""
         ...
 
@@ -42,11 +42,11 @@ class ProbabilityOnly:
         """Return the probabilities."""
         return probabilities
 
-    def usable(self, objectness_logits: Tensor) -> Tensor:
+    def scorable(self, objectness_logits: Tensor) -> Tensor:
         """Return all true."""
         return torch.ones_like(objectness_logits, dtype=torch.bool)
 
-    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+    def min_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return the score."""
         return torch.full_like(objectness_logits, score)
 
@@ -58,11 +58,11 @@ class GeometricMeanWithLogit:
         """Return the scores."""
         return (probabilities * objectness_logits) ** 0.5
 
-    def usable(self, objectness_logits: Tensor) -> Tensor:
+    def scorable(self, objectness_logits: Tensor) -> Tensor:
         """Return where logits are finite and not negative."""
         return torch.isfinite(objectness_logits) & (objectness_logits >= 0)
 
-    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+    def min_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return the probability whose geometric mean with the logit is the score."""
         return score**2 / objectness_logits.abs() * (1 - SLACK)  # abs() for -0.0 only
 
@@ -74,11 +74,11 @@ class GeometricMeanWithSigmoid:
         """Return the scores."""
         return (probabilities * objectness_logits.sigmoid()) ** 0.5
 
-    def usable(self, objectness_logits: Tensor) -> Tensor:
+    def scorable(self, objectness_logits: Tensor) -> Tensor:
         """Return where logits are not NaN."""
         return ~torch.isnan(objectness_logits)
 
-    def least_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+    def min_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return the probability whose geometric mean with the objectness is the score."""
         return score**2 / objectness_logits.sigmoid() * (1 - SLACK)
 
@@ -252,13 +252,13 @@ class DetectionSelector:
         """
         # The sum is not finite if any probability is not.
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities.sum(dim=1))
-        rows = (finite & self.fusion.usable(objectness_logits)).nonzero()[:, 0]
+        rows = (finite & self.fusion.scorable(objectness_logits)).nonzero()[:, 0]
         boxes, objectness_logits = boxes[rows], objectness_logits[rows]
         clipped = Boxes(boxes.reshape(-1, 4))
         clipped.clip(image_size)
         boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
         known = probabilities if len(rows) == len(probabilities) else probabilities[rows]  # copied only where needed
-        least = self.fusion.least_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)
+        least = self.fusion.min_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)
         region, category = (known[:, :-1] >= least[:, None]).nonzero(as_tuple=True)
         found = known[region, category]
         scores = self.fusion(found, objectness_logits[region])
@@ -288,15 +288,15 @@ class DetectionSelector:
         result.pred_classes = kept.classes[order]
         return result, kept.regions[order]
 
-    def reaches(self, score: float, objectness_logits: Tensor) -> Tensor:
+    def can_exceed(self, score: float, objectness_logits: Tensor) -> Tensor:
         """Return bool [R]: regions whose score can exceed `score` for some probability."""
-        least = self.fusion.least_probability(max(score, 0.0), objectness_logits)
-        return self.fusion.usable(objectness_logits) & ~(least > 1)
+        least = self.fusion.min_probability(max(score, 0.0), objectness_logits)
+        return self.fusion.scorable(objectness_logits) & ~(least > 1)
 
     def largest_score(self, objectness_logits: Tensor) -> Tensor:
         """Return [R], an upper bound of each region's score over all probabilities."""
         certain = self.fusion(torch.ones_like(objectness_logits), objectness_logits) * (1 + SLACK)
-        return torch.where(self.fusion.usable(objectness_logits), certain, -torch.inf)
+        return torch.where(self.fusion.scorable(objectness_logits), certain, -torch.inf)
 
     def is_full(self, better: Sequence[Candidates]) -> bool:
         """Return whether all detections are among candidates whose score no other candidate can exceed.

@@ -53,7 +53,7 @@ class ImagePreprocessor(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> ImageList:
         """Return the batch of `images`, each [3, H, W] with values in [0, 255]."""
-        batch = ImageList.from_tensors([self._normalise(image) for image in images], self.size_divisibility)
+        batch = ImageList.from_tensors([self._normalize(image) for image in images], self.size_divisibility)
         height, width = batch.tensor.shape[-2:]
         padding = (0, max(self.smallest[1] - width, 0), 0, max(self.smallest[0] - height, 0))
         tensor = F.pad(batch.tensor, padding) if any(padding) else batch.tensor
@@ -62,7 +62,7 @@ class ImagePreprocessor(nn.Module):
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return ImageList(tensor.to(self.dtype or tensor.dtype), batch.image_sizes)
 
-    def _normalise(self, image: Tensor) -> Tensor:
+    def _normalize(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)
         if self.flip_channels:
             image = image.flip(0)

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 Pair = tuple[int, int]
 
 
-def rectified(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def convolution_relu(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Return the ReLU of a convolution layer with zero padding."""
     padding, stride, dilation = (cast(Pair, pair) for pair in (layer.padding, layer.stride, layer.dilation))
-    return convolve_rectified(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
+    return convolve_relu(x, layer.weight, layer.bias, stride, padding, dilation, layer.groups)
 
 
-def convolve_rectified(
+def convolve_relu(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regionclip.ops import native
-from regionclip.ops.fused_convolution import convolve_rectified
+from regionclip.ops.fused_convolution import convolve_relu
 from regionclip.ops.implementation import implementation
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 """Interpolation points of a tile, in addition to infinity; csrc/cpu/winograd_block.h has the same."""
 
-CHANNELS_AT_LEAST = 128
-TILES_AT_LEAST = 16
+MIN_CHANNELS = 128
+MIN_TILES = 16
 CELLS_AT_MOST = 1.31
 """With fewer channels or tiles, or more tile cells per map cell, the transforms cost more than is saved."""
 
@@ -69,7 +69,7 @@ class WinogradConv2d(nn.Module):
             if self._factors is None:  # four times the memory of the weights, never needed for small inputs
                 self._factors = transform_weights(self.weight, self.tile)
             return convolve(x, self._factors, self.bias, rectify=self.rectify)
-        direct = convolve_rectified if self.rectify else F.conv2d
+        direct = convolve_relu if self.rectify else F.conv2d
         return direct(x, self.weight, self.bias, padding=(1, 1))
 
     def _pays(self, x: Tensor) -> bool:
@@ -79,7 +79,7 @@ class WinogradConv2d(nn.Module):
             return False
         tiles = count_tiles(x, self.tile)
         cells = x.shape[0] * x.shape[2] * x.shape[3]
-        return tiles >= TILES_AT_LEAST and tiles * self.tile**2 <= CELLS_AT_MOST * cells
+        return tiles >= MIN_TILES and tiles * self.tile**2 <= CELLS_AT_MOST * cells
 
 
 def suits_winograd(layer: nn.Conv2d) -> bool:
@@ -90,7 +90,7 @@ def suits_winograd(layer: nn.Conv2d) -> bool:
         and all(tuple(pair) == (1, 1) for pair in (layer.stride, layer.padding, layer.dilation))
         and layer.groups == 1
         and layer.padding_mode == "zeros"
-        and min(channels) >= CHANNELS_AT_LEAST
+        and min(channels) >= MIN_CHANNELS
         and not any(count % LANES for count in channels)
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 from regionclip.batch.encode_ahead import EncodeAhead
 from regionclip.batch.write_behind import JOBS_BEHIND, WriteBehind
 from regionclip.data import read_ahead
-from regionclip.data.image_sources import PictureFile, read_frames
+from regionclip.data.image_sources import ImageFile, read_frames
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.read_ahead import FILES_AHEAD, ReadAhead
 from tests.helpers.videos import write_video
@@ -26,7 +26,7 @@ def files(tmp_path):
     write_video(tmp_path / "05.mp4", frames=20)
     (tmp_path / "07.mp4").write_bytes(b"no video")
     write_video(tmp_path / "11.mp4", frames=9)
-    return [PictureFile(path, path.name) for path in sorted(tmp_path.iterdir())]
+    return [ImageFile(path, path.name) for path in sorted(tmp_path.iterdir())]
 
 
 def taken(frames):
@@ -108,7 +108,7 @@ def test_what_nobody_takes_holds_nothing_up(files):
         left.clear()
         assert taken(reader.frames(files[4])) == taken(read_frames(files[4]))
         with pytest.raises(ValueError, match="none of the files that are left"):
-            next(reader.frames(PictureFile(files[0].path, "another")))
+            next(reader.frames(ImageFile(files[0].path, "another")))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 

@@ -20,7 +20,7 @@ from regionclip import RegionCLIP
 from regionclip.batch.detect import drawn_names
 from regionclip.batch.report import write_report
 from regionclip.cli.main import main
-from regionclip.data.image_sources import PictureFile, find_pictures, read_frames
+from regionclip.data.image_sources import ImageFile, find_images, read_frames
 from regionclip.errors import UserError
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from tests.helpers.paths import DATA, REPOSITORY
@@ -184,7 +184,7 @@ def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path)
     found = last_json(output)["pictures"]
     assert [(picture["frame"], picture["seconds"]) for picture in found] == [(0, 0.0), (3, 0.3), (6, 0.6)]
     assert (found[0]["width"], found[0]["height"]) == (128, 96)
-    (drawn,) = find_pictures([str(tmp_path / "out" / "videos" / "v.mp4.mp4")])
+    (drawn,) = find_images([str(tmp_path / "out" / "videos" / "v.mp4.mp4")])
     assert len(list(read_frames(drawn))) == 3
     images = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
     assert [image["frame"] for image in images] == [0, 3, 6]
@@ -224,7 +224,7 @@ def test_results_inside_the_searched_folder_are_no_pictures(command, pictures, d
 
 def test_drawn_pictures_have_names_that_no_other_has():
     names = ["x.bmp", "x.bmp.png", "x.bmp.png.png", "y.jpg", "z.mp4", f"{'long' * 60}.jpg", f"{'long' * 60}.gif"]
-    drawn = drawn_names([PictureFile(Path(name), name) for name in names])
+    drawn = drawn_names([ImageFile(Path(name), name) for name in names])
     assert len(set(drawn.values())) == len(names)
     assert drawn["y.jpg"] == "pictures/y.jpg"
     assert drawn["x.bmp.png"] == "pictures/x.bmp.png"
@@ -514,7 +514,7 @@ def test_pictures_have_names_that_no_other_has(tmp_path):
     for name in ("x/a.jpg", "y/a.jpg", "y/z/a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = find_pictures([str(tmp_path / "y"), str(tmp_path / "x" / "a.jpg"), str(tmp_path / "y" / "a.jpg")])
+    found = find_images([str(tmp_path / "y"), str(tmp_path / "x" / "a.jpg"), str(tmp_path / "y" / "a.jpg")])
     assert [file.name for file in found] == ["y/a.jpg", "y/z/a.jpg", "x/a.jpg"]
     with pytest.raises(UserError, match="pictures: expected at least one, got none"):
-        find_pictures(["-"], ["", " "])
+        find_images(["-"], ["", " "])

@@ -5,7 +5,7 @@ import codecs
 import pytest
 
 from regionclip.clip.class_name_files import names_alone
-from regionclip.clip.vocabulary import read_words
+from regionclip.clip.vocabulary import read_class_names
 from regionclip.engine.concept_pool import read_concept_names
 from regionclip.errors import UserError
 from regionclip.files import read_lines
@@ -38,12 +38,12 @@ READ = {
 @pytest.mark.parametrize("name", READ)
 def test_words_are_read_as_what_they_are(name, tmp_path):
     (tmp_path / name).write_text(READ[name])
-    assert read_words(tmp_path / name) == ([f"w{i}" for i in range(11)] if name == "many.json" else THREE)
+    assert read_class_names(tmp_path / name) == ([f"w{i}" for i in range(11)] if name == "many.json" else THREE)
 
 
 def test_lists_of_lists_are_synonyms(tmp_path):
     (tmp_path / "texts.json").write_text('[["wood"], ["carrot", "root"], "a|b"]')
-    assert read_words(tmp_path / "texts.json") == [["wood"], ["carrot", "root"], "a|b"]
+    assert read_class_names(tmp_path / "texts.json") == [["wood"], ["carrot", "root"], "a|b"]
 
 
 REFUSED = {
@@ -74,12 +74,12 @@ def test_what_is_no_list_of_words_is_refused(name, tmp_path):
     content, message = REFUSED[name]
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        read_words(tmp_path / name)
+        read_class_names(tmp_path / name)
 
 
 def test_lines_with_commas_are_words_and_said(tmp_path, caplog):
     (tmp_path / "synsets.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
-    assert read_words(tmp_path / "synsets.txt") == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    assert read_class_names(tmp_path / "synsets.txt") == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
     assert "each line is one word" in caplog.text
 
 
@@ -95,7 +95,7 @@ def test_lines_with_commas_are_words_and_said(tmp_path, caplog):
 def test_byte_order_marks_are_no_part_of_a_word(mark, encoding, tmp_path):
     for name, content in (("a.txt", "Käse\nwood"), ("a.json", '["Käse", "wood"]'), ("a.csv", "name\nKäse\nwood")):
         (tmp_path / name).write_bytes(mark + content.encode(encoding))
-        assert read_words(tmp_path / name) == ["Käse", "wood"]
+        assert read_class_names(tmp_path / name) == ["Käse", "wood"]
     (tmp_path / "templates.txt").write_bytes(mark + "a photo of a {}.".encode(encoding))
     assert read_lines(tmp_path / "templates.txt", "templates") == ["a photo of a {}."]
     (tmp_path / "pool.txt").write_bytes(mark + "Käse,7\nwood,3\n".encode(encoding))
@@ -105,5 +105,5 @@ def test_byte_order_marks_are_no_part_of_a_word(mark, encoding, tmp_path):
 def test_synonyms_are_refused_where_each_line_is_a_concept(tmp_path):
     (tmp_path / "concepts.txt").write_text("wood\ncarrot | root\n")
     with pytest.raises(UserError, match=r"concepts.txt: expected a word in each place, got synonyms, 'carrot \| root'"):
-        names_alone(read_words(tmp_path / "concepts.txt"), "concepts.txt")
+        names_alone(read_class_names(tmp_path / "concepts.txt"), "concepts.txt")
     assert names_alone(["wood", "carrot"], "concepts.txt") == ["wood", "carrot"]

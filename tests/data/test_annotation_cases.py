@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from regionclip.config.loading import load_config
 from regionclip.data.datasets.annotation_file import _report
 from regionclip.data.training_loader import read_training_data, training_batches
-from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture, check_boxes, read_boxes
+from regionclip.data.user_boxes import ImageBoxes, boxes_by_image, check_boxes, read_boxes
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.errors import UserError
 from regionclip.modeling.build import build_model
@@ -137,7 +137,7 @@ def test_user_boxes_are_read_or_refused_by_name(case, images, tmp_path):
     files = {path.relative_to(images).as_posix(): path for path in images.rglob("*.*")}
 
     def given():
-        return boxes_by_picture(read_boxes(tmp_path / "case.json"), files)
+        return boxes_by_image(read_boxes(tmp_path / "case.json"), files)
 
     if isinstance(case.boxes, str):
         with pytest.raises(UserError) as error:
@@ -175,19 +175,19 @@ def test_boxes_find_their_image_under_any_path(key, images, tmp_path):
     files = {name: images / name for name in ("a.png", "b.png", "sub/a.png")}
     (tmp_path / "link").symlink_to(images)
     path = key.replace("@ROOT@", str(images)).replace("@LINK@", str(tmp_path / "link"))
-    found = boxes_by_picture({path: ImageBoxes([[1, 2, 3, 4]])}, files)
+    found = boxes_by_image({path: ImageBoxes([[1, 2, 3, 4]])}, files)
     assert [name for name, boxes in found.items() if boxes] == [NAMES_OF_BOXES[key]]
 
 
 def test_boxes_of_another_image_of_this_machine_find_none(images, tmp_path):
     (tmp_path / "b.png").touch()
     with pytest.raises(UserError, match="expected one picture of this name, got none"):
-        boxes_by_picture({str(tmp_path / "b.png"): ImageBoxes([[1, 2, 3, 4]])}, {"b.png": images / "b.png"})
+        boxes_by_image({str(tmp_path / "b.png"): ImageBoxes([[1, 2, 3, 4]])}, {"b.png": images / "b.png"})
 
 
 def test_boxes_of_one_image_under_two_names_are_joined_with_their_sizes(images):
     given = {"a.png": ImageBoxes([[1, 2, 3, 4]], [(64, 96)]), "./a.png": ImageBoxes([[5, 6, 7, 8]], [(96, 64)])}
-    joined = boxes_by_picture(given, {"a.png": images / "a.png"})["a.png"]
+    joined = boxes_by_image(given, {"a.png": images / "a.png"})["a.png"]
     assert joined == [[1, 2, 3, 4], [5, 6, 7, 8]]
     with pytest.raises(UserError, match="96 x 64 pixels, its annotations say 64 x 96"):
         check_boxes(joined, (64, 96))

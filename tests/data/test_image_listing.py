@@ -6,7 +6,7 @@ import pytest
 
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.image_listing import LeftOut, files_in_folder
-from regionclip.data.image_sources import find_pictures
+from regionclip.data.image_sources import find_images
 from regionclip.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_links_to_where_one_may_not_look_are_counted(make, tmp_path, monkeypatch
 def test_names_that_no_file_can_have_are_no_files():
     for name in ("a" * 5000, "a\0b", "a" * 300 + ".jpg"):
         with pytest.raises(UserError, match="expected pictures or videos, got no such file"):
-            find_pictures([name])
+            find_images([name])
 
 
 def test_the_folder_of_results_is_not_looked_into(make, tmp_path):
@@ -95,7 +95,7 @@ def test_patterns_find_what_a_link_leads_to_once(make, tmp_path):
     make("a/x.jpg", "a/y.txt")
     (tmp_path / "a" / "loop").symlink_to("..")
     left_out = LeftOut()
-    found = find_pictures([f"{tmp_path}/**/*"], left_out=left_out)
+    found = find_images([f"{tmp_path}/**/*"], left_out=left_out)
     assert [file.path.relative_to(tmp_path).as_posix() for file in found] == ["a/x.jpg"]
 
 
@@ -103,7 +103,7 @@ def test_a_folder_without_pictures_says_what_it_has(make, tmp_path):
     make("a.heic", "b.heic", "._c.jpg")
     message = r"got a folder without \(left out: 1 hidden, 2 of other endings \(.heic 2\)\)"
     with pytest.raises(UserError, match=message):
-        find_pictures([str(tmp_path)])
+        find_images([str(tmp_path)])
     with pytest.raises(UserError, match=r"got none; left out: 1 hidden, 2 of other endings"):
         list_images(tmp_path)
 

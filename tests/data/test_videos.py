@@ -16,7 +16,7 @@ from regionclip.batch import video as video_module
 from regionclip.batch.detect import DetectOptions, detect
 from regionclip.batch.video import VideoWriter
 from regionclip.data.frame_times import FrameClock, drawn_rate, frame_times
-from regionclip.data.image_sources import find_pictures, read_frames
+from regionclip.data.image_sources import find_images, read_frames
 from regionclip.data.user_boxes import read_boxes
 from regionclip.errors import UserError
 from tests.helpers.paths import DATA
@@ -84,11 +84,11 @@ def detector(detector_folder):
 
 def run(detector, path, output, boxes=None, **options):
     options = DetectOptions(threshold=0.0, topk=3, report=False, **options)
-    return detect(detector, find_pictures([str(path)]), output, options, boxes)
+    return detect(detector, find_images([str(path)]), output, options, boxes)
 
 
 def test_frames_come_when_the_container_says(detector, uneven, tmp_path):
-    (file,) = find_pictures([str(uneven)])
+    (file,) = find_images([str(uneven)])
     assert [frame.seconds for frame in read_frames(file)] == pytest.approx([0, 0.1, 5.1, 5.2])
     assert [frame.seconds for frame in read_frames(file, every=2)] == pytest.approx([0, 5.1])
     assert frame_times(uneven) == pytest.approx([0, 0.1, 5.1, 5.2])
@@ -99,7 +99,7 @@ def test_frames_come_when_the_container_says(detector, uneven, tmp_path):
 
 def shown(path):
     """Return the times and the pixels of a drawn video."""
-    (file,) = find_pictures([str(path)])
+    (file,) = find_images([str(path)])
     return [(round(frame.seconds, 3), frame.pixels.astype(int)) for frame in read_frames(file)]
 
 

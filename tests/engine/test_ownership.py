@@ -18,7 +18,7 @@ from PIL import Image
 from regionclip import RegionCLIP
 from regionclip.batch.detect import DetectOptions, detect
 from regionclip.config.loading import load_config
-from regionclip.data.image_sources import find_pictures
+from regionclip.data.image_sources import find_images
 from regionclip.engine import workflows
 from regionclip.engine.features.extraction import ExtractionJob, extract_region_features
 from regionclip.engine.ownership import LOCK_FILE, own_folder
@@ -48,7 +48,7 @@ def files(tmp_path_factory):
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((64, 48))
     for number in range(10):
         photo.rotate(9 * number).save(folder / f"{number}.png")
-    return find_pictures([str(folder)])
+    return find_images([str(folder)])
 
 
 def found(report):

@@ -16,8 +16,8 @@ from regionclip.clip.architectures import get_architecture
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PROMPT_ENSEMBLES, PROMPT_TEMPLATES, fill_template, prompt_ensemble
 from regionclip.clip.text_encoder import tokenize
-from regionclip.clip.vocabulary import Classifier, Vocabulary, read_words
-from regionclip.data.class_lists import PUBLISHED_EMBEDDINGS, WORD_LISTS, names_of_published
+from regionclip.clip.vocabulary import Classifier, Vocabulary, read_class_names
+from regionclip.data.class_lists import CLASS_LISTS, PUBLISHED_EMBEDDINGS, names_of_published
 from regionclip.errors import UserError
 from regionclip.files import cache_folder
 from regionclip.inference import text_encoder as text
@@ -44,7 +44,7 @@ WORDS = ["cat", "traffic cone", "a very long description of a small red fire hyd
 
 
 def test_words_become_the_mean_over_upstreams_prompts(embedder):
-    vocabulary = Vocabulary.from_words(WORDS, embedder)
+    vocabulary = Vocabulary.from_names(WORDS, embedder)
     expected = torch.stack([slow_embedding(embedder, word, PROMPT_TEMPLATES).mean(dim=0) for word in WORDS])
     torch.testing.assert_close(vocabulary.embeddings, expected, atol=2e-6, rtol=1e-5)
     assert vocabulary.names == tuple(WORDS)
@@ -53,7 +53,7 @@ def test_words_become_the_mean_over_upstreams_prompts(embedder):
 
 
 def test_coras_templates_average_unit_vectors(embedder):
-    vocabulary = Vocabulary.from_words(WORDS[:2], embedder, templates="cora")
+    vocabulary = Vocabulary.from_names(WORDS[:2], embedder, templates="cora")
     units = [F.normalize(slow_embedding(embedder, word, PROMPT_TEMPLATES[1:]), dim=1) for word in WORDS[:2]]
     expected = F.normalize(torch.stack([unit.mean(dim=0) for unit in units]), dim=1)
     torch.testing.assert_close(vocabulary.embeddings, expected, atol=2e-6, rtol=1e-5)
@@ -63,12 +63,12 @@ def test_coras_templates_average_unit_vectors(embedder):
 
 def test_own_templates_from_a_list_and_a_file(embedder, tmp_path):
     (tmp_path / "templates.txt").write_text("the {}\n\n{} at night\n")
-    one = Vocabulary.from_words(["cat"], embedder, templates=str(tmp_path / "templates.txt"))
-    other = Vocabulary.from_words(["cat"], embedder, templates=["the {}", "{} at night"])
+    one = Vocabulary.from_names(["cat"], embedder, templates=str(tmp_path / "templates.txt"))
+    other = Vocabulary.from_names(["cat"], embedder, templates=["the {}", "{} at night"])
     expected = slow_embedding(embedder, "cat", ["the {}", "{} at night"]).mean(dim=0)
     assert torch.equal(one.embeddings, other.embeddings)
     torch.testing.assert_close(one.embeddings[0], expected, atol=2e-6, rtol=1e-5)
-    assert one.templates == other.templates != Vocabulary.from_words(["cat"], embedder).templates
+    assert one.templates == other.templates != Vocabulary.from_names(["cat"], embedder).templates
 
 
 @pytest.mark.parametrize("templates", [[], ["a photo"], "nothing", ""])
@@ -79,28 +79,32 @@ def test_bad_templates_are_errors(templates):
 
 def test_the_best_synonym_counts_or_their_mean(embedder):
     words = [["cat", "kitten"], "dog"]
-    singles = Vocabulary.from_words(["cat", "kitten", "dog"], embedder)
+    singles = Vocabulary.from_names(["cat", "kitten", "dog"], embedder)
     regions = F.normalize(torch.randn(50, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     single = Classifier(singles)(regions)
-    best = Vocabulary.from_words(words, embedder)
+    best = Vocabulary.from_names(words, embedder)
     assert best.names == ("cat", "dog")
     assert best.synonyms == (("cat", "kitten"), ("dog",))
     expected = torch.stack([single[:, :2].amax(dim=1), single[:, 2]], dim=1)
     torch.testing.assert_close(Classifier(best)(regions), expected)
-    mean = Vocabulary.from_words(words, embedder, synonyms="mean")
+    mean = Vocabulary.from_names(words, embedder, synonyms="mean")
     unit = F.normalize(singles.embeddings, dim=1)
     centre = F.normalize(unit[:2].mean(dim=0), dim=0)
     torch.testing.assert_close(Classifier(mean)(regions)[:, 0], regions @ centre, atol=1e-6, rtol=1e-5)
 
 
 def test_a_bar_stands_between_synonyms_everywhere(embedder, tmp_path):
-    wanted = Vocabulary.from_words([["cat", "kitten", "tom"], ["dog"]], embedder, templates="single")
+    wanted = Vocabulary.from_names([["cat", "kitten", "tom"], ["dog"]], embedder, templates="single")
     (tmp_path / "words.txt").write_text("cat | kitten|tom\ndog\n")
-    for words in (["cat|kitten | tom", "dog"], [["cat|kitten", "tom"], "dog"], read_words(tmp_path / "words.txt")):
-        made = Vocabulary.from_words(words, embedder, templates="single")
+    for words in (
+        ["cat|kitten | tom", "dog"],
+        [["cat|kitten", "tom"], "dog"],
+        read_class_names(tmp_path / "words.txt"),
+    ):
+        made = Vocabulary.from_names(words, embedder, templates="single")
         assert (made.names, made.synonyms) == (("cat", "dog"), (("cat", "kitten", "tom"), ("dog",)))
         assert torch.equal(made.embeddings, wanted.embeddings)
-    mean = Vocabulary.from_words(["cat|kitten", "dog"], embedder, templates="single", synonyms="mean")
+    mean = Vocabulary.from_names(["cat|kitten", "dog"], embedder, templates="single", synonyms="mean")
     save_vocabulary(mean, tmp_path / "words.pth")
     assert (tmp_path / "words.txt").read_text() == "cat | kitten\ndog\n"
     read = Vocabulary.from_file(tmp_path / "words.pth")
@@ -125,12 +129,12 @@ def test_a_bar_stands_between_synonyms_everywhere(embedder, tmp_path):
 )
 def test_words_that_mean_nothing_or_the_same_are_errors(words, message, embedder):
     with pytest.raises(UserError) as caught:
-        Vocabulary.from_words(words, embedder)
+        Vocabulary.from_names(words, embedder)
     assert message in str(caught.value)
 
 
 def test_a_file_says_what_it_is(embedder, tmp_path):
-    vocabulary = Vocabulary.from_words([["cat", "kitten"], "dog"], embedder)
+    vocabulary = Vocabulary.from_names([["cat", "kitten"], "dog"], embedder)
     path = vocabulary.save(tmp_path / "words.safetensors")
     read = Vocabulary.from_file(path)
     assert torch.equal(read.embeddings, vocabulary.embeddings)
@@ -142,7 +146,7 @@ def test_a_file_says_what_it_is(embedder, tmp_path):
 
 
 def test_a_changed_file_is_refused(embedder, tmp_path):
-    path = Vocabulary.from_words(["cat", "dog"], embedder).save(tmp_path / "words.safetensors")
+    path = Vocabulary.from_names(["cat", "dog"], embedder).save(tmp_path / "words.safetensors")
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
@@ -169,7 +173,7 @@ def test_files_with_something_else_are_refused(tensors, metadata, message, tmp_p
 
 
 def test_words_are_taken_out_as_clip_reads_them(embedder):
-    vocabulary = Vocabulary.from_words([["cat", "dog"], "Traffic  Cone", "bird"], embedder)
+    vocabulary = Vocabulary.from_names([["cat", "dog"], "Traffic  Cone", "bird"], embedder)
     rest = vocabulary.without(["Dog", "traffic, cone"])
     assert rest.names == ("cat", "bird")
     assert rest.synonyms == (("cat",), ("bird",))
@@ -189,13 +193,13 @@ def test_upstreams_files_get_names(tmp_path):
     assert Vocabulary.from_file(tmp_path / "mine.pth", names=["a", "b", "c"]).names == ("a", "b", "c")
     torch.save(torch.rand(65, 640), tmp_path / "coco_65_cls_emb_rn50x4.pth")
     path = tmp_path / "coco_65_cls_emb_rn50x4.pth"
-    assert make_vocabulary(path, lambda: None, VocabularyOptions()).names == tuple(WORD_LISTS["coco65"]())
+    assert make_vocabulary(path, lambda: None, VocabularyOptions()).names == tuple(CLASS_LISTS["coco65"]())
     save_file({"embeddings": torch.rand(2, 4)}, tmp_path / "bare.safetensors", {"names": json.dumps(["a", "b"])})
     assert Vocabulary.from_file(tmp_path / "bare.safetensors").names == ("a", "b")
 
 
 def test_a_vocabulary_of_another_clip_is_refused(embedder):
-    vocabulary = Vocabulary.from_words(["cat"], embedder)
+    vocabulary = Vocabulary.from_names(["cat"], embedder)
     vocabulary.require_fit(32, "tiny_clip", embedder.weights_hash)
     vocabulary.require_fit(32, "tiny_clip")
     for arguments, found in [
@@ -209,20 +213,20 @@ def test_a_vocabulary_of_another_clip_is_refused(embedder):
 
 
 def test_word_lists_have_the_published_sizes():
-    sizes = {name: len(words()) for name, words in WORD_LISTS.items()}
+    sizes = {name: len(words()) for name, words in CLASS_LISTS.items()}
     of_emoji = {"emoji": 1174, "emoji880": 880}
     assert sizes == {"coco": 80, "coco65": 65, "coco48": 48, "coco17": 17, "lvis": 1203, "lvis866": 866} | of_emoji
-    assert set(WORD_LISTS["coco65"]()) < set(WORD_LISTS["coco"]())
-    assert set(WORD_LISTS["lvis866"]()) < set(WORD_LISTS["lvis"]())
-    assert not [word for words in WORD_LISTS.values() for word in words() if "_" in word or "(" in word]
-    assert names_of_published("some/lvis_1203_cls_emb_rn50x4.pth") == WORD_LISTS["lvis"]()
-    assert set(PUBLISHED_EMBEDDINGS) < set(WORD_LISTS)
+    assert set(CLASS_LISTS["coco65"]()) < set(CLASS_LISTS["coco"]())
+    assert set(CLASS_LISTS["lvis866"]()) < set(CLASS_LISTS["lvis"]())
+    assert not [word for words in CLASS_LISTS.values() for word in words() if "_" in word or "(" in word]
+    assert names_of_published("some/lvis_1203_cls_emb_rn50x4.pth") == CLASS_LISTS["lvis"]()
+    assert set(PUBLISHED_EMBEDDINGS) < set(CLASS_LISTS)
 
 
 @pytest.mark.parametrize("name", ["coco", "lvis", "emoji"])
 def test_the_words_of_a_list_can_be_told_apart(name, embedder):
     vocabulary = make_vocabulary(name, lambda: embedder, VocabularyOptions(templates="single"))
-    assert vocabulary.names == tuple(WORD_LISTS[name]())
+    assert vocabulary.names == tuple(CLASS_LISTS[name]())
 
 
 def test_what_is_neither_list_nor_file_is_an_error(embedder, tmp_path):
@@ -233,11 +237,11 @@ def test_what_is_neither_list_nor_file_is_an_error(embedder, tmp_path):
         make_vocabulary(tmp_path / "empty.txt", lambda: embedder, VocabularyOptions())
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     with pytest.raises(UserError, match="expected text in UTF-8"):
-        read_words(tmp_path / "latin.txt")
+        read_class_names(tmp_path / "latin.txt")
     assert split_words("cat | kitten, traffic cone,dog") == [["cat", "kitten"], ["traffic cone"], ["dog"]]
     for words in ([1, 2], [b"cat"], [None], [["cat", 3]], ["cat\udcff"]):
         with pytest.raises(UserError, match=r"word . of the vocabulary: expected text"):
-            Vocabulary.from_words(words, embedder)
+            Vocabulary.from_names(words, embedder)
     for words in (None, 3, b"cat"):
         with pytest.raises(UserError, match="vocabulary: expected words, a name or a file"):
             make_vocabulary(words, lambda: embedder, VocabularyOptions())
@@ -259,17 +263,17 @@ class Counting:
 def test_the_cache_keeps_words_by_weights_and_templates(detector_folder, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     embedder = load_embedder(TINY_CLIP, str(detector_folder / "text.safetensors"), cache=cache)
-    first = Vocabulary.from_words(["cat", "dog"], embedder).embeddings
+    first = Vocabulary.from_names(["cat", "dog"], embedder).embeddings
     again = load_embedder(TINY_CLIP, str(detector_folder / "text.safetensors"), cache=cache)
     counting = Counting(again)
-    assert torch.equal(Vocabulary.from_words(["dog", "cat", "bird"], again).embeddings[[1, 0]], first)
+    assert torch.equal(Vocabulary.from_names(["dog", "cat", "bird"], again).embeddings[[1, 0]], first)
     assert counting.words == ["bird"]
-    Vocabulary.from_words(["cat"], again, templates="single")
+    Vocabulary.from_names(["cat"], again, templates="single")
     assert counting.words == ["bird", "cat"]
     with torch.no_grad():
         again.encoder.positional_embedding += 1
     again.__dict__.pop("weights_hash")
-    Vocabulary.from_words(["cat"], again)
+    Vocabulary.from_names(["cat"], again)
     assert counting.words == ["bird", "cat", "cat"]
 
 
@@ -281,13 +285,13 @@ def test_words_of_the_cache_need_no_text_encoder(detector_folder, tmp_path, monk
     monkeypatch.setattr(
         text, "load_weights", lambda *arguments, **options: read.append(1) or load(*arguments, **options)
     )
-    expected = Vocabulary.from_words(["cat", "dog"], load_embedder(TINY_CLIP, str(file), cache=cache))
+    expected = Vocabulary.from_names(["cat", "dog"], load_embedder(TINY_CLIP, str(file), cache=cache))
     again = load_embedder(TINY_CLIP, str(file), cache=cache)
-    found = Vocabulary.from_words(["cat", "dog"], again)
+    found = Vocabulary.from_names(["cat", "dog"], again)
     assert torch.equal(found.embeddings, expected.embeddings)
     assert found.text_weights == expected.text_weights
     assert len(read) == 1
-    assert len(Vocabulary.from_words(["cat", "bird"], again)) == 2
+    assert len(Vocabulary.from_names(["cat", "bird"], again)) == 2
     assert len(read) == 2
 
 
@@ -305,7 +309,7 @@ def test_weights_that_were_replaced_are_not_taken_for_those_of_the_cache(detecto
     other = load_embedder(TINY_CLIP, str(file), cache=cache)
     assert other.weights_hash != first.weights_hash == waiting.weights_hash
     with pytest.raises(UserError, match="as when it was first used"):
-        Vocabulary.from_words(["cat"], waiting)
+        Vocabulary.from_names(["cat"], waiting)
 
 
 def test_a_user_without_a_home_has_a_cache(monkeypatch):
@@ -324,10 +328,10 @@ def test_damaged_rows_of_the_cache_are_made_again(blob, detector_folder, tmp_pat
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     (tmp_path / "cache.sqlite").write_bytes(b"")
     embedder = load_embedder(TINY_CLIP, str(detector_folder / "text.safetensors"), cache=cache)
-    expected = Vocabulary.from_words(["cat"], embedder).embeddings
+    expected = Vocabulary.from_names(["cat"], embedder).embeddings
     with sqlite3.connect(tmp_path / "cache.sqlite") as database:
         assert database.execute("UPDATE embeddings SET row = ?", (blob,)).rowcount == 1
-    found = Vocabulary.from_words(["cat"], embedder).embeddings
+    found = Vocabulary.from_names(["cat"], embedder).embeddings
     assert found.shape == expected.shape
     assert torch.equal(found, expected) or len(blob) > 128
 
@@ -336,7 +340,7 @@ def test_a_broken_cache_is_left_out_and_said(detector_folder, tmp_path, caplog):
     (tmp_path / "cache.sqlite").write_bytes(b"no database, but long enough to be looked at" * 40)
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     embedder = load_embedder(TINY_CLIP, str(detector_folder / "text.safetensors"), cache=cache)
-    assert Vocabulary.from_words(["cat"], embedder).names == ("cat",)
+    assert Vocabulary.from_names(["cat"], embedder).names == ("cat",)
     assert len([record for record in caplog.records if "cannot be used" in record.message]) == 1
 
 
@@ -353,6 +357,6 @@ def test_an_interrupted_embedding_loses_only_the_last_part(detector_folder, tmp_
 
     monkeypatch.setattr(embedder, "_embed", fail_later)
     with pytest.raises(KeyboardInterrupt):
-        Vocabulary.from_words([f"word {i}" for i in range(100)], embedder)
+        Vocabulary.from_names([f"word {i}" for i in range(100)], embedder)
     with sqlite3.connect(tmp_path / "cache.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM embeddings").fetchone() == (len(calls[0]) + len(calls[1]),)

@@ -14,7 +14,7 @@ import torch
 from regionclip.batch.detect import DetectOptions, detect
 from regionclip.cli.main import main
 from regionclip.console import streams_that_may_close
-from regionclip.data.image_sources import PictureFile, find_pictures
+from regionclip.data.image_sources import ImageFile, find_images
 from regionclip.engine import command as command_module
 from regionclip.engine.command import report_user_errors, run_command
 from regionclip.errors import UserError, user_error
@@ -182,10 +182,10 @@ def test_pictures_are_never_replaced_by_what_is_drawn_of_them(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_bytes(next(PHOTOS.iterdir()).read_bytes())
     (tmp_path / "link").symlink_to("out")
-    alone = find_pictures([str(tmp_path / "out" / "pictures" / "a.jpg")])
+    alone = find_images([str(tmp_path / "out" / "pictures" / "a.jpg")])
     noted = [
-        PictureFile(tmp_path / "out" / "thumbnails" / "b.png.0.jpg", "b.png"),
-        PictureFile(tmp_path / "c.png", "c.png"),
+        ImageFile(tmp_path / "out" / "thumbnails" / "b.png.0.jpg", "b.png"),
+        ImageFile(tmp_path / "c.png", "c.png"),
     ]
     for files in (alone, noted[:1]):
         before = files[0].path.read_bytes()

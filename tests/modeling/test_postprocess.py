@@ -77,10 +77,10 @@ def test_selection_equals_the_slow_one(seed, regions, classes):
 def test_a_region_is_left_out_when_even_certainty_would_not_reach_the_threshold(fusion, logits, score):
     objectness = torch.tensor(logits)
     selector = DetectionSelector(score, 100, fusion, HardSuppression(0.5), report_score)
-    reaching = selector.reaches(score, objectness)
+    reaching = selector.can_exceed(score, objectness)
     certain = fusion(torch.ones_like(objectness), objectness)
-    assert not (certain[~reaching & fusion.usable(objectness)] > score).any()
-    assert not reaching[~fusion.usable(objectness)].any()
+    assert not (certain[~reaching & fusion.scorable(objectness)] > score).any()
+    assert not reaching[~fusion.scorable(objectness)].any()
     assert (certain[reaching] >= score * (1 - 1e-3)).all()  # and few that do not are kept
 
 

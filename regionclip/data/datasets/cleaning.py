@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from regionclip.data.datasets.annotation_file import CLIPPED, side
-from regionclip.data.datasets.masks import mask_problem, usable_mask
+from regionclip.data.datasets.masks import mask_problem, valid_mask
 from regionclip.data.images import UnreadableImageError, image_size
 
 Record = dict[str, Any]
@@ -109,7 +109,7 @@ def _for_training(
     annotation: Any, record: Record, num_classes: int | None, mask_format: str | None, counts: Counter[str]
 ) -> Record | None:
     """Return an annotation for training, its box clipped to the image; None if invalid, with the reason counted."""
-    corners = _usable_corners(annotation, record, num_classes, counts)
+    corners = _valid_corners(annotation, record, num_classes, counts)
     if corners is None:
         return None
     segmentation = annotation.get("segmentation")
@@ -119,14 +119,14 @@ def _for_training(
         return None
     usable = {**annotation, "bbox": _inside(corners, record), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
     usable.pop("segmentation", None)
-    return usable | {"segmentation": usable_mask(segmentation, size)} if mask_format else usable
+    return usable | {"segmentation": valid_mask(segmentation, size)} if mask_format else usable
 
 
 def _for_test(
     annotation: Any, record: Record, num_classes: int | None, counts: Counter[str], *, masks: bool
 ) -> Record | None:
     """Return an annotation for testing; None, with the reason counted, if invalid."""
-    corners = _usable_corners(annotation, record, num_classes, counts)
+    corners = _valid_corners(annotation, record, num_classes, counts)
     if corners is None:
         return None
     usable = {**annotation, "iscrowd": int(is_crowd(annotation))}
@@ -139,11 +139,11 @@ def _for_test(
         if problem := mask_problem(annotation.get("segmentation"), size, "bitmask"):
             counts[problem] += 1
             return None
-        usable["segmentation"] = usable_mask(annotation["segmentation"], size)
+        usable["segmentation"] = valid_mask(annotation["segmentation"], size)
     return usable
 
 
-def _usable_corners(
+def _valid_corners(
     annotation: Any, record: Record, num_classes: int | None, counts: Counter[str]
 ) -> list[float] | None:
     """Return the box of an annotation, xyxy; None if invalid. Counts invalid and clipped boxes."""

@@ -27,14 +27,14 @@ def mask_problem(segmentation: Any, size: Size, mask_format: str) -> str | None:
         return "annotations without mask"
     if isinstance(segmentation, dict) and mask_format == "polygon":
         return "run-length masks (INPUT.MASK_FORMAT bitmask takes them)"
-    if usable_mask(segmentation, size) is not None:
+    if valid_mask(segmentation, size) is not None:
         return None
     if isinstance(segmentation, dict):
         return "run-length masks that are broken or of another size"
     return "masks with broken polygons"
 
 
-def usable_mask(segmentation: Any, size: Size) -> list[list[float]] | RunLengths | None:
+def valid_mask(segmentation: Any, size: Size) -> list[list[float]] | RunLengths | None:
     """Return RLE unchanged, or the polygons that have an area; None if it is no valid mask of the image."""
     if None in size:
         return None
@@ -47,7 +47,7 @@ def usable_mask(segmentation: Any, size: Size) -> list[list[float]] | RunLengths
 
 
 def as_run_lengths(mask: list[list[float]] | RunLengths, height: int, width: int) -> RunLengths:
-    """Return a mask from `usable_mask` as compressed RLE."""
+    """Return a mask from `valid_mask` as compressed RLE."""
     if isinstance(mask, list):
         return mask_tools.merge(mask_tools.frPyObjects(mask, height, width))
     if isinstance(mask["counts"], list):

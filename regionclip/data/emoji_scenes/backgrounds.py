@@ -7,11 +7,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """[H, W, 3] in RGB."""
 
 
-def make_background(random: Generator, height: int, width: int, strokes: int) -> Picture:
+def make_background(random: Generator, height: int, width: int, strokes: int) -> Pixels:
     """Return a texture of two or three colours, with so many strokes on it at most."""
     texture = TEXTURES[random.integers(len(TEXTURES))](random, height, width)  # [H, W] in [0, 1]
     colors = random.uniform(30, 235, (3, 3)).astype(np.float32)
@@ -60,7 +60,7 @@ def _tiles(random: Generator, height: int, width: int) -> NDArray[np.float32]:
 TEXTURES = (_noise, _noise, _gradient, _waves, _tiles)
 
 
-def _stroke(random: Generator, picture: Picture) -> None:
+def _stroke(random: Generator, picture: Pixels) -> None:
     """Draw a line, an arc, a polygon's outline or a spot."""
     height, width = picture.shape[:2]
     color = tuple(int(value) for value in random.integers(0, 256, 3))

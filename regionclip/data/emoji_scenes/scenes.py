@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 
-from regionclip.data.emoji_scenes.backgrounds import Picture, make_background
+from regionclip.data.emoji_scenes.backgrounds import Pixels, make_background
 from regionclip.data.emoji_scenes.concepts import Concept
 from regionclip.data.emoji_scenes.drawings import SIDE, Drawing, Drawings
 
@@ -65,7 +65,7 @@ class SceneObject:
 class Scene:
     """A picture and what is in it."""
 
-    pixels: Picture
+    pixels: Pixels
     objects: tuple[SceneObject, ...]
     """Those of which enough can be seen, the lowest first."""
 
@@ -176,14 +176,14 @@ def _relit(drawing: Drawing, brightness: float, contrast: float, saturation: flo
     return np.asarray(cv2.transform(drawing, matrix), np.uint8)
 
 
-def _with_noise(random: Generator, pixels: Picture, deviation: float) -> Picture:
+def _with_noise(random: Generator, pixels: Pixels, deviation: float) -> Pixels:
     """Return a picture with normal noise, of 256 equally likely strengths."""
     ranks = np.frombuffer(random.bytes(pixels.size), np.uint8).reshape(pixels.shape)
     noise = cv2.LUT(ranks, (deviation * _STRENGTHS).round().astype(np.int16))
     return np.asarray(cv2.add(pixels, noise, dtype=cv2.CV_8U), np.uint8)
 
 
-def _paste(random: Generator, pixels: Picture, owners: NDArray[np.int16], drawing: Drawing, number: int) -> int:
+def _paste(random: Generator, pixels: Pixels, owners: NDArray[np.int16], drawing: Drawing, number: int) -> int:
     """Put a drawing somewhere, at least half of it inside, and return how many pixels it has in all."""
     height, width = drawing.shape[:2]
     left = int(random.integers(-width // 4, max(pixels.shape[1] - width * 3 // 4, 1 - width // 4)))

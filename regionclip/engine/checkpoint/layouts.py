@@ -21,27 +21,27 @@ _BOOKKEEPING = re.compile(
 )
 """Entries that are no detector weights: scalars of CLIP, constants of old Detectron2 files."""
 
-_TEXT_TOWER = "roi_heads.box_predictor.lang_encoder"
+_TEXT_ENCODER = "roi_heads.box_predictor.lang_encoder"
 _DENSE_PREFIXES = (
     ("image_encoder.", "backbone."),
     ("visual.", "backbone."),
     ("norm.", "backbone.norm."),
-    ("text_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
-    ("lang_encoder.lang_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
-    ("lang_encoder.", f"{_TEXT_TOWER}.lang_encoder."),
-    ("text.", f"{_TEXT_TOWER}.lang_encoder."),
+    ("text_encoder.", f"{_TEXT_ENCODER}.lang_encoder."),
+    ("lang_encoder.lang_encoder.", f"{_TEXT_ENCODER}.lang_encoder."),
+    ("lang_encoder.", f"{_TEXT_ENCODER}.lang_encoder."),
+    ("text.", f"{_TEXT_ENCODER}.lang_encoder."),
 )
 """Key prefixes in the files of UniCL, K-LITE and FocalNet; the first match applies."""
 
 _DENSE_NAMES = {
     "vision_projection": "image_projection",
-    **dict.fromkeys(("text_projection", "lang_projection", "lang_encoder.lang_proj"), f"{_TEXT_TOWER}.lang_proj"),
-    **dict.fromkeys(("logit_scale", "lang_encoder.logit_scale"), f"{_TEXT_TOWER}.logit_scale"),
+    **dict.fromkeys(("text_projection", "lang_projection", "lang_encoder.lang_proj"), f"{_TEXT_ENCODER}.lang_proj"),
+    **dict.fromkeys(("logit_scale", "lang_encoder.logit_scale"), f"{_TEXT_ENCODER}.logit_scale"),
 }
 """Whole keys in the same files."""
 
 _IMAGENET_STEM = ("stem.conv1.weight", "conv1_w", "stem.conv1.norm.weight")
-_PROPOSER_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
+_RPN_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
 
 
 def rename_for_model(path: str, state: State, model_state: State) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
     if _is_imagenet_backbone(state):
         return _align_imagenet(state, model_state)
     if "image_projection" in model_state:
-        return rename_for_dense_tower(state, model_state)
+        return rename_for_transformer(state, model_state)
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         # A CLIP model in training has the bare keys itself.
@@ -77,7 +77,7 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
     return renamed
 
 
-def rename_for_dense_tower(state: State, model_state: State) -> dict[str, Tensor]:
+def rename_for_transformer(state: State, model_state: State) -> dict[str, Tensor]:
     """Return the weights of a UniCL-style file under the keys of a transformer detector."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -102,7 +102,7 @@ def _resize_positions(table: Tensor, tokens: int) -> Tensor:
     return torch.cat([table[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
+def rename_rpn(path: str, state: State) -> dict[str, Tensor]:
     """Return the weights of a BB_RPN_WEIGHTS file under `offline_*` keys.
 
     A detector's `backbone.*` and `proposal_generator.*` become the offline RPN; its RoI heads are
@@ -114,9 +114,9 @@ def rename_proposer(path: str, state: State) -> dict[str, Tensor]:
     offline = {key: value for key, value in state.items() if key.startswith("offline_")}
     if not offline:
         offline = {
-            _PROPOSER_PARTS[part] + key.removeprefix(part): value
+            _RPN_PARTS[part] + key.removeprefix(part): value
             for key, value in state.items()
-            if (part := key.split(".")[0]) in _PROPOSER_PARTS
+            if (part := key.split(".")[0]) in _RPN_PARTS
         }
     if not any(".rpn_head." in key for key in offline):
         raise user_error(
@@ -148,7 +148,7 @@ def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
 
 def _targets(key: str, model_state: State) -> list[str]:
     if key.startswith("visual."):
-        return _tower_targets(key.removeprefix("visual."), model_state)
+        return _image_encoder_targets(key.removeprefix("visual."), model_state)
     if _TEXT_KEY.match(key):
         return [f"lang_encoder.{key}"]
     if key.startswith("text.") and _TEXT_KEY.match(key.removeprefix("text.")):
@@ -160,7 +160,7 @@ def _targets(key: str, model_state: State) -> list[str]:
     return [key]
 
 
-def _tower_targets(name: str, model_state: State) -> list[str]:
+def _image_encoder_targets(name: str, model_state: State) -> list[str]:
     # A bare CLIP file fills every CLIP image encoder of the model: the backbone, with or without FPN,
     # and the teacher of pretraining.
     candidates = [f"{prefix}.{name}" for prefix in ("backbone", "backbone.bottom_up", "teacher_backbone")]

@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from regionclip.engine.checkpoint.layouts import rename_for_model, rename_proposer, rename_teacher
+from regionclip.engine.checkpoint.layouts import rename_for_model, rename_rpn, rename_teacher
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.errors import Problem, UserError
 
@@ -101,7 +101,7 @@ def load_weights(
         content = read_checkpoint(rpn_weights, trust_pickle=trust_pickle)
         # The RPN must come from this file entirely, whatever the first one contained.
         report.forget("offline_")
-        _copy(rename_proposer(rpn_weights, content.state), entries, report)
+        _copy(rename_rpn(rpn_weights, content.state), entries, report)
         files.append(rpn_weights)
     if teacher_weights:
         content = read_checkpoint(teacher_weights, trust_pickle=trust_pickle)

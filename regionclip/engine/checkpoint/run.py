@@ -104,7 +104,7 @@ class RunCheckpoints:
             return entries[-1].file
         return last.read_text().strip() if last.is_file() else ""
 
-    def remove_torn(self) -> None:
+    def remove_partial(self) -> None:
         """Remove partial files of a killed process."""
         for path in self.folder.glob(".*.pth.*.tmp"):
             path.unlink(missing_ok=True)

@@ -27,13 +27,13 @@ from regionclip.config.resolve import find_weights
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.test_loader import TestMapper
-from regionclip.data.user_boxes import ImageBoxes, boxes_by_picture, read_boxes
-from regionclip.engine.features.formats import Portion, Shards, make_format
+from regionclip.data.user_boxes import ImageBoxes, boxes_by_image, read_boxes
+from regionclip.engine.features.formats import Chunk, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
     Choice,
     Features,
-    GivenBoxes,
+    UserBoxes,
     best_class,
     detections,
     every_region,
@@ -138,7 +138,7 @@ def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
     if job.regions in (PROPOSALS, GRID):
         return ExtractionInput(records)
     files = {name: Path(record["file_name"]) for name, record in records.items()}
-    return ExtractionInput(records, boxes_by_picture(read_boxes(job.regions), files))
+    return ExtractionInput(records, boxes_by_image(read_boxes(job.regions), files))
 
 
 def extract_region_features(
@@ -171,12 +171,12 @@ def _extract(
     records = given.records
     source, choose = _source(job, given.boxes), _choice(cfg, job)
     target = make_format(job.format, output, job.images_per_shard)
-    portions = target.portions(list(records), job.images_at_once)
+    chunks = target.chunks(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
-    done: list[Portion] = []
-    missing: list[Portion] = []
-    for portion in portions:
-        (done if target.is_done(portion, _newest(portion, records)) else missing).append(portion)
+    done: list[Chunk] = []
+    missing: list[Chunk] = []
+    for chunk in chunks:
+        (done if target.is_done(chunk, _newest(chunk, records)) else missing).append(chunk)
     comm.synchronize()  # before any process writes
     mapper = TestMapper(
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=bool(job.dataset)
@@ -185,19 +185,19 @@ def _extract(
     written = 0
     lines: list[str] = []
     share = missing[comm.get_rank() :: comm.get_world_size()]
-    with _progress(sum(len(portion.names) for portion in share)) as progress:
-        for portion in share:
-            images = _read(portion, records, mapper, cfg.DATALOADER.NUM_WORKERS)
-            features, failures = _portion_features(model, images, source, choose, job.images_at_once, progress)
-            target.write(portion, features, failures)
+    with _progress(sum(len(chunk.names) for chunk in share)) as progress:
+        for chunk in share:
+            images = _read(chunk, records, mapper, cfg.DATALOADER.NUM_WORKERS)
+            features, failures = _chunk_features(model, images, source, choose, job.images_at_once, progress)
+            target.write(chunk, features, failures)
             written += len(features)
             lines += failures.values()
     comm.synchronize()
     if isinstance(target, Shards) and comm.is_main_process():
-        write_index(target, portions)
-    before = list(itertools.chain(*(target.failures(portion) for portion in done)))
+        write_index(target, chunks)
+    before = list(itertools.chain(*(target.failures(chunk) for chunk in done)))
     failures_of_all = before + list(itertools.chain(*comm.all_gather(lines)))
-    present = sum(len(portion.names) for portion in done) - len(before)
+    present = sum(len(chunk.names) for chunk in done) - len(before)
     return ExtractionReport(sum(comm.all_gather(written)), present, failures_of_all)
 
 
@@ -217,15 +217,15 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
     return by_name
 
 
-def _newest(portion: Portion, records: dict[str, dict[str, Any]]) -> float:
+def _newest(chunk: Chunk, records: dict[str, dict[str, Any]]) -> float:
     """Return the latest modification time of a chunk's images."""
-    files = [Path(records[name]["file_name"]) for name in portion.names]
+    files = [Path(records[name]["file_name"]) for name in chunk.names]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
 
 
 def _source(job: ExtractionJob, boxes: dict[str, ImageBoxes] | None) -> ProposalSource | None:
     if boxes is not None:
-        return GivenBoxes(boxes)
+        return UserBoxes(boxes)
     if job.dataset:
         return GroundTruthProposals()
     return None if job.regions == PROPOSALS else GridBoxes()
@@ -237,9 +237,9 @@ def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
     return best_class if job.keeps_regions else detections
 
 
-def _read(portion: Portion, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
+def _read(chunk: Chunk, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
     """Return mapped images in order, decoded ahead by workers for larger chunks."""
-    items = [{**records[name], "name": name} for name in portion.names]
+    items = [{**records[name], "name": name} for name in chunk.names]
     processes = min(workers, os.cpu_count() or 1) if len(items) > 1 else 0
     return DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes)
 
@@ -258,7 +258,7 @@ class _Mapped(torch.utils.data.Dataset):
         return self.mapper(self.items[number])
 
 
-def _portion_features(
+def _chunk_features(
     model: OpenVocabularyDetector,
     images: DataLoader,
     source: ProposalSource | None,

@@ -23,7 +23,7 @@ IMAGE_ROWS = "image"
 
 
 @dataclass(frozen=True)
-class Portion:
+class Chunk:
     """Chunk of images that one process computes and writes."""
 
     names: tuple[str, ...]
@@ -34,19 +34,19 @@ class Portion:
 class FeatureFormat(Protocol):
     """Writes chunks, and reports which an earlier run has written."""
 
-    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+    def chunks(self, names: Sequence[str], images_at_once: int) -> list[Chunk]:
         """Split the images, in order, independent of the number of processes."""
         ...
 
-    def is_done(self, portion: Portion, newest: float) -> bool:
+    def is_done(self, chunk: Chunk, newest: float) -> bool:
         """Return whether the chunk is complete and newer than its newest image, modified at time `newest`."""
         ...
 
-    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+    def write(self, chunk: Chunk, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
         """Write the features of the readable images, and the errors of the others."""
         ...
 
-    def failures(self, portion: Portion) -> list[str]:
+    def failures(self, chunk: Chunk) -> list[str]:
         """Return an earlier run's errors about unreadable images of a finished chunk."""
         ...
 
@@ -59,24 +59,24 @@ class ImageFiles:
         self.folder = folder
         self._files: dict[str, Path] = {}
 
-    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+    def chunks(self, names: Sequence[str], images_at_once: int) -> list[Chunk]:
         """Return one chunk per batch."""
         self._files = output_files(names, self.folder)
         starts = range(0, len(names), images_at_once)
-        return [Portion(tuple(names[start : start + images_at_once]), self.folder) for start in starts]
+        return [Chunk(tuple(names[start : start + images_at_once]), self.folder) for start in starts]
 
-    def is_done(self, portion: Portion, newest: float) -> bool:
+    def is_done(self, chunk: Chunk, newest: float) -> bool:
         """Return whether all files exist, none partial or older than the images."""
-        files = [self._files[name] for name in portion.names]
+        files = [self._files[name] for name in chunk.names]
         return all(zipfile.is_zipfile(file) and file.stat().st_mtime >= newest for file in files)
 
-    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+    def write(self, chunk: Chunk, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
         """Write the files."""
         for name, content in features.items():
             with atomic_write(self._files[name]) as file:
                 torch.save(content, file)
 
-    def failures(self, portion: Portion) -> list[str]:
+    def failures(self, chunk: Chunk) -> list[str]:
         """Return nothing: images without a file are retried."""
         return []
 
@@ -90,34 +90,34 @@ class Shards:
         self.kind = kind
         self.images_per_shard = images_per_shard
 
-    def portions(self, names: Sequence[str], images_at_once: int) -> list[Portion]:
+    def chunks(self, names: Sequence[str], images_at_once: int) -> list[Chunk]:
         """Return one chunk per shard."""
         starts = range(0, len(names), self.images_per_shard)
         ending = f"of-{len(starts):05}.{self.kind.ending}"
         return [
-            Portion(tuple(names[start : start + self.images_per_shard]), self.folder / f"features-{i:05}-{ending}")
+            Chunk(tuple(names[start : start + self.images_per_shard]), self.folder / f"features-{i:05}-{ending}")
             for i, start in enumerate(starts)
         ]
 
-    def is_done(self, portion: Portion, newest: float) -> bool:
+    def is_done(self, chunk: Chunk, newest: float) -> bool:
         """Return whether the shard exists, is complete, has these images, and is not older than they are."""
-        about = self.kind.about(portion.path)
-        is_theirs = about is not None and tuple(about["images"]) == portion.names
-        return is_theirs and portion.path.stat().st_mtime >= newest
+        about = self.kind.about(chunk.path)
+        is_theirs = about is not None and tuple(about["images"]) == chunk.names
+        return is_theirs and chunk.path.stat().st_mtime >= newest
 
-    def write(self, portion: Portion, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
+    def write(self, chunk: Chunk, features: Mapping[str, Features], failures: Mapping[str, str]) -> None:
         """Write the shard: the regions of its images, concatenated."""
-        counts = [len(features[name]["boxes"]) if name in features else 0 for name in portion.names]
+        counts = [len(features[name]["boxes"]) if name in features else 0 for name in chunk.names]
         entries = next(iter(features.values()), {})
         columns = {key: torch.cat([content[key] for content in features.values()]) for key in entries}
         columns[IMAGE_ROWS] = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
-        about = {"images": portion.names, "counts": counts, "failures": dict(failures)}
-        with atomic_write(portion.path) as file:
+        about = {"images": chunk.names, "counts": counts, "failures": dict(failures)}
+        with atomic_write(chunk.path) as file:
             self.kind.write(file, columns, about)
 
-    def failures(self, portion: Portion) -> list[str]:
+    def failures(self, chunk: Chunk) -> list[str]:
         """Return the errors about unreadable images that the shard records."""
-        about = self.kind.about(portion.path)
+        about = self.kind.about(chunk.path)
         return list(about["failures"].values()) if about else []
 
 

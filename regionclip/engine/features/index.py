@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from regionclip.engine.features.formats import IMAGE_ROWS, SHARD_KINDS, Portion, Shards
+from regionclip.engine.features.formats import IMAGE_ROWS, SHARD_KINDS, Chunk, Shards
 from regionclip.engine.features.regions import Features
 from regionclip.errors import user_error
 from regionclip.files import read_json_file, write_json
@@ -14,17 +14,17 @@ INDEX = "index.json"
 """For each image: its shard, its first row, and its number of rows."""
 
 
-def write_index(shards: Shards, portions: Sequence[Portion]) -> Path:
+def write_index(shards: Shards, chunks: Sequence[Chunk]) -> Path:
     """Write `index.json` of finished shards, and return its path."""
     images: dict[str, tuple[str, int, int]] = {}
     failures: dict[str, str] = {}
-    for portion in portions:
-        about = shards.kind.about(portion.path) or {"images": (), "counts": (), "failures": {}}
+    for chunk in chunks:
+        about = shards.kind.about(chunk.path) or {"images": (), "counts": (), "failures": {}}
         first = 0
         failures |= about["failures"]
         for name, count in zip(about["images"], about["counts"], strict=True):
             if name not in about["failures"]:
-                images[name] = (portion.path.name, first, count)
+                images[name] = (chunk.path.name, first, count)
             first += count
     write_json(shards.folder / INDEX, {"format": shards.kind.ending, "images": images, "failures": failures})
     return shards.folder / INDEX

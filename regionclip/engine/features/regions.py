@@ -22,7 +22,7 @@ Choice = Callable[[OpenVocabularyDetector, ImageEncoding, Instances], tuple[Boxe
 and further entries."""
 
 
-class GivenBoxes:
+class UserBoxes:
     """User boxes as proposals."""
 
     def __init__(self, boxes: dict[str, ImageBoxes]) -> None:

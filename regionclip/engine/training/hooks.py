@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ResourceFigures(HookBase):
+class ResourceMetrics(HookBase):
     """Throughput over all processes and peak memory of this one."""
 
     trainer: DetectorTrainer

@@ -45,7 +45,7 @@ def restore_random_state_of_process(states: list[dict[str, Any]], seed: int, ite
         torch.manual_seed(derived_seed(seed, iteration, comm.get_rank()))
 
 
-def recent_figures(storage: EventStorage) -> dict[str, dict[str, Any]]:
+def recent_metrics(storage: EventStorage) -> dict[str, dict[str, Any]]:
     """Return the recent values that the medians of the next log lines need, by metric."""
     hints = storage.smoothing_hints()
     return {
@@ -54,8 +54,8 @@ def recent_figures(storage: EventStorage) -> dict[str, dict[str, Any]]:
     }
 
 
-def restore_figures(storage: EventStorage, figures: dict[str, dict[str, Any]]) -> None:
-    """Restore what `recent_figures` returned."""
+def restore_metrics(storage: EventStorage, figures: dict[str, dict[str, Any]]) -> None:
+    """Restore what `recent_metrics` returned."""
     for name, figure in figures.items():
         for value, iteration in figure["values"]:
             storage.put_scalar(name, value, smoothing_hint=figure["smooth"], cur_iter=int(iteration))

@@ -28,15 +28,15 @@ from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.signals import Interrupted, StopSignals
 from regionclip.engine.training.averaging import WeightAverage
-from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceFigures, SampleLog
+from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceMetrics, SampleLog
 from regionclip.engine.training.optimizer import make_optimizer
 from regionclip.engine.training.state import (
     StepStart,
     gather_random_states,
     load_optimizer,
-    recent_figures,
+    recent_metrics,
     require_agreement,
-    restore_figures,
+    restore_metrics,
     restore_random_state_of_process,
 )
 from regionclip.engine.training.writers import PeriodicLines
@@ -112,7 +112,7 @@ class DetectorTrainer(TrainerBase):
         return [
             hooks.IterationTimer(warmup_iter=1),  # times every step, also the first ones after resuming
             hooks.LRScheduler(),
-            ResourceFigures(),
+            ResourceMetrics(),
             SampleLog() if self.cfg.DATASETS.LOG_SAMPLES else None,
             Evaluation(self.cfg.TEST.EVAL_PERIOD, solver.BEST_CHECKPOINT_METRIC),
             PeriodicLines(),
@@ -203,7 +203,7 @@ class DetectorTrainer(TrainerBase):
 
     def _begin(self) -> None:
         if comm.is_main_process():
-            self.checkpoints.remove_torn()
+            self.checkpoints.remove_partial()
             if not self.start_iter:
                 self.checkpoints.start_anew()
             first_line = self.start_iter - self.resumed_at_evaluation
@@ -215,7 +215,7 @@ class DetectorTrainer(TrainerBase):
         self.batches = training_batches(self.cfg, self.data, self.seed, self.start_iter)
         if self._resumed:
             restore_random_state_of_process(self._resumed["random"], self.seed, self.start_iter)
-            restore_figures(self.storage, self._resumed["figures"])
+            restore_metrics(self.storage, self._resumed["figures"])
         self.before_train()
 
     def _run_steps(self) -> None:
@@ -362,7 +362,7 @@ class DetectorTrainer(TrainerBase):
                 "seed": self.seed,
                 "images_per_batch": self.cfg.SOLVER.IMS_PER_BATCH,
                 "random": random,
-                "figures": recent_figures(self.storage),
+                "figures": recent_metrics(self.storage),
                 "best_value": self.best_value,
                 "evaluated": evaluated,
                 "unreadable": list(self.unreadable),

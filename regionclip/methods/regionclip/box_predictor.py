@@ -80,9 +80,9 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
-    def usable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
+    def scorable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
         """Return the proposals whose score can exceed `score`: the others need not be encoded."""
-        return [p[self.selector.reaches(score, objectness_of(p))] for p in proposals]
+        return [p[self.selector.can_exceed(score, objectness_of(p))] for p in proposals]
 
     def inference(
         self, predictions: Predictions, proposals: Sequence[Instances]

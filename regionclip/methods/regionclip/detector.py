@@ -21,7 +21,7 @@ from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayer
 from regionclip.methods.regionclip.export import export_parts
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads, make_projection
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.backbones.transformers import FEATURE
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
@@ -82,11 +82,11 @@ class CLIPFastRCNN(nn.Module):
         if offline_rpn and proposal_cache:
             self.proposal_source = CachedProposals(offline_rpn, proposal_cache)
         self.image_projection = image_projection
-        tower = clip_tower(backbone)
+        image_encoder = clip_image_encoder(backbone)
         if isinstance(roi_heads, CLIPTransformerROIHeads):
             roi_heads.borrow(self)
-        elif tower is not None:
-            cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(tower)
+        elif image_encoder is not None:
+            cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(image_encoder)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -175,9 +175,9 @@ class CLIPFastRCNN(nn.Module):
     @property
     def text_space(self) -> TextSpace:
         """The embedding space of the CLIP image encoder."""
-        tower = clip_tower(self.backbone)
-        assert tower is not None, "require_open_vocabulary() was not asked"
-        return TextSpace(tower.architecture.embedding_dim, tower.architecture.name)
+        image_encoder = clip_image_encoder(self.backbone)
+        assert image_encoder is not None, "require_open_vocabulary() was not asked"
+        return TextSpace(image_encoder.architecture.embedding_dim, image_encoder.architecture.name)
 
     @property
     def score_threshold(self) -> float:
@@ -217,7 +217,7 @@ class CLIPFastRCNN(nn.Module):
         return self.proposal_source.propose([image], self.device)[0]
 
     def _regions(self, maps: FeatureMaps, proposals: Instances) -> LazyRegions:
-        (scorable,) = self.roi_heads.box_predictor.usable([proposals])
+        (scorable,) = self.roi_heads.box_predictor.scorable([proposals])
         return LazyRegions(scorable, partial(self.roi_heads.encoder_of_image, maps))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from regionclip.engine.export.operators import best_boxes, pool_regions, top_row
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.detector import Part
 from regionclip.modeling.postprocess import HardSuppression, report_probability, report_score
 from regionclip.modeling.preprocessing import ImagePreprocessor
@@ -47,7 +47,7 @@ def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
     backbone = BackboneGraph(model)
     yield Part("backbone", backbone, {"image": image}, {"image": sides}, ("features",))
     if model.offline_backbone is not None:
-        yield Part("rpn", ProposerGraph(model), {"image": image}, {"image": sides}, ("boxes", "objectness"))
+        yield Part("rpn", RPNGraph(model), {"image": image}, {"image": sides}, ("boxes", "objectness"))
     dim = model.text_space.dim
     inputs = {
         "features": backbone(image).detach().contiguous(),
@@ -72,18 +72,18 @@ class BackboneGraph(nn.Module):
     def __init__(self, model: CLIPFastRCNN) -> None:
         """Use the image encoder of a detector with a C4 head."""
         super().__init__()
-        tower = clip_tower(model.backbone)
-        assert tower is not None
-        self.tower, self.preprocessor = tower, model.preprocessor
+        image_encoder = clip_image_encoder(model.backbone)
+        assert image_encoder is not None
+        self.image_encoder, self.preprocessor = image_encoder, model.preprocessor
         heads = cast(CLIPRes5ROIHeads, model.roi_heads)
         self.feature: str = heads.in_features[0]
 
     def forward(self, image: Tensor) -> Tensor:
         """Map float RGB [3, H, W] with values in [0, 255] to [1, C, H / stride, W / stride], floored."""
-        return self.tower.feature_maps(_as_batch(self.preprocessor, image), [self.feature])[self.feature]
+        return self.image_encoder.feature_maps(_as_batch(self.preprocessor, image), [self.feature])[self.feature]
 
 
-class ProposerGraph(nn.Module):
+class RPNGraph(nn.Module):
     """RPN: from an image to class-agnostic proposals."""
 
     def __init__(self, model: CLIPFastRCNN) -> None:
@@ -167,9 +167,9 @@ class HeadGraph(nn.Module):
             deltas = self.predictor.bbox_pred(embeddings)
             proposals = self.predictor.box2box_transform.apply_deltas(deltas, proposals)
         boxes = _clip(proposals, image_size[0], image_size[1])
-        usable = selector.fusion.usable(objectness)
-        scores = selector.fusion(probabilities, torch.where(usable, objectness, 0)[:, None].expand_as(probabilities))
-        scores = torch.where(usable[:, None], scores, LOWEST).T  # [K, R]
+        scorable = selector.fusion.scorable(objectness)
+        scores = selector.fusion(probabilities, torch.where(scorable, objectness, 0)[:, None].expand_as(probabilities))
+        scores = torch.where(scorable[:, None], scores, LOWEST).T  # [K, R]
         limit = selector.max_detections or LARGEST
         found = best_boxes(boxes, scores, self.iou_threshold, selector.score_threshold, limit)
         category, row = found[:, 0], found[:, 1]

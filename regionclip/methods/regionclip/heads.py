@@ -122,7 +122,7 @@ class CLIPRes5ROIHeads(BorrowsLastStage, ForegroundSampling):
             if targets is None:
                 raise ValueError("training needs ground truth: the inputs have no 'instances'")
             return self._training_losses(features, self.label_and_sample_proposals(proposals, targets))
-        proposals = self.box_predictor.usable(proposals, self.box_predictor.selector.score_threshold)
+        proposals = self.box_predictor.scorable(proposals, self.box_predictor.selector.score_threshold)
         detections = [
             self.box_predictor.detect(LazyRegions(proposal, partial(self.encoder_of_image, maps)))
             for maps, proposal in zip(each_image(features), proposals, strict=True)
@@ -199,9 +199,9 @@ class CLIPStandardROIHeads(ForegroundSampling, StandardROIHeads):
         """Return a function that encodes chunks of the boxes of one image, from its maps [1, C, H, W]."""
         return lambda boxes: self.encode(features, [boxes])
 
-    def borrow(self, tower: ModifiedResNet) -> None:
+    def borrow(self, image_encoder: ModifiedResNet) -> None:
         """Use the attention pool of the image encoder as box head, if there is one."""
-        if tower.attnpool is not None:
+        if image_encoder.attnpool is not None:
             # Detectron2 calls this attribute; __dict__ keeps it from being registered as a submodule.
             self._modules.pop("box_head", None)
-            self.__dict__["box_head"] = tower.attnpool
+            self.__dict__["box_head"] = image_encoder.attnpool

@@ -21,7 +21,7 @@ from regionclip.clip.text_encoder import TextEncoder
 from regionclip.config.resolve import clip_architecture
 from regionclip.methods.regionclip.resolve import teacher_architecture
 from regionclip.methods.regionclip.teachers import Teacher, build_teacher
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.losses.pretraining import distillation_sum, image_text_loss, mil_cross_entropy, unit_rows
@@ -114,7 +114,7 @@ class PretrainFastRCNN(nn.Module):
             matching: how regions are matched with concepts.
         """
         super().__init__()
-        rpn = proposal_source.proposer if isinstance(proposal_source, CachedProposals) else proposal_source
+        rpn = proposal_source.rpn if isinstance(proposal_source, CachedProposals) else proposal_source
         self.offline_backbone = rpn.backbone if isinstance(rpn, RPNProposals) else None
         self.backbone = backbone
         self.offline_proposal_generator = rpn.proposal_generator if isinstance(rpn, RPNProposals) else None
@@ -126,9 +126,9 @@ class PretrainFastRCNN(nn.Module):
         self.proposal_source = proposal_source
         self.temperature, self.sampled_regions = temperature, sampled_regions
         self.global_box, self.gather, self.matching = global_box, gather, matching
-        student_tower = clip_tower(backbone)
-        assert student_tower is not None
-        roi_heads.borrow(student_tower)
+        student_encoder = clip_image_encoder(backbone)
+        assert student_encoder is not None
+        roi_heads.borrow(student_encoder)
         if concepts:
             for name, table in zip(("concept_emb", "teacher_concept_emb"), concepts, strict=True):
                 self.register_buffer(name, unit_rows(table), persistent=False)
@@ -299,8 +299,8 @@ def _build_source(cfg: CfgNode) -> ProposalSource:
         return RandomBoxes(clip.PRETRAIN_SAMPLE_REGIONS)
     if clip.CROP_REGION_TYPE == "GRID":
         return GridBoxes()
-    proposer = build_offline_rpn(cfg, post_nms_topk=clip.PRETRAIN_RPN_REGIONS)
-    return CachedProposals(proposer, clip.PROPOSAL_CACHE) if clip.PROPOSAL_CACHE else proposer
+    rpn = build_offline_rpn(cfg, post_nms_topk=clip.PRETRAIN_RPN_REGIONS)
+    return CachedProposals(rpn, clip.PROPOSAL_CACHE) if clip.PROPOSAL_CACHE else rpn
 
 
 def _load_concepts(cfg: CfgNode) -> tuple[Tensor, Tensor]:

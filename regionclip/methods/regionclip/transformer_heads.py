@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from regionclip.clip.region_text_encoder import RegionTextEncoder
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import CLIPOutputLayers, Predictions
-from regionclip.modeling.backbones.transformers import DenseTower
+from regionclip.modeling.backbones.transformers import DenseImageEncoder
 from regionclip.modeling.poolers import build_pooler
 
 
@@ -128,7 +128,7 @@ class CLIPTransformerROIHeads(ROIHeads):
     def _region_vectors(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:
         """Return the pooled vectors [R, C] of the boxes of each image."""
         cells = self.pooler([features[name] for name in self.in_features], list(boxes))
-        return cast(DenseTower, self._borrowed.backbone).pool_region(cells)
+        return cast(DenseImageEncoder, self._borrowed.backbone).pool_region(cells)
 
     @property
     def _projection(self) -> Tensor:

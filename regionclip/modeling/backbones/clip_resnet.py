@@ -86,7 +86,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     )
 
 
-def clip_tower(backbone: nn.Module) -> ModifiedResNet | None:
+def clip_image_encoder(backbone: nn.Module) -> ModifiedResNet | None:
     """Return the CLIP image encoder inside a backbone, with or without an FPN; None if there is none."""
-    tower = getattr(backbone, "bottom_up", backbone)
-    return tower if isinstance(tower, ModifiedResNet) else None
+    image_encoder = getattr(backbone, "bottom_up", backbone)
+    return image_encoder if isinstance(image_encoder, ModifiedResNet) else None

@@ -19,7 +19,7 @@ FEATURE = "stage5"
 """Name of the single feature map that the RoI head reads."""
 
 
-class DenseTower(Backbone):
+class DenseImageEncoder(Backbone):
     """Image encoder with a single feature map, and pooling of a region's cells into one vector."""
 
     stride = 32
@@ -43,21 +43,21 @@ class DenseTower(Backbone):
         return cells.mean(dim=(2, 3))
 
 
-class ViTBackbone(MeanPooledViT, DenseTower):
+class ViTBackbone(MeanPooledViT, DenseImageEncoder):
     """ViT-B/16, normalized before pooling."""
 
     stride = 16
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """Return the feature map under its name."""
-        return DenseTower.forward(self, images)
+        return DenseImageEncoder.forward(self, images)
 
 
-class FocalNetBackbone(FocalNet, DenseTower):
+class FocalNetBackbone(FocalNet, DenseImageEncoder):
     """FocalNet-B, normalized before pooling."""
 
 
-class DaViTBackbone(DaViT, DenseTower):
+class DaViTBackbone(DaViT, DenseImageEncoder):
     """DaViT-B, normalized after pooling."""
 
     def pool_region(self, cells: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class DaViTBackbone(DaViT, DenseTower):
         return self.norm(cells.mean(dim=(2, 3)))
 
 
-class SwinBackbone(SwinTransformer, DenseTower):
+class SwinBackbone(SwinTransformer, DenseImageEncoder):
     """Swin-B on Detectron2's SwinTransformer, normalized before pooling."""
 
     def __init__(
@@ -96,11 +96,11 @@ class SwinBackbone(SwinTransformer, DenseTower):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the feature map under its name."""
-        return DenseTower.forward(self, images)
+        return DenseImageEncoder.forward(self, images)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of the feature map."""
-        return DenseTower.output_shape(self)
+        return DenseImageEncoder.output_shape(self)
 
     @property
     def size_divisibility(self) -> int:

@@ -84,9 +84,9 @@ class BorrowsLastStage:
     pooler: ROIPooler
     region_encoder: RegionEncoder | None = None
 
-    def borrow(self, tower: ModifiedResNet) -> None:
+    def borrow(self, image_encoder: ModifiedResNet) -> None:
         """Use `layer4` and the attention pool of the backbone's image encoder."""
-        self.region_encoder = RegionEncoder(self.pooler, tower.stages["res5"], tower.attnpool)
+        self.region_encoder = RegionEncoder(self.pooler, image_encoder.stages["res5"], image_encoder.attnpool)
 
     @property
     def encoder(self) -> RegionEncoder:

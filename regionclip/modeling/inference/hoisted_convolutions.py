@@ -14,7 +14,7 @@ from regionclip.ops import RoIAlign, roi_align
 from regionclip.ops.fused_convolution import add_convolved
 
 
-class MovedConvolutionsEncoder(RegionEncoder):
+class HoistedConvolutionsEncoder(RegionEncoder):
     """Region encoder with a folded `layer4` that shares computation among overlapping regions.
 
     The first 1x1 convolution and that of the shortcut are linear, as are RoIAlign and average pooling, so they
@@ -38,7 +38,7 @@ class MovedConvolutionsEncoder(RegionEncoder):
 
         def pool_and_encode(rois: Tensor) -> Tensor:
             inner = layer(inner_map, rois).add_(inner_bias).relu_()  # [R', C, side, side]
-            inner = first.pool(first.rectified3x3(inner))
+            inner = first.pool(first.convolution_relu3x3(inner))
             shortcut = _pool_pairs(layer, shortcut_map, rois)  # [R', 4 C, side / 2, side / 2]
             maps = add_convolved(shortcut, inner, first.conv3.weight, bias)
             for block in others:

@@ -12,13 +12,13 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 
 from regionclip.clip.architectures import STAGES
-from regionclip.clip.folding import FoldedBottleneck, fold_tower, folded
+from regionclip.clip.folding import FoldedBottleneck, fold_image_encoder, folded
 from regionclip.clip.resnet import ModifiedResNet
 from regionclip.memory import keep_freed_memory
-from regionclip.modeling.backbones.clip_resnet import clip_tower
+from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
-from regionclip.modeling.inference.hoisted_convolutions import MovedConvolutionsEncoder
+from regionclip.modeling.inference.hoisted_convolutions import HoistedConvolutionsEncoder
 from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
 from regionclip.modeling.proposals.rpn import ExactRPN
 from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
@@ -66,17 +66,19 @@ def prepare_for_inference(
     for device in devices:
         precision = usable_precision(precision, device, when_emulated)
     backbone = getattr(model, "backbone", None)
-    tower = clip_tower(backbone) if backbone is not None else None
+    image_encoder = clip_image_encoder(backbone) if backbone is not None else None
     for owner in (backbone, getattr(model, "offline_backbone", None)):
         if owner is not None:
             _fold(owner)
     heads: Any = getattr(model, "roi_heads", None)
-    if tower is not None and hasattr(heads, "borrow"):
-        heads.borrow(tower)  # folding replaced its attention pool
-    if isinstance(heads, BorrowsLastStage) and tower is not None:
-        heads.region_encoder = MovedConvolutionsEncoder(heads.pooler, tower.stages["res5"], tower.attnpool)
-        _convolve_in(model, tower, PRECISIONS[precision], first_stage)
-    _multiply_less(model, torch.float32)
+    if image_encoder is not None and hasattr(heads, "borrow"):
+        heads.borrow(image_encoder)  # folding replaced its attention pool
+    if isinstance(heads, BorrowsLastStage) and image_encoder is not None:
+        heads.region_encoder = HoistedConvolutionsEncoder(
+            heads.pooler, image_encoder.stages["res5"], image_encoder.attnpool
+        )
+        _convolve_in(model, image_encoder, PRECISIONS[precision], first_stage)
+    _use_winograd(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if all(device.type == "cpu" for device in devices):
         keep_freed_memory()
@@ -87,7 +89,7 @@ def prepare_for_inference(
 def _fold(backbone: nn.Module) -> None:
     for module in list(backbone.modules()):
         if isinstance(module, ModifiedResNet):
-            fold_tower(module)
+            fold_image_encoder(module)
         elif isinstance(module, Conv2d) and module.norm is not None:
             found = folded(module.weight, module.bias, module.norm)
             if found is not None:
@@ -102,7 +104,7 @@ def _fold(backbone: nn.Module) -> None:
                     setattr(module, name, FoldedBottleneck(convolutions, shortcut, keeps_input=number == 0))
 
 
-def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
+def _convolve_in(model: nn.Module, image_encoder: ModifiedResNet, dtype: torch.dtype, first_stage: str) -> None:
     """Convert the RPN's convolutions, and the image encoder from a stage on, to a dtype.
 
     The last stage runs once per region. Earlier stages run once per image, and their rounding is what changes
@@ -110,26 +112,28 @@ def _convolve_in(model: nn.Module, tower: ModifiedResNet, dtype: torch.dtype, fi
     """
     if dtype == torch.float32:
         return
-    *earlier, last = (stage for name, stage in tower.stages.items() if name >= first_stage or first_stage == "stem")
-    _multiply_less(last, dtype)
+    *earlier, last = (
+        stage for name, stage in image_encoder.stages.items() if name >= first_stage or first_stage == "stem"
+    )
+    _use_winograd(last, dtype)
     first_block, *blocks = cast(nn.Sequential, last)
     parts = [*earlier, cast(nn.Module, first_block.conv2), cast(nn.Module, first_block.conv3), *blocks]
     if first_stage == "stem":
-        parts += [tower.conv1, tower.conv2, tower.conv3]
+        parts += [image_encoder.conv1, image_encoder.conv2, image_encoder.conv3]
     if getattr(model, "offline_backbone", None) is not None:
         model.offline_preprocessor.dtype = dtype
         parts.append(cast(nn.Module, model.offline_backbone))
         for module in model.modules():
             if isinstance(module, ExactRPN):
-                _multiply_less(module.rpn_head, dtype)
+                _use_winograd(module.rpn_head, dtype)
                 parts.append(module.rpn_head.conv)
                 module.rpn_head.conv.register_forward_hook(_to_float32)
     for part in parts:
-        _multiply_less(part, dtype)
+        _use_winograd(part, dtype)
         part.to(dtype)
 
 
-def _multiply_less(part: nn.Module, dtype: torch.dtype) -> None:
+def _use_winograd(part: nn.Module, dtype: torch.dtype) -> None:
     """Replace convolutions in a module by Winograd convolutions, where these are supported."""
     if native_problem("cpu") or any(values.device.type != "cpu" for values in part.parameters()):
         return

@@ -37,9 +37,9 @@ class CachedProposals:
     one RPN, identified by the hash of its weights and settings.
     """
 
-    def __init__(self, proposer: RPNProposals, folder: str | Path) -> None:
+    def __init__(self, rpn: RPNProposals, folder: str | Path) -> None:
         """Create a source; the folder is opened at the first image, after the weights were loaded."""
-        self.proposer = proposer
+        self.rpn = rpn
         self.folder = Path(folder)
         self._shards: dict[str, Path] | None = None
         self._files: dict[Path, Any] = {}
@@ -59,7 +59,7 @@ class CachedProposals:
             if f"{key}.boxes" not in self._pending and key not in shards:
                 # As in evaluation, which has no mixed precision, so that both get the same boxes.
                 with torch.autocast(device.type, enabled=False):
-                    (found,) = self.proposer.propose([image], device)
+                    (found,) = self.rpn.propose([image], device)
                 self._pending[f"{key}.boxes"] = found.proposal_boxes.tensor.float().cpu()
                 self._pending[f"{key}.logits"] = found.objectness_logits.float().cpu()
             proposals.append(self._instances(key, tuple(image["image"].shape[1:])).to(device))
@@ -104,7 +104,7 @@ class CachedProposals:
         return self._shards
 
     def _check_manifest(self) -> None:
-        path, wanted = self.folder / MANIFEST, describe_proposer(self.proposer)
+        path, wanted = self.folder / MANIFEST, describe_rpn(self.rpn)
         found = read_json_file(path)
         if found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,18 +142,18 @@ def flush_proposals(model: nn.Module) -> None:
 _FIX = "name an empty folder, or remove this one"
 
 
-def describe_proposer(proposer: RPNProposals) -> dict[str, str]:
+def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
     """Return what the boxes of an RPN depend on, by name: weights and settings."""
-    generator = cast(RPN, proposer.proposal_generator)
+    generator = cast(RPN, rpn.proposal_generator)
     settings = {
         "selection": [generator.pre_nms_topk[False], generator.post_nms_topk[False], generator.nms_thresh],
         "min_box_size": generator.min_box_size,
-        "size_divisibility": proposer.preprocessor.size_divisibility,
-        "flip_channels": proposer.preprocessor.flip_channels,
-        "mean": proposer.preprocessor.mean.flatten().tolist(),
-        "std": proposer.preprocessor.std.flatten().tolist(),
+        "size_divisibility": rpn.preprocessor.size_divisibility,
+        "flip_channels": rpn.preprocessor.flip_channels,
+        "mean": rpn.preprocessor.mean.flatten().tolist(),
+        "std": rpn.preprocessor.std.flatten().tolist(),
     }
-    states = [proposer.backbone.state_dict(), proposer.proposal_generator.state_dict()]
+    states = [rpn.backbone.state_dict(), rpn.proposal_generator.state_dict()]
     return {"weights": _hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
 
 

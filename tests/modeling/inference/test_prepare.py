@@ -19,7 +19,7 @@ from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE
 from regionclip.modeling.inference import precision
 from regionclip.modeling.inference.prepare import prepare_as_configured
 from regionclip.ops import WinogradConv2d, native_problem
-from regionclip.ops.fused_convolution import add_convolved, rectified
+from regionclip.ops.fused_convolution import add_convolved, convolution_relu
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import TINY, flat
 from tests.helpers.paths import REPOSITORY
@@ -150,7 +150,7 @@ def test_fused_convolutions_are_those_in_steps(dtype, memory_format, shape):
     tolerance = {"atol": 0.05 if dtype == torch.bfloat16 else 1e-5, "rtol": 0}
     for with_gradients in (True, False):
         with torch.set_grad_enabled(with_gradients):
-            torch.testing.assert_close(rectified(layer, x), direct.relu(), **tolerance)
+            torch.testing.assert_close(convolution_relu(layer, x), direct.relu(), **tolerance)
             target = total.clone(memory_format=torch.preserve_format)
             result = add_convolved(target, x, layer.weight, layer.bias)
         torch.testing.assert_close(result, (total + direct).relu(), **tolerance)
