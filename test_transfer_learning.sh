@@ -24,4 +24,4 @@ exec "$python" ./tools/train_net.py --eval-only --num-gpus "$gpus" --config-file
   MODEL.CLIP.TEXT_EMB_PATH "$weights/concept_emb/${base}_cls_emb$suffix.pth" \
   MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "$weights/concept_emb/${open_set}_cls_emb$suffix.pth" \
   MODEL.ROI_HEADS.SOFT_NMS_ENABLED True \
-  "${proposer[@]}" "${size[@]}" "$@"
+  "${rpn[@]}" "${size[@]}" "$@"

@@ -20,4 +20,4 @@ exec "$python" ./tools/train_net.py --num-gpus "$gpus" --config-file "$config" \
   MODEL.WEIGHTS "$weights/regionclip/regionclip_pretrained-cc_$model.pth" \
   MODEL.CLIP.TEXT_EMB_PATH "$weights/concept_emb/${base}_cls_emb$suffix.pth" \
   MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "$weights/concept_emb/${open_set}_cls_emb$suffix.pth" \
-  "${proposer[@]}" "${size[@]}" "$@"
+  "${rpn[@]}" "${size[@]}" "$@"

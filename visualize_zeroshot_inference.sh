@@ -10,7 +10,7 @@ model=${1:-rn50x4}
 shift || true
 choose_model "$model"
 
-# The proposer comes from the main file, so no BB_RPN_WEIGHTS.
+# The RPN comes from the main file, so no BB_RPN_WEIGHTS.
 detect_custom_images \
   MODEL.WEIGHTS "$weights/regionclip/regionclip_pretrained-cc_$model.pth" \
   MODEL.CLIP.TEXT_EMB_PATH "$weights/concept_emb/lvis_1203_cls_emb$suffix.pth" \

@@ -32,10 +32,10 @@ class PlainDetector:
     def __init__(self, model: CLIPFastRCNN) -> None:
         """Use the weights of a model that was not optimized for inference."""
         self.model = model.eval()
-        tower = clip_image_encoder(model.backbone)
-        assert isinstance(tower, ModifiedResNet)
-        assert tower.attnpool is not None
-        self.tower, self.attention_pool = tower, tower.attnpool
+        image_encoder = clip_image_encoder(model.backbone)
+        assert isinstance(image_encoder, ModifiedResNet)
+        assert image_encoder.attnpool is not None
+        self.image_encoder, self.attention_pool = image_encoder, image_encoder.attnpool
         self.predictor: TextEmbeddingOutputLayers = model.roi_heads.box_predictor
         pooler = model.roi_heads.pooler
         (layer,) = pooler.level_poolers
@@ -49,9 +49,9 @@ class PlainDetector:
         else:
             proposals = self.propose(inputs)
         images = plain_batch(self.model.preprocessor, inputs)
-        maps = [self.tower.feature_maps(images.tensor, ["res4"])["res4"]]
+        maps = [self.image_encoder.feature_maps(images.tensor, ["res4"])["res4"]]
         pooled = self.pooler(maps, [p.proposal_boxes for p in proposals])
-        embeddings = attend_with_all_tokens(self.attention_pool, self.tower.layer4(pooled))
+        embeddings = attend_with_all_tokens(self.attention_pool, self.image_encoder.layer4(pooled))
         return self.detect(embeddings, proposals)
 
     def propose(self, inputs: Sequence[dict[str, Any]]) -> list[Instances]:
@@ -98,8 +98,8 @@ def plain_batch(preprocessor: ImagePreprocessor | None, inputs: Sequence[dict[st
     images = [image["image"].to(preprocessor.mean.device) for image in inputs]
     if preprocessor.flip_channels:
         images = [image.flip(0) for image in images]
-    normalised = [(image / scale - preprocessor.mean) / preprocessor.std for image in images]
-    return ImageList.from_tensors(normalised, preprocessor.size_divisibility)
+    normalized = [(image / scale - preprocessor.mean) / preprocessor.std for image in images]
+    return ImageList.from_tensors(normalized, preprocessor.size_divisibility)
 
 
 def attend_with_all_tokens(pool: AttentionPool2d, maps: Tensor) -> Tensor:

@@ -43,16 +43,16 @@ def random_proposals(count: int) -> Instances:
 def plain_parts(plain: PlainDetector, features: Tensor, proposals: Instances) -> dict[str, Callable[[], Any]]:
     """Return the steps as the baseline computes them, and the whole."""
     pooled = plain.pooler([features], [proposals.proposal_boxes])
-    maps = plain.tower.layer4(pooled)
+    maps = plain.image_encoder.layer4(pooled)
     embeddings = attend_with_all_tokens(plain.attention_pool, maps)
     return {
         "RoIAlign": lambda: plain.pooler([features], [proposals.proposal_boxes]),
-        "layer4": lambda: plain.tower.layer4(pooled),
+        "layer4": lambda: plain.image_encoder.layer4(pooled),
         "attention pool": lambda: attend_with_all_tokens(plain.attention_pool, maps),
         "scores and suppression": lambda: plain.detect(embeddings, [proposals]),
         "head": lambda: plain.detect(
             attend_with_all_tokens(
-                plain.attention_pool, plain.tower.layer4(plain.pooler([features], [proposals.proposal_boxes]))
+                plain.attention_pool, plain.image_encoder.layer4(plain.pooler([features], [proposals.proposal_boxes]))
             ),
             [proposals],
         ),

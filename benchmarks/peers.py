@@ -256,8 +256,8 @@ def measure(names: Sequence[str], repeat: int) -> list[dict[str, Any]]:
                     times.setdefault((name, column), []).append(taken)
     rows = []
     for name, pool in pools.items():
-        licence, size, _ = DETECTORS[name]
-        row: dict[str, Any] = {"detector": name, "licence": licence, "image": size}
+        license, size, _ = DETECTORS[name]
+        row: dict[str, Any] = {"detector": name, "license": license, "image": size}
         row["parameters"] = pool.apply(parameters)
         row |= {column: statistics.median(times[name, column]) for column in columns if (name, column) in times}
         rows.append({**row, "memory": pool.apply(peak_memory)})

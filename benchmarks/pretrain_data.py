@@ -30,7 +30,7 @@ from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.files import REPOSITORY
 
 CONFIG = "configs/pretrain/RegionCLIP_RN50.yaml"
-PROPOSER = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+RPN_CONFIG = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 
 def large_photos(count: int) -> Iterator[Pair]:
@@ -84,7 +84,7 @@ def main() -> None:
         torch.save(torch.randn(4764, 1024), embeddings)
         options = ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", "SOLVER.IMS_PER_BATCH", "2"]
         options += ["DATASETS.PATH_TRAIN", f"('{path}',)", "DATASETS.FACTORY_TRAIN", f"('{factory}',)"]
-        options += ["MODEL.CLIP.OFFLINE_RPN_CONFIG", PROPOSER, "MODEL.CLIP.CONCEPT_POOL_EMB", str(embeddings)]
+        options += ["MODEL.CLIP.OFFLINE_RPN_CONFIG", RPN_CONFIG, "MODEL.CLIP.CONCEPT_POOL_EMB", str(embeddings)]
         cfg = load_config(CONFIG, [*options, "DATALOADER.NUM_WORKERS", str(args.workers)])
         batches = training_batches(cfg, read_training_data(cfg), seed=0)
         loaded = rate_of_loader(batches, args.count)

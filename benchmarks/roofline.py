@@ -38,9 +38,9 @@ STAGES = ("preprocessing", "stem", "res2", "res3", "res4", "RoIAlign", "res5", "
 @contextmanager
 def watched(model: CLIPFastRCNN, mark: Callable[[], None]) -> Iterator[None]:
     """Call `mark` at the end of each stage except the last."""
-    tower = clip_image_encoder(model.backbone)
-    assert tower is not None
-    stages = tower.stages
+    image_encoder = clip_image_encoder(model.backbone)
+    assert image_encoder is not None
+    stages = image_encoder.stages
 
     def before(module: nn.Module, arguments: Any) -> None:
         mark()
@@ -52,11 +52,11 @@ def watched(model: CLIPFastRCNN, mark: Callable[[], None]) -> Iterator[None]:
         mark()
         return whole(x)
 
-    whole = tower.stem
+    whole = image_encoder.stem
     handles = [stages["res2"].register_forward_pre_hook(before)]
     handles += [stages[name].register_forward_hook(after) for name in ("res2", "res3", "res4", "res5")]
     handles.append(stages["res5"].register_forward_pre_hook(before))
-    with mock.patch.object(tower, "stem", stem):
+    with mock.patch.object(image_encoder, "stem", stem):
         yield
     for handle in handles:
         handle.remove()

@@ -68,13 +68,13 @@ def make_images(count: int, classes: int, masks: bool, size: tuple[int, int] = L
 class RandomProposals:
     """As many proposals as a trained RPN gives, after running the real one."""
 
-    def __init__(self, proposer: Any) -> None:
-        """Create a source that still runs `proposer`."""
-        self.proposer = proposer
+    def __init__(self, rpn: Any) -> None:
+        """Create a source that still runs `rpn`."""
+        self.rpn = rpn
 
     def propose(self, inputs: list[dict[str, Any]], device: torch.device) -> list[Instances]:
         """Return 1000 boxes per image."""
-        found = self.proposer.propose(inputs, device)
+        found = self.rpn.propose(inputs, device)
         for i, instances in enumerate(found):
             corners = torch.rand(1000, 2, device=device) * torch.tensor([900.0, 500.0], device=device)
             boxes = Boxes(torch.cat([corners, corners + 20 + torch.rand(1000, 2, device=device) * 250], dim=1))

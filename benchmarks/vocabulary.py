@@ -47,9 +47,9 @@ def make_detector(name: str, *overrides: str) -> RegionCLIP:
 
 def make_embedder(name: str) -> NameEmbedder:
     """Return a text encoder of a CLIP size with generated weights."""
-    tower = TextEncoderModule(get_architecture(name))
-    fill_deterministic(tower)
-    return NameEmbedder(tower.lang_encoder, name, "cpu")
+    module = TextEncoderModule(get_architecture(name))
+    fill_deterministic(module)
+    return NameEmbedder(module.lang_encoder, name, "cpu")
 
 
 def random_vocabulary(count: int, dim: int) -> Vocabulary:

@@ -108,7 +108,7 @@ class Detections:
         if pixels is None or pixels.shape[:2] != self.image_size:
             height, width = self.image_size
             actual = "none" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise user_error("picture to draw on", f"{width} x {height} pixels", actual, "give the original picture")
+            raise user_error("image to draw on", f"{width} x {height} pixels", actual, "give the original image")
         return draw_detections(pixels, self)
 
 

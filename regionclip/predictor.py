@@ -152,8 +152,8 @@ class RegionCLIP:
     @with_own_settings
     def fingerprint(self) -> str:
         """A short fingerprint of config and weights: equal for detectors with equal results."""
-        proposer = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
-        configs = [self.cfg.dump(), load_config(proposer).dump() if proposer else ""]
+        rpn_config = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
+        configs = [self.cfg.dump(), load_config(rpn_config).dump() if rpn_config else ""]
         digest = hashlib.sha256("".join(configs).encode())
         # Weights that a file may lack are random, and differ between runs.
         random = (*self.model.unused_with_class_names, *self._optional_weights)
@@ -225,7 +225,7 @@ class RegionCLIP:
         """
         prepared = image if isinstance(image, EncodedImage) else self.prepare_image(image, matte=matte)
         if prepared.model is not self.model:
-            raise user_error("picture", "one that this detector prepared", "another's", "call its prepare_image")
+            raise user_error("image", "one that this detector prepared", "another's", "call its prepare_image")
         self._images.setdefault(prepared.key, prepared)
         self._images.move_to_end(prepared.key)
         while len(self._images) > self._cached_images:
@@ -283,7 +283,7 @@ class RegionCLIP:
             UserError: no image, no vocabulary, or invalid boxes.
         """
         if not self._images:
-            raise user_error("picture", "one to look at", "none", "call set_image(picture) first")
+            raise user_error("image", "one to look at", "none", "call set_image(image) first")
         image, words = next(reversed(self._images.values())), self.vocabulary
         require_limits(threshold, topk, words_per_box, len(words), with_boxes=boxes is not None)
         topk, words_per_box = None if topk is None else whole_number(topk), int(words_per_box)

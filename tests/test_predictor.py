@@ -98,8 +98,8 @@ def test_given_boxes_keep_their_order_and_get_a_word_each(detector):
         ([1, 2, 3, 4], r"boxes: expected numbers [N, 4], got [4]"),
         ([[0, 0, 10, 10], [50, 60, 20, 30]], "row 1: expected x1 < x2 and y1 < y2, got [50.0, 60.0, 20.0, 30.0]"),
         ([[50, 60, 20, 30]], "if these are x, y, width, height, add x and y to the last two"),
-        ([[5000, 0, 6000, 50]], "row 0: expected boxes in the picture of 400 x 300 pixels"),
-        ([[-50, -50, -5, -5]], "row 0: expected boxes in the picture"),
+        ([[5000, 0, 6000, 50]], "row 0: expected boxes in the image of 400 x 300 pixels"),
+        ([[-50, -50, -5, -5]], "row 0: expected boxes in the image"),
         ([[0.1, 0.1, 0.5, 0.9]], "got numbers up to 0.9, as of fractions"),
         ([[-0.1, 0.1, 0.5, 0.5]], "as of fractions"),
         ([["a", "b", "c", "d"]], r"boxes: expected numbers [N, 4]"),
@@ -172,9 +172,9 @@ def test_a_prepared_picture_is_remembered_and_fits_its_detector_alone(detector):
         (np.zeros((3, 20, 30), np.uint8), "expected an array [H, W, 3] or a tensor [3, H, W], got [3, 20, 30]"),
         (np.zeros((20, 30, 3), np.int32), "expected uint8, or floats in [0, 1], got int32"),
         (np.full((20, 30, 3), 200.0), "expected values in [0, 1], got 200 to 200"),
-        (np.zeros((0, 30, 3), np.uint8), "picture: expected an array"),
-        (Image.fromarray(np.zeros((9, 9), np.float32)), "picture: expected one that can be decoded"),
-        (None, "picture: expected an array"),
+        (np.zeros((0, 30, 3), np.uint8), "image: expected an array"),
+        (Image.fromarray(np.zeros((9, 9), np.float32)), "image: expected one that can be decoded"),
+        (None, "image: expected an array"),
     ],
 )
 def test_bad_pictures_are_errors(picture, message, detector):
@@ -329,7 +329,7 @@ def test_pictures_are_drawn_on_what_was_detected(detector):
     assert drawn.size == found.image_size[::-1]
     assert not np.array_equal(np.array(drawn), found.image)
     assert np.array_equal(np.array(detector.predict(threshold=1.1).draw()), found.image)
-    with pytest.raises(UserError, match="picture to draw on: expected"):
+    with pytest.raises(UserError, match="image to draw on: expected"):
         found.draw(np.zeros((5, 5, 3), np.uint8))
 
 
@@ -420,7 +420,7 @@ def test_a_file_of_weights_needs_its_config(tiny):
         RegionCLIP.from_pretrained(weights)
     overrides = [part for key, value in tiny["overrides"].items() for part in (key, value)]
     detector = RegionCLIP.from_pretrained(weights, config=LVIS_CUSTOM, overrides=overrides, device="cpu")
-    with pytest.raises(UserError, match="expected a text tower, to embed words, got none"):
+    with pytest.raises(UserError, match="expected a text encoder, to embed class names, got none"):
         detector.set_vocabulary(["cat"])
     with pytest.raises(UserError, match="classifier of text embeddings"):
         RegionCLIP.from_pretrained(

@@ -23,14 +23,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", help="file or folder of image-text pairs; a+b joins several")
     parser.add_argument("--format", default="COCOCaptions", choices=FACTORIES, help="of --captions")
-    parser.add_argument("--names", help="text file of concepts to embed in the place of those in captions")
+    parser.add_argument("--names", help="text file of concepts to embed instead of those in captions")
     parser.add_argument("--parser", default="embedded", choices=["embedded", "spacy"], help="finds the nouns")
     parser.add_argument("--min-count", type=int, default=5, help="captions that a concept has to come in")
-    parser.add_argument("--weights", default="", help="CLIP checkpoint with the text tower; none writes names only")
+    parser.add_argument("--weights", default="", help="CLIP checkpoint with the text encoder; none writes names only")
     parser.add_argument("--depth", type=int, default=50, help="of the CLIP model: 50, 101 or 200 (RN50x4)")
     parser.add_argument("--architecture", default="", help="CLIP size by name or open_clip JSON file, for --depth")
     parser.add_argument(
-        "--output", required=True, help="file to write, ending in .safetensors; names go to .txt beside it"
+        "--output", required=True, help="file to write, ending in .safetensors; names go to a .txt next to it"
     )
     parser.add_argument("--trust-pickle", action="store_true", help="read checkpoints that can run code")
     return parser.parse_args()

@@ -107,7 +107,8 @@ def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[Thing]]) -> No
     print(tabulate(rows, headers=[f"{len(words)} words typed", "found", "score", "split", "truth"]))
     right, there = sum(row[-1] == RIGHT for row in rows), sum(map(len, scenes.values()))
     print(
-        f"{right} of {len(rows)} finds are right; {there} things are there; {median(seconds) * 1000:.0f} ms a scene\n"
+        f"{right} of {len(rows)} detections are right; {there} objects are there; "
+        f"{median(seconds) * 1000:.0f} ms a scene\n"
     )
 
 

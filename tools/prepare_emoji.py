@@ -32,13 +32,13 @@ SHEET_SCENES, SHEET_COLUMNS = 8, 4
 def main() -> int:
     """Run the command, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", default=f"{datasets_root()}/{FOLDER}", help="folder of the small world")
+    parser.add_argument("--root", default=f"{datasets_root()}/{FOLDER}", help="folder of the synthetic dataset")
     parser.add_argument("--packages", help="folder with the packages of drawings, as npm pack writes them")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
-    parser.add_argument("--scenes", type=int, help="of each split, in the place of 20,000 and 1,000")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="captioned pictures for CLIP, made with train")
+    parser.add_argument("--scenes", type=int, help="of each split, instead of 20,000 and 1,000")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="image-text pairs for CLIP, made with train")
     parser.add_argument("--shards", action="store_true", help="write the scenes as WebDataset shards too")
-    parser.add_argument("--sheet", help="picture to write: scenes with their boxes and names, to look at")
+    parser.add_argument("--sheet", help="image to write: scenes with their boxes and names, to look at")
     args = parser.parse_args()
     root, packages = Path(args.root), Path(args.packages) if args.packages else None
     make_folder(root, f"output {root}")

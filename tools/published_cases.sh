@@ -31,20 +31,20 @@ add_mask_size() {
   fi
 }
 
-# choose_transfer MODEL coco|lvis: sets the embeddings of the `base` classes and the overrides `proposer`.
+# choose_transfer MODEL coco|lvis: sets the embeddings of the `base` classes and the overrides `rpn`.
 choose_transfer() {
   choose_model "$1"
   case $2 in
     coco)
       base=coco_48_base
-      proposer=(
+      rpn=(
         MODEL.CLIP.OFFLINE_RPN_CONFIG "$coco/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml"
         MODEL.CLIP.BB_RPN_WEIGHTS "$weights/rpn/rpn_coco_48.pth"
       )
       ;;
     lvis)
       base=lvis_866_base
-      proposer=(
+      rpn=(
         MODEL.CLIP.OFFLINE_RPN_CONFIG "$lvis/mask_rcnn_R_50_FPN_1x.yaml"
         MODEL.CLIP.BB_RPN_WEIGHTS "$weights/rpn/rpn_lvis_866_lsj.pth"
         MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED True

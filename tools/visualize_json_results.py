@@ -14,11 +14,11 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return upstream's command line, plus `--input-dir`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True, help="results file in COCO's format")
-    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--output", required=True, help="folder for the images")
     parser.add_argument("--dataset", default="coco_2017_val", help="registered name of the dataset")
     parser.add_argument("--conf-threshold", type=float, default=0.5, help="draw detections with a score above this")
     parser.add_argument("--show-unique-boxes", action="store_true", help="draw each box once; enables the next two")
-    parser.add_argument("--max-boxes", type=int, default=30, help="look at so many detections of a picture")
+    parser.add_argument("--max-boxes", type=int, default=30, help="most detections of an image")
     parser.add_argument("--small-region-px", type=float, default=0, help="skip boxes of less area, in square pixels")
     parser.add_argument("--input-dir", default=DEFAULT_FOLDER, help="folder behind the *_custom_img datasets")
     return parser

@@ -130,7 +130,7 @@ def _detect(
     interval = 1.0 if sys.stderr.isatty() else 30.0
     unread = [file for file in files if file.is_video or _image_id(file) not in finished]
     with (
-        tqdm(total=total, desc="pictures", unit="picture", mininterval=interval) as progress,
+        tqdm(total=total, desc="images", unit="image", mininterval=interval) as progress,
         WriteBehind() as writer,
         ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
     ):
@@ -270,7 +270,7 @@ def _require_apart(files: Sequence[ImageFile], output: Path) -> None:
     written = {*drawn_names(files).values(), *(_thumbnail_name(file) for file in files)}
     replaced = {os.path.realpath(output / name) for name in written} & {os.path.realpath(file.path) for file in files}
     if replaced:
-        expected, actual = "a folder whose pictures are not looked at", f"{min(replaced)}, which would be replaced"
+        expected, actual = "a folder whose images are not looked at", f"{min(replaced)}, which would be replaced"
         raise user_error(f"output {output}", expected, actual, "name another folder")
 
 

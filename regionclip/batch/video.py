@@ -86,7 +86,7 @@ class VideoWriter:
         count = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         written.release()
         if count < self._written:
-            raise self._failure(f"one of {count} frames in the place of {self._written}")
+            raise self._failure(f"one of {count} frames instead of {self._written}")
 
     def _failure(self, actual: str) -> Exception:
         if shutil.disk_usage(self._target.parent).free < SPACE_LEFT:

@@ -25,7 +25,7 @@ def concepts(
         Path, typer.Option(help="File to write: .safetensors, or .pth as upstream (names beside it in .txt).")
     ] = Path("output/concepts.safetensors"),
     model: shared.Model = "",
-    weights: Annotated[str, typer.Option(help="Checkpoint with the text tower, in the place of a detector.")] = "",
+    weights: Annotated[str, typer.Option(help="Checkpoint with the text encoder, instead of a detector.")] = "",
     architecture: Annotated[
         str, typer.Option(help="CLIP size of it: RN50 unless given, RN50x4, ... or an open_clip JSON file.")
     ] = "",
@@ -60,7 +60,7 @@ def run(args: Namespace) -> int:
     if args.output.suffix not in (".safetensors", ".pth"):
         raise user_error(f"--output {args.output}", ".safetensors or .pth", args.output.suffix or "none", "rename it")
     options = shared.vocabulary_options(args.templates, args.synonyms)
-    embedder = text_tower(args)
+    embedder = find_embedder(args)
     words = split_words(args.words) if args.words else args.vocabulary
     made = make_vocabulary(words, lambda: embedder, options)
     save_vocabulary(made, args.output)
@@ -70,7 +70,7 @@ def run(args: Namespace) -> int:
     return DONE
 
 
-def text_tower(args: Namespace) -> NameEmbedder:
+def find_embedder(args: Namespace) -> NameEmbedder:
     """Return the embedder with the text encoder of `--weights` and `--architecture`, else of the detector."""
     from regionclip.clip.architectures import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache

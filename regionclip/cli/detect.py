@@ -32,12 +32,12 @@ def detect(
     ] = "own",
     templates: shared.Templates = "regionclip",
     synonyms: shared.Synonyms = "max",
-    boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name in the place of finding some.")] = "",
+    boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name instead of detecting.")] = "",
     threshold: Annotated[
         float | None,
         typer.Option(help="Least score of a find: 0.05, or the detector's own if higher. Given boxes are all named."),
     ] = None,
-    topk: Annotated[int, typer.Option(min=1, help="Most finds in a picture; given boxes are all named.")] = 25,
+    topk: Annotated[int, typer.Option(min=1, help="Most detections in an image; user boxes are all named.")] = 25,
     top_words: Annotated[int, typer.Option(min=0, help="Also give the k most probable words of each box.")] = 0,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
@@ -48,7 +48,7 @@ def detect(
     ] = 1,
     matte: Annotated[str, typer.Option(help="Color behind transparent pixels, such as black or #808080.")] = "white",
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
-    pictures: Annotated[bool, typer.Option(help="Draw what was found.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     model: shared.Model = "",
     config: shared.Config = "",
@@ -58,9 +58,9 @@ def detect(
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Find words in pictures.
+    """Find objects in images by words.
 
-    Writes detections.json (COCO), drawn pictures and report.html. Given again after an interruption, the
+    Writes detections.json (COCO), drawn images and report.html. Given again after an interruption, the
     command goes on where it stopped. Examples:
 
     regionclip detect photo.jpg --words "cat, dog, traffic cone"
@@ -145,7 +145,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
         for entry in result["detections"][:SHOWN_ROWS]
     ]
     if rows:
-        table = tabulate(rows, headers=["picture", "word", "score", "x1", "y1", "x2", "y2"])
+        table = tabulate(rows, headers=["image", "word", "score", "x1", "y1", "x2", "y2"])
         print(table.encode(errors="backslashreplace").decode())
     for failure in found.failures:
         print(f"error: {failure}", file=sys.stderr)
@@ -153,7 +153,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     if len(found.results) > SHOWN_IMAGES:
         print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
     resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
-    summary = f"{len(found.results)} pictures{resumed}, {counts.total()} finds, {len(found.failures)} failed"
+    summary = f"{len(found.results)} images{resumed}, {counts.total()} detections, {len(found.failures)} failed"
     notes = Counter(note for result in found.results for note in result.get("notes", ()))
     summary += f"; left out: {left_out}" if left_out else ""
     summary += "".join(f"; {count} read with {note}" for note, count in notes.items())

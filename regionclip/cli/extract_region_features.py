@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None, program: str | None) -> arg
         "--regions",
         default=PROPOSALS,
         metavar="RPN|GRID|FILE",
-        help="the proposer's, the cells of a grid, or boxes of a JSON or npz file (docs/features.md)",
+        help="the proposals of the RPN, the cells of a grid, or boxes of a JSON or npz file (docs/features.md)",
     )
     parser.add_argument("--dataset", default="", help="registered dataset, whose annotated boxes are the regions")
     parser.add_argument("--format", default="pth", choices=["pth", *SHARD_KINDS], help="a .pth an image, or shards")
@@ -72,7 +72,7 @@ def extract(args: argparse.Namespace) -> int:
     job = ExtractionJob(args.regions, args.dataset, args.format, args.images_at_once, args.images_per_shard)
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
-    if job.keeps_regions:  # no proposer is built
+    if job.keeps_regions:  # no RPN is built
         cfg.MODEL.CLIP.CROP_REGION_TYPE, cfg.MODEL.CLIP.MULTIPLY_RPN_SCORE = "GT", False
         cfg.MODEL.CLIP.BB_RPN_WEIGHTS = None
     check_extraction(cfg, job)

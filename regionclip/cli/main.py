@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Find objects in pictures by the words you type. Shell completion: regionclip --install-completion",
+    help="Find objects in images by the words you type. Shell completion: regionclip --install-completion",
 )
 app.command("detect", no_args_is_help=True)(detect.detect)
 app.command("features", context_settings=delegated.FORWARDED)(delegated.features)
@@ -27,7 +27,7 @@ app.command("doctor")(delegated.doctor)
 
 @app.callback(invoke_without_command=True)
 def version(show: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
-    """Find objects in pictures by the words you type."""
+    """Find objects in images by the words you type."""
     if show:
         import regionclip
 

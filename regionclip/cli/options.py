@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "Detector: emoji, a published name, a folder with config.yaml and weights, or a file of weights."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Config = Annotated[str, typer.Option(help="Config (YAML) of a file of weights.")]
-TextWeights = Annotated[str, typer.Option(help="Checkpoint with the text tower, if the detector's has none.")]
+TextWeights = Annotated[str, typer.Option(help="Checkpoint with the text encoder, if the detector's has none.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read files that can run code.")]
 Set = Annotated[

@@ -26,7 +26,7 @@ def pack(
 ) -> None:
     """Put a detector into a folder that can be passed on.
 
-    The folder holds config, weights with the proposer, text tower and words, and nothing else is needed:
+    The folder holds config, weights with the RPN, text encoder and words, and nothing else is needed:
     `detect --model FOLDER` and `RegionCLIP.from_pretrained("FOLDER")` read it. Example:
 
     regionclip pack output/transfer --vocabulary coco --half --output my_detector

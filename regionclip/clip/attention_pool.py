@@ -32,7 +32,7 @@ class AttentionPool2d(nn.Module):
             x: float [N, C, grid, grid].
 
         Returns:
-            float [N, output_dim], not normalised.
+            float [N, output_dim], not normalized.
 
         Raises:
             ValueError: the map is not `grid` x `grid`; the positional embedding is not interpolated.

@@ -28,7 +28,7 @@ def load_class_embeddings(
         key: config key of the file, for the error message.
 
     Returns:
-        float32 [rows, dim], as stored: not normalised.
+        float32 [rows, dim], as stored: not normalized.
 
     Raises:
         UserError: missing, unreadable or unsafe file, wrong shape, or non-finite values.

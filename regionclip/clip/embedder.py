@@ -146,6 +146,6 @@ class NameEmbedder:
             ids = tokens[rows, : int(lengths[rows].max())]
             embeddings[rows] = self.encoder(ids.to(self.device)).float().cpu()
         embeddings = embeddings.view(len(words), len(ensemble.templates), self.dim)
-        if not ensemble.normalised:
+        if not ensemble.normalized:
             return embeddings.mean(dim=1)
         return F.normalize(F.normalize(embeddings, dim=2).mean(dim=1), dim=1)

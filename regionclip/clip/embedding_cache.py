@@ -99,7 +99,7 @@ class EmbeddingCache:
     def _give_up(self, error: Exception) -> None:
         self._usable = False
         logger.warning(
-            "The cache of embeddings %s cannot be used (%s); remove the file to start anew", self.path, error
+            "The cache of embeddings %s cannot be used (%s); remove the file to start again", self.path, error
         )
 
 

@@ -109,20 +109,20 @@ class PromptEnsemble:
     name: str
     templates: tuple[str, ...]
     """Each with `{}` in place of the class name."""
-    normalised: bool = False
+    normalized: bool = False
     """Whether to average unit vectors and normalize the mean; else the raw embeddings are averaged."""
 
     @property
     def fingerprint(self) -> str:
         """A short hash of what determines a class embedding, apart from the weights."""
-        return hashlib.sha256(json.dumps([self.templates, self.normalised]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.templates, self.normalized]).encode()).hexdigest()[:16]
 
 
 PROMPT_ENSEMBLES = {
     ensemble.name: ensemble
     for ensemble in (
         PromptEnsemble("regionclip", PROMPT_TEMPLATES),
-        PromptEnsemble("cora", PROMPT_TEMPLATES[1:], normalised=True),
+        PromptEnsemble("cora", PROMPT_TEMPLATES[1:], normalized=True),
         PromptEnsemble("single", ("a photo of a {}.",)),
     )
 }

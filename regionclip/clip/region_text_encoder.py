@@ -71,7 +71,7 @@ class RegionTextEncoder(nn.Module):
 
     @torch.no_grad()
     def embed_classes(self, names: Sequence[str], batch: int = 64) -> Tensor:
-        """Return unit vectors [K, 512] of class names: the mean over `TEMPLATES`, normalised again."""
+        """Return unit vectors [K, 512] of class names: the mean over `TEMPLATES`, normalized again."""
         tokenizer = Tokenizer()
         prompts = [fill_template(template, clean_name(name)) for name in names for template in TEMPLATES]
         tokens = tokenize(prompts, tokenizer).to(self.lang_proj.device)

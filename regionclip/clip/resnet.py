@@ -119,11 +119,11 @@ class ModifiedResNet(nn.Module):
         return maps
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Embed whole images: normalised RGB [N, 3, resolution, resolution] to [N, embedding_dim].
+        """Embed whole images: normalized RGB [N, 3, resolution, resolution] to [N, embedding_dim].
 
         Raises:
             ValueError: the encoder was built without its attention pool.
         """
         if self.attnpool is None:
-            raise ValueError("this image tower was built without an attention pool; ask for feature_maps() instead")
+            raise ValueError("this image encoder was built without an attention pool; ask for feature_maps() instead")
         return self.attnpool(self.feature_maps(images, ["res5"])["res5"])

@@ -39,7 +39,7 @@ class TextEncoder(TextTransformer):
         )
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
-        """Embed every token of int [N, L] ids, L at most 77: float [N, L, D], not normalised.
+        """Embed every token of int [N, L] ids, L at most 77: float [N, L, D], not normalized.
 
         Upstream's `only_eot=False`.
         """

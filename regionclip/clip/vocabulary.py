@@ -53,7 +53,7 @@ class Vocabulary:
     """Hash of the text encoder's weights; empty if unknown."""
     templates: str = ""
     """Name and hash of the prompt ensemble; empty if unknown."""
-    normalised: bool = False
+    normalized: bool = False
     """Whether the rows are unit vectors; has no effect, as cosines are compared."""
     source: str = "words"
     """Origin of the vocabulary, for messages."""
@@ -105,7 +105,7 @@ class Vocabulary:
             model=embedder.model,
             text_weights=embedder.weights_hash,
             templates=f"{ensemble.name} {ensemble.fingerprint}",
-            normalised=ensemble.normalised and synonyms == "max",
+            normalized=ensemble.normalized and synonyms == "max",
         )
 
     @classmethod
@@ -159,7 +159,7 @@ class Vocabulary:
             model=metadata.get("model", ""),
             text_weights=metadata.get("text_weights", ""),
             templates=metadata.get("templates", ""),
-            normalised=metadata.get("normalised") == "true",
+            normalized=metadata.get("normalised") == "true",
             source=str(path),
         )
 
@@ -173,7 +173,7 @@ class Vocabulary:
             "model": self.model,
             "text_weights": self.text_weights,
             "templates": self.templates,
-            "normalised": str(self.normalised).lower(),
+            "normalised": str(self.normalized).lower(),
             "hash": content_hash(self.embeddings),
         }
         tensors = {"embeddings": self.embeddings.contiguous()}

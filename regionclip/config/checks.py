@@ -131,7 +131,7 @@ def class_count_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     """Yield how the classes of a test set contradict the detector's, as far as they are known."""
     metadata = MetadataCatalog.get(dataset)
     classes = metadata.get("thing_classes")
-    if classes is None or metadata.get("evaluator_type") == "custom_img":  # own pictures go with any words
+    if classes is None or metadata.get("evaluator_type") == "custom_img":  # a user's images go with any class names
         return
     try:
         count = test_class_count(cfg, dataset)
@@ -142,7 +142,7 @@ def class_count_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     if count == len(classes) or reads_class_names(cfg):
         return
     if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and (count < len(classes) or _only_proposes(cfg)):
-        # A published proposer config tests so; what it is for is not measured.
+        # A published RPN config tests so; what it is for is not measured.
         logger.warning(
             "%s has %d classes, the detector %d: its figures will mean nothing", dataset, len(classes), count
         )

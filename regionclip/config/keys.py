@@ -17,7 +17,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "INPUT_DIR", "./datasets/custom_images", "folder of images of the *_custom_img datasets, or of concepts.txt"
         ),
-        Key("INPUT.TEXT_TOKENIZER", "openai_bpe", "tokenizer of the text tower; must contain 'bpe'"),
+        Key("INPUT.TEXT_TOKENIZER", "openai_bpe", "tokenizer of the text encoder; must contain 'bpe'"),
     ),
     *section(
         "Regions and proposals",
@@ -26,15 +26,15 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.CLIP.BB_RPN_WEIGHTS",
             None,
-            "checkpoint of that detector; wins over proposer weights in MODEL.WEIGHTS",
+            "checkpoint of that detector; wins over RPN weights in MODEL.WEIGHTS",
             is_file=True,
         ),
-        Key("MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the proposer's NMS; None keeps its own"),
-        Key("MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", None, "proposals per image; None keeps the proposer's own"),
+        Key("MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the RPN's NMS; None keeps its own"),
+        Key("MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", None, "proposals per image; None keeps the RPN's own"),
         Key(
             "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED",
             False,
-            "proposer trained with LSJ: SyncBN and 2-conv head",
+            "RPN trained with LSJ: SyncBN and 2-conv head",
         ),
     ),
     *section(
@@ -45,7 +45,7 @@ KEYS: tuple[Key, ...] = (
             "CLIP size by name or open_clip JSON file; empty means RESNETS.DEPTH decides",
             is_file=True,
         ),
-        Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text tower (lang_encoder)"),
+        Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text encoder (lang_encoder)"),
     ),
     *section(
         "Classification",
@@ -130,14 +130,19 @@ KEYS: tuple[Key, ...] = (
             "side in pixels of the square that jittered images are fitted to and cut by",
         ),
         Key(
-            "MODEL.CLIP.PROPOSAL_CACHE", "", "folder that keeps the frozen proposer's boxes for later epochs; '' is off"
+            "MODEL.CLIP.PROPOSAL_CACHE", "", "folder that keeps the boxes of the frozen RPN for later epochs; '' is off"
         ),
         Key("MODEL_EMA.ENABLED", False, "keep, evaluate and save an exponential moving average of the weights"),
         Key("MODEL_EMA.DECAY", 0.999, "weight of the old average at each step"),
         Key(
             "SOLVER.BEST_CHECKPOINT_METRIC", "", "metric, such as 'bbox/AP50', whose best weights go to model_best.pth"
         ),
-        Key("SOLVER.OPTIMIZER", "SGD", "SGD as upstream, or ADAMW, which new towers need", choices=("SGD", "ADAMW")),
+        Key(
+            "SOLVER.OPTIMIZER",
+            "SGD",
+            "SGD as upstream; ADAMW for encoders from scratch",
+            choices=("SGD", "ADAMW"),
+        ),
         Key("SOLVER.GRADIENT_ACCUMULATION", 1, "parts that a batch is computed in, one after the other"),
         Key("DATASETS.LOG_SAMPLES", False, "write the ids of the images of each step to samples.jsonl"),
         Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),

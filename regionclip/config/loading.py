@@ -28,7 +28,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         UserError: the file is missing or no YAML, a key is unknown, or a value has the wrong type.
     """
     cfg = get_cfg()
-    # Branch zero-shot gives a word where main gives True; yacs takes either in the place of None.
+    # Branch zero-shot gives a word where main gives True; yacs takes either where the default is None.
     cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = None
     if config_file:
         path = resolve_path(config_file)

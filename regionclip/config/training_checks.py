@@ -62,7 +62,7 @@ def _pair_problems(cfg: CfgNode) -> Iterator[Problem]:
 def _square_problems(cfg: CfgNode) -> Iterator[Problem]:
     side, sides, key = clip_architecture(cfg).image_resolution, cfg.AUG.TRAIN.IMAGE_SIZE, "AUG.TRAIN.IMAGE_SIZE"
     if list(sides) != [side, side]:
-        yield Problem(key, f"[{side}, {side}], the pictures of this CLIP", str(sides), f"add {key} [{side},{side}]")
+        yield Problem(key, f"[{side}, {side}], the images of this CLIP", str(sides), f"add {key} [{side},{side}]")
 
 
 def class_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:

@@ -77,7 +77,7 @@ def find_images(
         for path in _expand(name, lines, output, left_out):
             paths.setdefault(_absolute(path), path)
     if not paths:
-        raise user_error("pictures", "at least one", "none", "name files, folders or patterns")
+        raise user_error("images", "at least one", "none", "name files, folders or patterns")
     root = Path(os.path.commonpath([place.parent for place in paths]))
     return [ImageFile(path, place.relative_to(root).as_posix()) for place, path in paths.items()]
 
@@ -131,7 +131,7 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
         return [path]
     if os.path.isdir(path):  # noqa: PTH112 - likewise
         if output is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
-            expected, fix = f"another folder than that of the pictures, {name}", f"name another, such as {path}/found"
+            expected, fix = f"another folder than that of the images, {name}", f"name another, such as {path}/found"
             actual = "the same" if path.samefile(output) else "a folder around it"
             raise user_error(f"output {output}", expected, actual, fix)
         found = files_in_folder(path, known, left_out, without=output)
@@ -140,7 +140,7 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
     if not found:
         actual = "a folder without" if os.path.isdir(path) else "no such file"  # noqa: PTH112 - likewise
         actual += f" (left out: {left_out})" if left_out else ""
-        raise user_error(name[:200], "pictures or videos", actual, "correct the path; patterns belong in quotes")
+        raise user_error(name[:200], "images or videos", actual, "correct the path; patterns belong in quotes")
     return found
 
 

@@ -144,7 +144,7 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE
         try:
             return np.array(_to_rgb(ImageOps.exif_transpose(image), image.format, color))
         except DECODING_ERRORS as error:
-            raise user_error("picture", "one that can be decoded", _reason(error), "open the file again") from error
+            raise user_error("image", "one that can be decoded", _reason(error), "open the file again") from error
     if isinstance(image, Tensor):
         image = (image.float() if image.is_floating_point() else image).detach().cpu()
         image = image.permute(1, 2, 0).numpy() if image.ndim == 3 else image.numpy()
@@ -155,7 +155,7 @@ def to_rgb_pixels(image: Image.Image | NDArray[Any] | Tensor, matte: str = WHITE
     if np.issubdtype(pixels.dtype, np.floating):
         pixels = _from_floats(pixels)
     if pixels.dtype != np.uint8:
-        raise user_error("picture", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
+        raise user_error("image", "uint8, or floats in [0, 1]", str(pixels.dtype), "convert it to uint8")
     # A copy, so that later changes by the caller do not affect the image.
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
@@ -169,8 +169,8 @@ def _shape_error(image: object) -> UserError:
             "give its path, which names what is wrong; cv2.imread returns None then",
         )
     elif len(shape) == 3 and 4 in (shape[0], shape[2]):
-        fix = "blend the fourth channel, alpha, with a background; of a PIL picture this is done here"
-    return user_error("picture", "an array [H, W, 3] or a tensor [3, H, W]", actual, fix)
+        fix = "blend the fourth channel, alpha, with a background; of a PIL image this is done here"
+    return user_error("image", "an array [H, W, 3] or a tensor [3, H, W]", actual, fix)
 
 
 def _from_floats(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ def _from_floats(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     levels = (pixels * 255).round() if np.isfinite(pixels).all() else None
     if levels is None or levels.min() < 0 or levels.max() > 255:
         actual = f"{pixels.min():.7g} to {pixels.max():.7g}"
-        raise user_error("picture of floats", "values in [0, 1]", actual, "divide by 255, or give uint8")
+        raise user_error("image of floats", "values in [0, 1]", actual, "divide by 255, or give uint8")
     return levels.astype(np.uint8)
 
 
@@ -201,7 +201,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def _reason(error: Exception) -> str:
     if not isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return str(error)
-    fix = f"make the picture smaller or cut it into parts, or set {PIXEL_LIMIT} to allow more"
+    fix = f"make the image smaller or cut it into parts, or set {PIXEL_LIMIT} to allow more"
     return f"{' '.join(str(error).split(',')[0].split())}. Fix: {fix}"
 
 
@@ -223,7 +223,7 @@ def _has_frames(image: Image.Image) -> bool:
 def _to_rgb(image: Image.Image, file_format: str | None, matte: tuple[int, int, int]) -> Image.Image:
     is_sixteen_bit = image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and file_format in _SIXTEEN_BIT_FORMATS)
     if image.mode in _AMBIGUOUS_MODES and not is_sixteen_bit:
-        raise ValueError("32-bit pixels, whose range no file states; convert the picture to 8 or 16 bits")
+        raise ValueError("32-bit pixels, whose range no file states; convert the image to 8 or 16 bits")
     if is_sixteen_bit:
         # Pillow's own conversion would clip everything above 255 to white.
         values = np.asarray(image, dtype=np.uint16)

@@ -20,7 +20,7 @@ from regionclip.data.image_sources import VIDEO_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 
-EXPECTED, FIX = "a list of boxes for each picture", "see docs/features.md for the formats"
+EXPECTED, FIX = "a list of boxes for each image", "see docs/features.md for the formats"
 
 FRACTIONS_BELOW = 1.5
 """Boxes whose coordinates are all below this are fractions of the image, not pixels."""
@@ -60,7 +60,7 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
         raise user_error(f"{what}, row {row}", "finite numbers", str(table[row].tolist()), "remove or correct it")
     if len(table) and max(height, width) > FRACTIONS_BELOW >= float(table.abs().max()):
         actual = f"numbers up to {float(table.max()):g}"
-        raise user_error(what, "pixels of the picture", f"{actual}, as of fractions", "multiply by width and height")
+        raise user_error(what, "pixels of the image", f"{actual}, as of fractions", "multiply by width and height")
     flat = ((table[:, 2:] <= table[:, :2]).any(dim=1)).nonzero()[:, 0]
     if len(flat):
         row = int(flat[0])
@@ -75,8 +75,8 @@ def check_boxes(boxes: ArrayLike | Tensor, size: tuple[int, int], what: str = "b
     outside = ((clipped[:, 2:] <= clipped[:, :2]).any(dim=1)).nonzero()[:, 0]
     if len(outside):
         row = int(outside[0])
-        expected, actual = f"boxes in the picture of {width} x {height} pixels", str(table[row].tolist())
-        raise user_error(f"{what}, row {row}", expected, actual, "remove it, or take the picture it belongs to")
+        expected, actual = f"boxes in the image of {width} x {height} pixels", str(table[row].tolist())
+        raise user_error(f"{what}, row {row}", expected, actual, "remove it, or take the image it belongs to")
     return clipped
 
 
@@ -208,7 +208,7 @@ def boxes_by_image(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> d
         if not found or len(found) > 1:
             actual = "none" if not found else f"several: {', '.join(sorted(found)[:3])}"
             fix = "correct the name, or write more of its folders" if found else "correct the name, or leave it out"
-            raise user_error(f"boxes of {key}", "one picture of this name", actual, fix)
+            raise user_error(f"boxes of {key}", "one image of this name", actual, fix)
         (name,) = found
         result[name] = result[name].joined(rows)
     return result

@@ -86,7 +86,7 @@ def report_user_errors(action: Callable[[], Result]) -> Result:
     except (MemoryError, OSError, RuntimeError) as error:
         refused = system_error(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            fix = "look at smaller pictures (INPUT.MAX_SIZE_TEST) or fewer at once, or use another device"
+            fix = "use smaller images (INPUT.MAX_SIZE_TEST) or fewer at once, or use another device"
             _exit(NO_MEMORY, Problem("memory", "enough", str(error).partition("\n")[0] or "none left", fix))
         if refused is not None:
             _exit(SYSTEM_REFUSED, system_problem(refused))

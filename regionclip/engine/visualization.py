@@ -72,7 +72,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
         raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
     failures = []
     targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
-    for record, target in tqdm(list(zip(records, targets, strict=True)), desc="pictures", unit="picture"):
+    for record, target in tqdm(list(zip(records, targets, strict=True)), desc="images", unit="image"):
         try:
             picture = read_image(record["file_name"])
         except UnreadableImageError as error:
@@ -82,7 +82,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
         visualizer = Visualizer(picture, MetadataCatalog.get(dataset_name))
         drawn = visualizer.draw_instance_predictions(_to_instances(shown, picture.shape[:2], categories))
         _save(Path(output_dir) / target, drawn.get_image())
-    logger.info("Done: %d pictures, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
+    logger.info("Done: %d images, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
     return failures
 
 

@@ -78,7 +78,7 @@ class TextEncoderSource:
             if not error.problems[0].what.startswith("weights of lang_encoder"):
                 raise
             fix = "name a checkpoint of the same CLIP that has it (text_weights), such as clip/RN50.pt"
-            raise user_error(file, "a text tower, to embed words", "none", fix) from error
+            raise user_error(file, "a text encoder, to embed class names", "none", fix) from error
 
 
 @dataclass(frozen=True)

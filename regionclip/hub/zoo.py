@@ -209,7 +209,7 @@ def text_weights_of(clip: str) -> str:
     names = (f"regionclip/regionclip_pretrained-cc_{clip.lower()}.pth", f"clip/{clip}.pt")
     known = [FILES[name] for name in names if name in FILES]
     if not known:
-        raise user_error(f"text tower of {clip}", "a checkpoint", "none is published", "name one")
+        raise user_error(f"text encoder of {clip}", "a checkpoint", "none is published", "name one")
     here = [file.place for file in known if file.place.is_file()]
     return str(here[0] if here else fetch(known[-1]))
 

@@ -65,7 +65,7 @@ def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, pictures, de
     code, output, error = command("detect", "photos", *options, "--json")
     assert code == 0, error
     assert re.search(r"^a\.jpg +(cat|dog|traffic cone) +0\.\d\d? ", output, re.M)
-    assert "Done: 4 pictures, " in output
+    assert "Done: 4 images, " in output
     out = tmp_path / "out"
     names = ["a.jpg", "b.png", "in/Zürich #1 100%.jpg", "in/a.jpg"]
     assert sorted(path.relative_to(out / "pictures").as_posix() for path in (out / "pictures").rglob("*.*")) == names
@@ -107,7 +107,7 @@ def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, de
     code, output, error = command("detect", "photos", "--words", "cat, dog", "--model", detector_folder)
     assert code == 1
     assert [line for line in errors(error) if "broken.jpg" in line]
-    assert "Done: 4 pictures" in output
+    assert "Done: 4 images" in output
     assert "1 failed" in output
 
 
@@ -119,9 +119,7 @@ def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeyp
     options = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
     code, output, error = command("detect", "photos", *options)
     assert code == 0, error
-    line = (
-        "Done: 4 pictures, .*, 0 failed; left out: 2 hidden, 1 broken links, 2 of other endings \\(.heic 1, .txt 1\\);"
-    )
+    line = "Done: 4 images, .*, 0 failed; left out: 2 hidden, 1 broken links, 2 of other endings \\(.heic 1, .txt 1\\);"
     assert re.search(line, output)
     reasons = {"hidden": 2, "broken links": 1, "ending .txt": 1, "ending .heic": 1}
     assert last_json(output)["left_out"] == reasons
@@ -160,7 +158,7 @@ def test_the_folder_of_the_pictures_is_no_folder_for_results(command, pictures, 
     for output, actual in (("photos", "the same"), ("link", "the same"), (".", "a folder around it")):
         code, _, error = command("detect", "photos", *options, output)
         assert code == 2
-        assert f"output {output}: expected another folder than that of the pictures, photos, got {actual}" in error
+        assert f"output {output}: expected another folder than that of the images, photos, got {actual}" in error
     assert not (pictures / "detections.json").exists()
 
 
@@ -197,7 +195,7 @@ def test_damaged_videos_give_what_they_have_and_are_reported(command, detector_f
     code, output, error = command("detect", "v.avi", "--words", "cat, dog", "--model", detector_folder, "--every", 5)
     assert code == 1
     assert [line for line in errors(error) if "of 30 frames could be decoded" in line]
-    assert re.search(r"Done: [1-5] pictures", output)
+    assert re.search(r"Done: [1-5] images", output)
     assert (tmp_path / "output" / "detect" / "videos" / "v.avi.mp4").is_file()
 
 
@@ -237,7 +235,7 @@ def test_odd_file_names_do_not_stop_a_run(command, detector_folder, tmp_path):
         Path(os.fsdecode(bytes(str(tmp_path / "in"), "utf-8") + b"/" + name)).write_bytes(PHOTOS[0].read_bytes())
     code, output, error = command("detect", "in", "--words", "cat, dog", "--model", detector_folder, "--json")
     assert code == 0, error
-    assert "Done: 4 pictures" in output
+    assert "Done: 4 images" in output
     assert len(list((tmp_path / "output" / "detect" / "pictures").iterdir())) == 4
 
 
@@ -245,7 +243,7 @@ def test_missing_names_of_a_list_are_reported(command, pictures, detector_folder
     monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.jpg\nnothing.jpg\n"))
     code, output, error = command("detect", "-", "--words", "cat, dog", "--model", detector_folder)
     assert code == 1
-    assert "Done: 1 pictures" in output
+    assert "Done: 1 images" in output
     assert [line for line in errors(error) if "nothing.jpg" in line]
 
 
@@ -395,8 +393,8 @@ def test_what_an_interrupted_run_finished_is_not_encoded_again(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.jpg", "--words", "cat"], "nothing.jpg: expected pictures or videos, got no such file"),
-        (["empty", "--words", "cat"], "empty: expected pictures or videos, got a folder without"),
+        (["nothing.jpg", "--words", "cat"], "nothing.jpg: expected images or videos, got no such file"),
+        (["empty", "--words", "cat"], "empty: expected images or videos, got a folder without"),
         (["notes.txt", "--words", "cat"], "notes.txt: expected a file ending in"),
         (["a.jpg"], "vocabulary: expected words to look for, got none"),
         (["a.jpg", "--words", " , "], "word 1 of the vocabulary: expected letters"),
@@ -516,5 +514,5 @@ def test_pictures_have_names_that_no_other_has(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = find_images([str(tmp_path / "y"), str(tmp_path / "x" / "a.jpg"), str(tmp_path / "y" / "a.jpg")])
     assert [file.name for file in found] == ["y/a.jpg", "y/z/a.jpg", "x/a.jpg"]
-    with pytest.raises(UserError, match="pictures: expected at least one, got none"):
+    with pytest.raises(UserError, match="images: expected at least one, got none"):
         find_images(["-"], ["", " "])

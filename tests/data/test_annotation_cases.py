@@ -181,7 +181,7 @@ def test_boxes_find_their_image_under_any_path(key, images, tmp_path):
 
 def test_boxes_of_another_image_of_this_machine_find_none(images, tmp_path):
     (tmp_path / "b.png").touch()
-    with pytest.raises(UserError, match="expected one picture of this name, got none"):
+    with pytest.raises(UserError, match="expected one image of this name, got none"):
         boxes_by_image({str(tmp_path / "b.png"): ImageBoxes([[1, 2, 3, 4]])}, {"b.png": images / "b.png"})
 
 

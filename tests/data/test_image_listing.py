@@ -82,7 +82,7 @@ def test_links_to_where_one_may_not_look_are_counted(make, tmp_path, monkeypatch
 
 def test_names_that_no_file_can_have_are_no_files():
     for name in ("a" * 5000, "a\0b", "a" * 300 + ".jpg"):
-        with pytest.raises(UserError, match="expected pictures or videos, got no such file"):
+        with pytest.raises(UserError, match="expected images or videos, got no such file"):
             find_images([name])
 
 

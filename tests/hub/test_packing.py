@@ -77,7 +77,7 @@ def test_half_precision_halves_the_files_and_keeps_the_finds(pack, detector_fold
     nearest = np.abs(found.boxes - expected.boxes[best]).max(axis=1).argmin()
     np.testing.assert_allclose(found.boxes[nearest], expected.boxes[best], atol=1)
     assert found.scores[nearest] == pytest.approx(expected.scores[best], abs=0.02)
-    # The words belong to the rounded text tower, so that further ones can be set beside them.
+    # The words belong to the rounded text encoder, so that further ones can be set beside them.
     detector = RegionCLIP.from_pretrained(tmp_path / "packed", device="cpu")
     assert len(detector.vocabulary) == 17
     assert len(detector.set_vocabulary(["cat"])) == 1
@@ -95,7 +95,7 @@ def test_what_cannot_be_packed_is_said(pack, detector_folder, tmp_path, monkeypa
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "a text tower" in capfd.readouterr().err
+    assert "a text encoder" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

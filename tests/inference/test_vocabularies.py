@@ -58,7 +58,7 @@ def test_coras_templates_average_unit_vectors(embedder):
     expected = F.normalize(torch.stack([unit.mean(dim=0) for unit in units]), dim=1)
     torch.testing.assert_close(vocabulary.embeddings, expected, atol=2e-6, rtol=1e-5)
     assert len(PROMPT_ENSEMBLES["cora"].templates) == 80
-    assert vocabulary.normalised
+    assert vocabulary.normalized
 
 
 def test_own_templates_from_a_list_and_a_file(embedder, tmp_path):

@@ -52,7 +52,7 @@ ENDS = {
     "read-only": (OSError(errno.EROFS, "Read-only file system", "w.pth"), 3, "error: w.pth: expected permission"),
     "broken disk": (OSError(errno.EIO, "Input/output error", "w.pth"), 3, "check the path and the disk"),
     "open files": (OSError(errno.EMFILE, "Too many open files"), 3, "raise the limit of open files (ulimit -n)"),
-    "memory": (MemoryError(), 4, "error: memory: expected enough, got none left. Fix: look at smaller pictures"),
+    "memory": (MemoryError(), 4, "error: memory: expected enough, got none left. Fix: use smaller images"),
     "memory of a GPU": (torch.OutOfMemoryError("CUDA out of memory. Tried"), 4, "got CUDA out of memory. Tried"),
     "memory of torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, "memory: expected"),
     "Ctrl-C": (KeyboardInterrupt(), 130, "interrupted"),

@@ -134,7 +134,7 @@ class FocalNet(nn.Module):
         self.norm = nn.LayerNorm(self.out_channels)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to [N, C, H / 32, W / 32], rounded up."""
+        """Map normalized RGB [N, 3, H, W] to [N, C, H / 32, W / 32], rounded up."""
         x = self.patch_embed(images)
         for stage in self.layers:
             x = stage(x)

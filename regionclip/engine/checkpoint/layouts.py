@@ -58,8 +58,8 @@ def rename_for_model(path: str, state: State, model_state: State) -> dict[str, T
     if any(key.startswith("visual.transformer.") for key in state):
         raise user_error(
             path,
-            "a CLIP with a ResNet image tower",
-            "a CLIP with a transformer image tower",
+            "a CLIP with a ResNet image encoder",
+            "a CLIP with a transformer image encoder",
             "use RN50, RN101, RN50x4, RN50x16 or RN50x64",
         )
     if _is_imagenet_backbone(state):
@@ -135,12 +135,14 @@ def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
         UserError: the file holds no CLIP image encoder.
     """
     for prefix in ("visual.", "backbone.", "teacher_backbone."):
-        tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if "attnpool.positional_embedding" in tower:
-            return {f"teacher_backbone.{key}": value for key, value in tower.items() if not _BOOKKEEPING.search(key)}
+        image_encoder = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if "attnpool.positional_embedding" in image_encoder:
+            return {
+                f"teacher_backbone.{key}": value for key, value in image_encoder.items() if not _BOOKKEEPING.search(key)
+            }
     raise user_error(
         f"MODEL.CLIP.TEACHER_WEIGHTS {path}",
-        "a CLIP image tower with its attention pool (visual.* or backbone.*)",
+        "a CLIP image encoder with its attention pool (visual.* or backbone.*)",
         f"keys such as {', '.join(sorted(state)[:3])}",
         "use an OpenAI CLIP file or a RegionCLIP checkpoint",
     )

@@ -85,12 +85,12 @@ class RunCheckpoints:
             state = "is damaged" if path.is_file() else "is gone"
             logger.warning("Checkpoint %s %s: falling back to the one before", path, state)
         if entries:
-            fix = "remove the folder, or start anew without --resume"
+            fix = "remove the folder, or start again without --resume"
             raise user_error(str(self.folder), "a checkpoint that is complete", f"{len(entries)} damaged", fix)
         last = self.folder / LAST
         return self.folder / last.read_text().strip() if last.is_file() else None
 
-    def start_anew(self) -> None:
+    def restart(self) -> None:
         """Unlist the checkpoints of an earlier run in this folder; their files stay until they are replaced."""
         if self.newest_name():
             logger.warning("%s holds checkpoints of an earlier run, which --resume would continue", self.folder)

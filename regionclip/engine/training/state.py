@@ -94,7 +94,7 @@ def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) 
     configured = [dict(group) for group in optimizer.param_groups]
     told, wants = (groups[0].keys() & SETTINGS for groups in (state["param_groups"], configured))
     if told != wants:
-        expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start anew"
+        expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start again"
         raise user_error("SOLVER.OPTIMIZER", expected, f"one that is told {sorted(wants)}", fix)
     optimizer.load_state_dict(state)
     for i, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):

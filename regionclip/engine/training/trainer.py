@@ -161,7 +161,7 @@ class DetectorTrainer(TrainerBase):
         self.start_iter = self.iter + 1
         run = content.extra.get("run")
         if run is None:
-            logger.warning("%s is of Detectron2: random states and data order begin anew", path)
+            logger.warning("%s is of Detectron2: random states and data order start again", path)
             if self.average:
                 self.average.restart()
             return
@@ -205,7 +205,7 @@ class DetectorTrainer(TrainerBase):
         if comm.is_main_process():
             self.checkpoints.remove_partial()
             if not self.start_iter:
-                self.checkpoints.start_anew()
+                self.checkpoints.restart()
             first_line = self.start_iter - self.resumed_at_evaluation
             for hook in self._hooks:
                 if isinstance(hook, PeriodicLines):

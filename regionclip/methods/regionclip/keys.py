@@ -33,7 +33,7 @@ PRETRAINING_KEYS = section(
     Key(
         "MODEL.CLIP.TEACHER_REGIONS",
         "aligned",
-        "how the teacher sees regions: 'aligned', in the map of the image, as upstream; 'cropped', each as a picture",
+        "how the teacher sees regions: 'aligned', in the map of the image, as upstream; 'cropped', each as an image",
         choices=("aligned", "cropped"),
     ),
     Key("MODEL.CLIP.TEACHER_WEIGHTS", "", "CLIP checkpoint of the teacher, where MODEL.WEIGHTS has none", is_file=True),
@@ -54,7 +54,7 @@ PRETRAINING_KEYS = section(
 
 TRANSFORMER_KEYS = section(
     "Transformer image encoders",
-    Key("MODEL.TEXT.AUTOGRESSIVE", True, "causal text tower; False masks padding instead"),
+    Key("MODEL.TEXT.AUTOGRESSIVE", True, "causal text encoder; False masks padding instead"),
     Key("MODEL.VIT.IMG_SIZE", 224, "side in pixels that the ViT's position table was made for"),
     Key("MODEL.SWIN.PATCH_SIZE", 4, "side of a patch"),
     Key("MODEL.SWIN.EMBED_DIM", 128, "channels of the first stage"),
@@ -125,8 +125,8 @@ DEAD_KEYS = section(
     Key("MODEL.DAVIT.OUT_FEATURES", ["stage2", "stage3", "stage4", "stage5"], "the head reads stage5"),
     Key("MODEL.VIT.OUT_FEATURES", ["stage5"], "the head reads stage5"),
     *(
-        Key(f"MODEL.{tower}.{name}", 0.0, "these towers are not trained")
-        for tower, names in {
+        Key(f"MODEL.{encoder}.{name}", 0.0, "these encoders are not trained")
+        for encoder, names in {
             "SWIN": ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE"),
             "FOCAL": ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE"),
             "DAVIT": ("DROP_PATH_RATE",),
@@ -134,8 +134,8 @@ DEAD_KEYS = section(
         }.items()
         for name in names
     ),
-    Key("MODEL.FOCAL.USE_CHECKPOINT", False, "these towers are not trained"),
-    Key("MODEL.DAVIT.ENABLE_CHECKPOINT", False, "these towers are not trained"),
+    Key("MODEL.FOCAL.USE_CHECKPOINT", False, "these encoders are not trained"),
+    Key("MODEL.DAVIT.ENABLE_CHECKPOINT", False, "these encoders are not trained"),
     Key("MODEL.FOCAL.NUM_HEADS", [4, 8, 16, 32], "never read"),
     Key("MODEL.FOCAL.QKV_BIAS", True, "never read"),
     Key("MODEL.FOCAL.QK_SCALE", False, "never read"),

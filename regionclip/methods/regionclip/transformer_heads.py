@@ -138,7 +138,7 @@ class CLIPTransformerROIHeads(ROIHeads):
     def _borrowed(self) -> nn.Module:
         if not self._owner:
             raise RuntimeError(
-                "the head has no tower yet: build the detector with regionclip.modeling.build_model(cfg)"
+                "the head has no image encoder yet: build the detector with regionclip.modeling.build.build_model(cfg)"
             )
         return self._owner[0]
 

@@ -93,7 +93,9 @@ class BorrowsLastStage:
         """The region encoder; raises `RuntimeError` before `borrow` is called."""
         if self.region_encoder is None:
             name = type(self).__name__
-            raise RuntimeError(f"{name} has no CLIP tower yet: build it with regionclip.modeling.build_model(cfg)")
+            raise RuntimeError(
+                f"{name} has no image encoder yet: build it with regionclip.modeling.build.build_model(cfg)"
+            )
         return self.region_encoder
 
     def encode(self, features: dict[str, Tensor], boxes: Sequence[Boxes]) -> Tensor:

@@ -112,7 +112,7 @@ class CachedProposals:
                 found = read_json_file(path) or self._claim(path, wanted)
         for name, value in wanted.items():
             if found.get(name) != value:
-                expected = f"boxes of a proposer with {name} {value}"
+                expected = f"boxes of an RPN with {name} {value}"
                 raise user_error(
                     f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {found.get(name)}", _FIX
                 )

@@ -331,7 +331,7 @@ def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(run_tool, 
         *command, *(part for pair in overrides.items() for part in pair), "AUG.TRAIN.IMAGE_SIZE", "[96,96]"
     )
     assert code == 2
-    assert "AUG.TRAIN.IMAGE_SIZE: expected [64, 64], the pictures of this CLIP, got [96, 96]" in output
+    assert "AUG.TRAIN.IMAGE_SIZE: expected [64, 64], the images of this CLIP, got [96, 96]" in output
 
 
 def test_the_figures_become_tables(run_tool, tmp_path):

@@ -307,7 +307,7 @@ BAD_FILES = {
     "unsafe": (lambda path: torch.save({"model": {"a": torch.zeros(1)}, "x": Bomb()}, path), "--trust-pickle"),
     "a vision transformer": (
         lambda path: torch.save({"visual.transformer.resblocks.0.ln_1.weight": torch.zeros(8)}, path),
-        "ResNet image tower",
+        "ResNet image encoder",
     ),
 }
 

@@ -106,7 +106,7 @@ def test_boxes_of_another_proposer_are_an_error(detector, overrides, change, wha
     first.proposal_source.flush()
     second = detector(**overrides)
     change(second)
-    with pytest.raises(UserError, match=f"PROPOSAL_CACHE .*: expected boxes of a proposer with {what}"):
+    with pytest.raises(UserError, match=f"PROPOSAL_CACHE .*: expected boxes of an RPN with {what}"):
         second.proposal_source.propose(images(), torch.device("cpu"))
 
 

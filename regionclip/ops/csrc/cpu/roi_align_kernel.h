@@ -102,7 +102,7 @@ class BinWeightTable {
   }
 
   void add(int64_t cell, Real weight) {
-    // Neighbouring samples share cells.
+    // Adjacent samples share cells.
     const auto begin = static_cast<size_t>(first_.back());
     for (size_t back = 1; back <= 2 && begin + back <= cells_.size(); ++back) {
       if (cells_[cells_.size() - back] == cell) {

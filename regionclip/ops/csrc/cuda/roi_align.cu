@@ -22,7 +22,7 @@ struct PooledIndex {
   int64_t roi, channel, bin_y, bin_x;
 };
 
-// Neighbouring threads take elements that are neighbours in memory.
+// Adjacent threads take elements that are adjacent in memory.
 __device__ PooledIndex pooled_index(int64_t i, const Problem& p) {
   if (p.pooled_channels_last) {
     return {i / p.channels / p.bins_x / p.bins_y, i % p.channels, i / p.channels / p.bins_x % p.bins_y,

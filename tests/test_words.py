@@ -1,0 +1,50 @@
+"""Code and pages use the field's words, such as RPN and image encoder, and American spelling."""
+
+import re
+
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+WORDS = {
+    "proposer": "RPN, proposal generator",
+    r"towers?": "image encoder, text encoder",
+    r"small world": "synthetic dataset",
+    r"in the place of": "instead of",
+    r"torn": "partial",
+    r"anew": "from scratch, again",
+    r"colou?rful|colour\w*": "color",
+    r"grey\w*": "gray",
+    r"neighbour\w*": "neighbor, adjacent",
+    r"(?:de)?normalis\w+": "normalize",
+    r"initialis\w+": "initialize",
+    r"licence\w*": "license",
+}
+"""What is not written, and what is written instead."""
+
+ALLOWED = {"proposer.yaml", "proposer.json", "normalised"}
+"""Names of files, and keys in files, that exist."""
+
+FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs")
+NOT_YET = ("regionclip/data/emoji_scenes", "docs/emoji_ovd.md", "regionclip/data/image_text/english.txt")
+"""The synthetic dataset, whose model card changes with its next model; and a list of English words."""
+
+FILES = sorted(
+    path
+    for folder in FOLDERS
+    for path in (REPOSITORY / folder).rglob("*")
+    if path.suffix in (".py", ".md", ".yaml", ".sh", ".h", ".cpp", ".cu")
+    and not path.relative_to(REPOSITORY).as_posix().startswith(NOT_YET)
+)
+
+
+@pytest.mark.parametrize("pattern", WORDS)
+def test_a_word_of_no_paper_is_not_used(pattern):
+    found = []
+    for path in FILES:
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            for word in re.findall(rf"(?<![\w./-])(?:{pattern})(?![\w-])(?:\.yaml|\.json)?", line, re.IGNORECASE):
+                if word not in ALLOWED:
+                    found.append(f"{path.relative_to(REPOSITORY)}:{number}: {word}, write {WORDS[pattern]}")
+    assert FILES
+    assert not found, "\n".join(found)
