@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from regionclip.inference.vocabularies import VocabularyOptions
     from regionclip.predictor import RegionCLIP
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Detections", "RegionCLIP", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
 

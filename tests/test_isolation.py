@@ -141,7 +141,7 @@ def test_detectors_can_be_copied_and_pickled(words, detector_folder, expected):
         torch.load(saved, weights_only=False),
     ):
         assert len(again.encoded_images) == len(detector.encoded_images)
-        assert again.identity == detector.identity
+        assert again.fingerprint == detector.fingerprint
         assert_same(found(again), expected)
 
 

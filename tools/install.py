@@ -70,6 +70,9 @@ PACKAGES = (
     Package("mypy", "mypy==2.4.1"),
 )
 
+COMMAND = "regionclip.cli.main:main"
+"""What the command `regionclip` runs, as pyproject.toml says."""
+
 KEPT = ("torch", "torchvision", "numpy", "pillow", "opencv-python", "opencv-python-headless", "pycocotools")
 """Distributions that keep their version, since other software of the environment depends on them."""
 
@@ -128,7 +131,7 @@ def install_this_package() -> None:
     """Install the package in editable mode and build the native operators, unless up to date."""
     found = importlib.util.find_spec("regionclip")
     is_installed = found is not None and str(found.origin).startswith(str(REPOSITORY))
-    is_installed = is_installed and "regionclip" in {script.name for script in entry_points(group="console_scripts")}
+    is_installed = is_installed and COMMAND in {script.value for script in entry_points(group="console_scripts")}
     if not is_installed or (operators_are_outdated() and has_compiler()):
         print("building the native operators (a minute or two)", flush=True)
         pip_install("--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))

@@ -108,13 +108,15 @@ def test_detect_takes_it_when_nothing_is_named(tmp_path):
 
 def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "SHIPPED", {"emoji": "gone"})
-    with pytest.raises(UserError, match=r"detector emoji: expected its files in .*gone, got no such folder.* a clone"):
+    with pytest.raises(
+        UserError, match=r"detector emoji: expected its files in .*gone, got no .*install the package again"
+    ):
         RegionCLIP.from_pretrained("emoji")
     monkeypatch.delenv("REGIONCLIP_MODEL", raising=False)
     assert doctor.check_default_detector().state == "emoji in pretrained_ckpt/emoji"
     monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
     finding = doctor.check_default_detector()
-    assert f"emoji is not in {tmp_path / 'pretrained_ckpt' / 'emoji'}: a wheel has no weights" in finding.state
+    assert f"emoji is not in {tmp_path / 'pretrained_ckpt' / 'emoji'}" in finding.state
     assert "install from a clone" in finding.fix
     monkeypatch.setenv("REGIONCLIP_MODEL", "my_detector")
     assert doctor.check_default_detector().state == "my_detector, named by REGIONCLIP_MODEL"

@@ -222,7 +222,7 @@ except UserError as error:
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch):
     """Look for published files in an empty folder."""
-    monkeypatch.setattr(zoo, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(zoo, "download_folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("regionclip.files.REPOSITORY", tmp_path)
     return tmp_path / "pretrained_ckpt"

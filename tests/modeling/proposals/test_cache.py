@@ -51,20 +51,20 @@ def same(proposals, others):
 def counting(model):
     """Count the images that the proposer looks at."""
     source, calls = model.proposal_source, []
-    propose = source.proposer.propose
+    propose = source.rpn.propose
 
     def counted(inputs, device):
         calls.extend(inputs)
         return propose(inputs, device)
 
-    source.proposer.propose = counted
+    source.rpn.propose = counted
     return calls
 
 
 def test_entries_are_what_the_proposer_says_of_each_image(detector):
     model = detector()
     source, device = model.proposal_source, torch.device("cpu")
-    expected = [source.proposer.propose([image], device)[0] for image in images()]
+    expected = [source.rpn.propose([image], device)[0] for image in images()]
     assert all(len(proposals) for proposals in expected)
     assert isinstance(source, CachedProposals)
     assert same(source.propose(images(), device), expected)
@@ -180,7 +180,7 @@ def test_later_epochs_skip_the_proposer_and_a_resumed_run_has_the_same_bits(worl
         return train(world, output, MODEL__CLIP__PROPOSAL_CACHE=cache, **STEADY | changes)[0]
 
     run(outputs[0], caches[0])
-    entries = len(CachedProposals(build_source(world, caches[0]).proposer, caches[0])._open())
+    entries = len(CachedProposals(build_source(world, caches[0]).rpn, caches[0])._open())
     assert 8 < entries <= 16, "48 pictures were looked at"
     second = run(outputs[1], caches[0])
     calls = second.model.proposal_source._written
