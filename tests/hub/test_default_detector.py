@@ -117,6 +117,6 @@ def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypat
     monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
     finding = doctor.check_default_detector()
     assert f"emoji is not in {tmp_path / 'pretrained_ckpt' / 'emoji'}" in finding.state
-    assert "install from a clone" in finding.fix
+    assert "install the package again" in finding.fix
     monkeypatch.setenv("REGIONCLIP_MODEL", "my_detector")
     assert doctor.check_default_detector().state == "my_detector, named by REGIONCLIP_MODEL"
