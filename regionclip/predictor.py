@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.config.loading import load_config
 from regionclip.data.images import WHITE, read_image, to_rgb_pixels
 from regionclip.data.test_loader import TestMapper
 from regionclip.data.user_boxes import check_boxes
 from regionclip.detections import Detections
 from regionclip.engine.checkpoint.loading import declared_weights
 from regionclip.errors import UserError, user_error
+from regionclip.fingerprints import config_texts
 from regionclip.hub.pretrained import load_pretrained
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.inference.encoded_image import EncodedImage, image_key
@@ -152,9 +152,7 @@ class RegionCLIP:
     @with_own_settings
     def fingerprint(self) -> str:
         """A short fingerprint of config and weights: equal for detectors with equal results."""
-        rpn_config = self.cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG
-        configs = [self.cfg.dump(), load_config(rpn_config).dump() if rpn_config else ""]
-        digest = hashlib.sha256("".join(configs).encode())
+        digest = hashlib.sha256("".join(config_texts(self.cfg)).encode())
         # Weights that a file may lack are random, and differ between runs.
         random = (*self.model.unused_with_class_names, *self._optional_weights)
         for key, value in self.model.state_dict().items():

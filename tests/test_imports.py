@@ -27,7 +27,7 @@ LAYERS = {
 }
 """What each package may import beside itself and the modules of BASE."""
 
-BASE = {"errors", "files", "randomness", "isolation", "limits", "memory", "console", "method"}
+BASE = {"errors", "files", "randomness", "isolation", "limits", "memory", "console", "method", "fingerprints"}
 WITHOUT_DETECTRON2 = ("ops", "clip")
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import regionclip
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
 from regionclip.batch.report import write_report
 from regionclip.batch.results import as_coco, as_detections, as_result
@@ -32,6 +31,7 @@ from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
+from regionclip.fingerprints import file_state, fingerprint
 from regionclip.inference.encoded_image import EncodedImage
 from regionclip.predictor import RegionCLIP
 
@@ -321,11 +321,9 @@ def _fingerprint(
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
 ) -> str:
-    parts: list[Any] = [regionclip.__version__, detector.fingerprint, asdict(options), boxes]
+    parts: list[Any] = [detector.fingerprint, asdict(options), boxes]
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]
-    for file in files:
-        state = file.path.stat() if file.path.is_file() else None
-        parts.append((file.name, state.st_size, state.st_mtime_ns) if state else file.name)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    parts += [(file.name, file_state(file.path)) for file in files]
+    return fingerprint(parts)

@@ -21,7 +21,7 @@ from regionclip.config.checks import class_count_problems, dataset_problems
 from regionclip.config.resolve import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
 from regionclip.data.test_loader import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.evaluation.inference_loop import InferenceReport, run_inference
-from regionclip.engine.evaluation.journal import PredictionJournal, fingerprint
+from regionclip.engine.evaluation.journal import PredictionJournal, evaluation_fingerprint
 from regionclip.engine.ownership import on_main_process
 from regionclip.errors import UserError, user_error
 from regionclip.evaluation.build import build_evaluator
@@ -67,7 +67,7 @@ def prepare_evaluation(
         records = _records(cfg, name)
         journal = None
         if weights:
-            journal = PredictionJournal(output_dir, fingerprint(cfg, name, records, weights, allow_missing))
+            journal = PredictionJournal(output_dir, evaluation_fingerprint(cfg, name, records, weights, allow_missing))
         finished, ids = _finished_before(name, journal)
         loader = build_test_loader(cfg, [record for record in records if record["image_id"] not in ids])
         evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,11 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-import regionclip
-from regionclip.config.loading import load_config
 from regionclip.config.resolve import find_weights
 from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Prediction
+from regionclip.fingerprints import config_parts, file_state, fingerprint
 
 
 class PredictionJournal:
@@ -92,7 +90,7 @@ class PredictionJournal:
         return sorted(self.folder.glob(f"{self.name}.*.jsonl"))
 
 
-def fingerprint(
+def evaluation_fingerprint(
     cfg: CfgNode,
     dataset_name: str,
     records: Sequence[dict[str, Any]],
@@ -108,25 +106,12 @@ def fingerprint(
         weights: checkpoint files, as given by the user.
         allow_missing: key prefixes of weights that may keep their initial values.
     """
-    clip = cfg.MODEL.CLIP
-    files = [find_weights(name) for name in weights]
-    files += [find_weights(name) for name in (clip.TEXT_EMB_PATH, clip.OPENSET_TEST_TEXT_EMB_PATH) if name]
-    files += [Path(name) for name in (MetadataCatalog.get(dataset_name).get("json_file"),) if name]
+    annotations = MetadataCatalog.get(dataset_name).get("json_file")
+    files = [find_weights(name) for name in weights] + ([Path(annotations)] if annotations else [])
     files += [Path(record["file_name"]) for record in records]
-    parts: list[Any] = [regionclip.__version__, dataset_name, cfg.dump(), sorted(allow_missing)]
-    if clip.OFFLINE_RPN_CONFIG:
-        parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
-    parts += [record["image_id"] for record in records]
-    parts += [(str(path), _state(path)) for path in files]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    # A missing file is reported when it is read.
-    if not path.is_file():
-        return ()
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
+    images = [record["image_id"] for record in records]
+    states = [(str(path), file_state(path)) for path in files]
+    return fingerprint([dataset_name, *config_parts(cfg), sorted(allow_missing), images, states])
 
 
 def _complete(lines: Iterable[str]) -> list[dict[str, Any]]:

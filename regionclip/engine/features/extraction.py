@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import os
@@ -19,11 +18,8 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import regionclip
 from regionclip.config.checks import check_config, dataset_problems
 from regionclip.config.keys import get_value
-from regionclip.config.loading import load_config
-from regionclip.config.resolve import find_weights
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.test_loader import TestMapper
@@ -42,6 +38,7 @@ from regionclip.engine.features.regions import (
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import Problem, UserError, user_error
 from regionclip.files import read_json_file, resolve_path, write_json
+from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.proposals.generated_boxes import GridBoxes
@@ -310,18 +307,11 @@ def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, 
     relevant.OUTPUT_DIR = relevant.MODEL.DEVICE = ""
     relevant.INPUT_DIR = "" if job.dataset else str(resolve_path(cfg.INPUT_DIR).resolve())
     relevant.DATALOADER.NUM_WORKERS = 0
-    clip = cfg.MODEL.CLIP
-    parts = [regionclip.__version__, relevant.dump(), str(job)]
-    if clip.OFFLINE_RPN_CONFIG:
-        parts.append(load_config(clip.OFFLINE_RPN_CONFIG).dump())
     boxes = job.regions if job.regions not in (PROPOSALS, GRID) else ""
     annotations = MetadataCatalog.get(job.dataset).get("json_file", "") if job.dataset else ""
-    for name in (cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, clip.TEXT_EMB_PATH, boxes, annotations):
-        state = find_weights(name).stat() if name and find_weights(name).is_file() else None
-        parts.append(f"{name} {state.st_size} {state.st_mtime_ns}" if state else "")
-    if job.format != "pth":
-        parts += records
-    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+    states = [(name, file_state(resolve_path(name))) for name in (boxes, annotations) if name]
+    images = list(records) if job.format != "pth" else []
+    return fingerprint([*config_parts(relevant), str(job), states, images])[:16]
 
 
 def _claim(output: Path, fingerprint: str) -> None:

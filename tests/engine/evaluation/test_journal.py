@@ -12,7 +12,7 @@ from torch import nn
 from regionclip.config.loading import load_config
 from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
-from regionclip.engine.evaluation.journal import PredictionJournal, fingerprint
+from regionclip.engine.evaluation.journal import PredictionJournal, evaluation_fingerprint
 from regionclip.engine.training.trainer import DetectorTrainer
 from tests.helpers.detectors import flat
 from tests.helpers.images import picture
@@ -115,8 +115,8 @@ def test_fingerprint_covers_all_that_decides_predictions(cfg, tmp_path, change):
     paths = sorted((tmp_path / "in").iterdir())
     records = [{"image_id": i, "file_name": str(path)} for i, path in enumerate(paths)]
     arguments = {"cfg": cfg, "dataset_name": NAMES[0], "records": records, "weights": [cfg.MODEL.WEIGHTS]}
-    before = fingerprint(**arguments)
-    after = fingerprint(**(arguments | CHANGES[change](cfg, records)))
+    before = evaluation_fingerprint(**arguments)
+    after = evaluation_fingerprint(**(arguments | CHANGES[change](cfg, records)))
     assert (before == after) == (change == "nothing")
 
 
@@ -126,7 +126,7 @@ def test_fingerprint_covers_the_proposer(cfg, tmp_path):
     for threshold in ("0.5", "0.7"):
         config.write_text(f"MODEL: {{RPN: {{NMS_THRESH: {threshold}}}}}\n")
         cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG = str(config)
-        prints.append(fingerprint(cfg, NAMES[0], [], []))
+        prints.append(evaluation_fingerprint(cfg, NAMES[0], [], []))
     assert prints[0] != prints[1]
 
 
