@@ -172,7 +172,7 @@ def test_a_video_that_was_not_written_whole_is_none(tmp_path, monkeypatch):
             video._video.release()
             video._temporary.write_bytes(video._temporary.read_bytes()[:100])
 
-    with pytest.raises(UserError, match="expected a video that can be written, got one of 0 frames in the place of 1"):
+    with pytest.raises(UserError, match="expected a video that can be written, got one of 0 frames instead of 1"):
         torn()
     monkeypatch.setattr(video_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     with pytest.raises(OSError, match="No space left") as caught:

@@ -139,7 +139,7 @@ def test_a_file_says_what_it_is(embedder, tmp_path):
     read = Vocabulary.from_file(path)
     assert torch.equal(read.embeddings, vocabulary.embeddings)
     assert torch.equal(read.class_of_row, vocabulary.class_of_row)
-    for name in ("names", "synonyms", "model", "text_weights", "templates", "normalised"):
+    for name in ("names", "synonyms", "model", "text_weights", "templates", "normalized"):
         assert getattr(read, name) == getattr(vocabulary, name), name
     with pytest.raises(UserError, match=r"ends in .safetensors"):
         vocabulary.save(tmp_path / "words.pth")

@@ -200,7 +200,7 @@ def test_c4_head_without_tower_says_what_to_do():
     from detectron2.layers import ShapeSpec
 
     heads = CLIPRes5ROIHeads(cfg, {"res4": ShapeSpec(channels=256, stride=16)})
-    with pytest.raises(RuntimeError, match=r"regionclip\.modeling\.build_model"):
+    with pytest.raises(RuntimeError, match=r"regionclip\.modeling\.build\.build_model"):
         heads.eval()(None, {}, [])
 
 
