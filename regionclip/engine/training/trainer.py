@@ -27,6 +27,7 @@ from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.signals import Interrupted, StopSignals
+from regionclip.engine.training.autocast import autocast_dtype
 from regionclip.engine.training.averaging import WeightAverage
 from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceMetrics, SampleLog
 from regionclip.engine.training.optimizer import make_optimizer
@@ -75,6 +76,7 @@ class DetectorTrainer(TrainerBase):
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.device = torch.device(cfg.MODEL.DEVICE)
+        self.autocast = autocast_dtype(cfg, self.device)
         self.scaler = torch.amp.GradScaler(enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda")
         self.average = WeightAverage(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         self.checkpoints = RunCheckpoints(cfg.OUTPUT_DIR)
@@ -272,16 +274,12 @@ class DetectorTrainer(TrainerBase):
             last = number == len(parts) - 1
             is_shared = isinstance(self.network, DistributedDataParallel) and not last
             with cast(DistributedDataParallel, self.network).no_sync() if is_shared else nullcontext():
-                with torch.autocast(self.device.type, self._precision, enabled=self.cfg.SOLVER.AMP.ENABLED):
+                with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
                     losses = self.network(part)
                 self.scaler.scale(sum(losses.values()) * (len(part) / len(batch))).backward()
             for name, loss in losses.items():
                 figures[name] = figures.get(name, 0.0) + loss.item() * len(part) / len(batch)
         return figures
-
-    @property
-    def _precision(self) -> torch.dtype:
-        return torch.float16 if self.device.type == "cuda" else torch.bfloat16
 
     def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: StepStart) -> None:
         """Gather the step's results from all processes: losses, unreadable images, stop requests."""

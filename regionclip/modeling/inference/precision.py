@@ -1,4 +1,4 @@
-"""Half-precision inference where the processor supports it natively; emulation is slower than float32."""
+"""Half precision where the processor supports it natively; emulation is slower than float32."""
 
 from __future__ import annotations
 
@@ -37,22 +37,28 @@ def is_native(precision: str, device: torch.device | str) -> bool:
     return has_products and not limited
 
 
-def usable_precision(precision: str, device: torch.device | str, when_emulated: str = "replace") -> str:
+def usable_precision(
+    precision: str,
+    device: torch.device | str,
+    when_emulated: str = "replace",
+    *,
+    key: str = "MODEL.CLIP.INFERENCE_PRECISION",
+) -> str:
     """Return the precision to compute in on a device.
 
     Args:
         precision: the requested one of `PRECISIONS`.
         device: device of the convolutions.
         when_emulated: one of `WHEN_EMULATED`: float32 with a log message, an error, or as requested.
+        key: asked for it, for messages.
 
     Raises:
         UserError: the precision is emulated and `when_emulated` is `error`.
     """
     if when_emulated == "keep" or is_native(precision, device):
         return precision
-    key = "MODEL.CLIP.INFERENCE_PRECISION"
     if when_emulated == "error":
         actual = f"{precision!r}, which it emulates"
-        raise user_error(key, "a precision that this processor computes in", actual, f"add {key} float32")
+        raise user_error(key, "a precision that this processor computes in", actual, f"leave {key} out")
     logger.warning("%s: this processor emulates %s, which is slower; float32 is used", key, precision)
     return "float32"

@@ -367,10 +367,16 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(world, tmp_path, monk
     assert torch.equal(states[3][name], trainer.model.state_dict()[name])
 
 
-def test_mixed_precision_trains_on_a_cpu(world, tmp_path):
+@pytest.mark.parametrize("native", [True, False])
+def test_mixed_precision_trains_on_a_cpu_and_is_replaced_where_it_is_emulated(
+    world, tmp_path, monkeypatch, caplog, native
+):
+    monkeypatch.setattr("regionclip.modeling.inference.precision.is_native", lambda *_: native)
     folder, _ = world
     trainer, report = train(folder, tmp_path / "out", SOLVER__AMP__ENABLED=True, **SHORT)
     assert report.iterations == 4
+    assert trainer.autocast == (torch.bfloat16 if native else None)
+    assert ("SOLVER.AMP.ENABLED: this processor emulates bfloat16" in caplog.text) != native
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
