@@ -60,7 +60,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     given = Path(path).expanduser()
     if given.is_absolute() or given.exists():
         return given
-    places = [folder / given for folder in (REPOSITORY, download_folder())]
+    places = [folder / given for folder in dict.fromkeys((REPOSITORY, download_folder()))]
     return next((place for place in places if place.exists()), given)
 
 

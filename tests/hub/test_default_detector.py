@@ -79,10 +79,10 @@ def test_the_demonstration_finds_names(tmp_path):
         [sys.executable, "tools/demo.py"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    right, finds, things = map(
+    right, detections, objects = map(
         int, re.search(r"(\d+) of (\d+) detections are right; (\d+) objects", done.stdout).groups()
     )
-    assert right >= finds / 2 and right >= things / 2
+    assert right >= detections / 2 and right >= objects / 2
     assert re.search(r"novel +right", done.stdout)
 
 
