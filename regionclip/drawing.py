@@ -9,8 +9,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -127,6 +125,8 @@ def readable_on(color: str) -> str:
 @lru_cache(maxsize=64)
 def font_for(text: str) -> str:
     """Return an installed font that has all letters of a text, or the one that lacks the fewest."""
+    from matplotlib import font_manager
+
     wanted = {ord(letter) for letter in text if not letter.isspace()}
     default = str(font_manager.findfont("DejaVu Sans"))
     best, lacking = str(default), len(wanted - _letters(default))
@@ -140,6 +140,8 @@ def font_for(text: str) -> str:
 
 @lru_cache(maxsize=512)
 def _letters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):

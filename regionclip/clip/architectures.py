@@ -15,6 +15,15 @@ HEAD_WIDTH = 64
 
 STAGES = ("res2", "res3", "res4", "res5")
 
+START_OF_TEXT, END_OF_TEXT = 49406, 49407
+"""Token ids around every text."""
+
+CONTEXT_LENGTH = 77
+"""Tokens of a text with both of them, zero-padded."""
+
+TRANSFORMER_EMBEDDING_DIM = 512
+"""Width of the joint space of all transformer detectors."""
+
 
 @dataclass(frozen=True)
 class CLIPArchitecture:
@@ -32,7 +41,7 @@ class CLIPArchitecture:
     text_width: int
     text_heads: int
     text_layers: int = 12
-    context_length: int = 77
+    context_length: int = CONTEXT_LENGTH
     vocabulary_size: int = 49408
 
     @property

@@ -1,6 +1,6 @@
 """Class embeddings in the joint image-text space, from class names through prompts and CLIP's text encoder.
 
-Not imported by the package's `__init__`, like `text_encoder.py`: importing open_clip takes seconds.
+The text encoder and its tokenizer are imported for class names that are not cached: importing open_clip takes a second.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from regionclip.clip.architectures import END_OF_TEXT, START_OF_TEXT
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PromptEnsemble, fill_template
-from regionclip.clip.text_encoder import END_OF_TEXT, START_OF_TEXT, TextEncoder, Tokenizer, tokenize
 from regionclip.isolation import with_own_settings
+
+if TYPE_CHECKING:
+    from regionclip.clip.text_encoder import TextEncoder, Tokenizer
 
 PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
 """Prompts per forward pass of the text encoder, and prompts that are sorted by length together."""
@@ -85,7 +89,13 @@ class NameEmbedder:
         self.model = model
         self.device = torch.device(device)
         self.cache = cache
-        self.tokenizer = Tokenizer()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, the same for all CLIP models."""
+        from regionclip.clip.text_encoder import Tokenizer
+
+        return Tokenizer()
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -102,12 +112,17 @@ class NameEmbedder:
             digest.update(value.detach().float().cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
 
-    def token_ids(self, word: str) -> tuple[int, ...]:
-        """Return the token ids of a class name: names with equal ids are the same to CLIP.
+    def token_ids(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of each class name, from the cache where present: equal ids are the same to CLIP.
 
         A prompt has 75 tokens, some of which belong to its template.
         """
-        return tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_NAME]
+        found = self.cache.token_ids(words) if self.cache else {}
+        missing = [word for word in dict.fromkeys(words) if word not in found]
+        ids = {word: tuple(self.tokenizer.encode(fill_template("{}", word)))[:TOKENS_OF_NAME] for word in missing}
+        if ids and self.cache:
+            self.cache.keep_token_ids(ids)
+        return [(found | ids)[word] for word in words]
 
     def has_marks(self, tokens: Sequence[int]) -> bool:
         """Return whether the token ids of a class name include a start or end of text."""
@@ -136,6 +151,8 @@ class NameEmbedder:
         return torch.stack([found[word] for word in words]) if words else torch.empty(0, self.dim)
 
     def _embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
+        from regionclip.clip.text_encoder import tokenize
+
         prompts = [fill_template(template, word) for word in words for template in ensemble.templates]
         tokens = tokenize(prompts, self.tokenizer)
         # Sorted by length and truncated to the longest of a pass, as most of the 77 tokens are padding.

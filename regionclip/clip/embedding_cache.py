@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from regionclip.files import cache_folder
 logger = logging.getLogger(__name__)
 
 TABLE = "CREATE TABLE IF NOT EXISTS embeddings (scope, word, row, PRIMARY KEY (scope, word))"
+
+TOKENS = "CREATE TABLE IF NOT EXISTS tokens (word PRIMARY KEY, ids)"
 
 FILES = "CREATE TABLE IF NOT EXISTS weights (file PRIMARY KEY, hash)"
 
@@ -37,70 +40,72 @@ class EmbeddingCache:
 
     def get(self, scope: str, words: Sequence[str], dim: int) -> dict[str, Tensor]:
         """Return the cached embeddings float32 [dim] by class name; `scope` identifies weights and templates."""
-        try:
-            found = self._read(scope, words) if self._usable and self.path.is_file() else {}
-            return {word: row for word, row in found.items() if row.shape == (dim,)}
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return {}
+        select = "SELECT word, row FROM embeddings WHERE scope = ? AND word IN"
+        blobs = self._read(TABLE, select, (scope,), words)
+        whole = {word: blob for word, blob in blobs.items() if _is_whole(blob) and len(blob) == 4 * dim}
+        return {word: torch.from_numpy(np.frombuffer(blob, np.float32).copy()) for word, blob in whole.items()}
 
     def put(self, scope: str, words: Sequence[str], embeddings: Tensor) -> None:
         """Store the embeddings float32 [N, D] of N class names."""
         rows = [(scope, word, row.tobytes()) for word, row in zip(words, embeddings.cpu().float().numpy(), strict=True)]
-        try:
-            if self._usable:
-                self._write(rows)
-        except (sqlite3.Error, OSError) as error:
-            self._give_up(error)
+        self._write(TABLE, "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+
+    def token_ids(self, words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the stored token ids by class name."""
+        blobs = self._read(TOKENS, "SELECT word, ids FROM tokens WHERE word IN", (), words)
+        whole = {word: blob for word, blob in blobs.items() if _is_whole(blob)}
+        return {word: tuple(np.frombuffer(blob, np.int32).tolist()) for word, blob in whole.items()}
+
+    def keep_token_ids(self, ids: Mapping[str, Sequence[int]]) -> None:
+        """Store the token ids of class names."""
+        rows = [(word, np.asarray(tokens, np.int32).tobytes()) for word, tokens in ids.items()]
+        self._write(TOKENS, "INSERT OR REPLACE INTO tokens VALUES (?, ?)", rows)
 
     def weights_hash(self, file: str) -> str | None:
         """Return the hash stored for a `file_state`, or None."""
-        try:
-            if not (self._usable and self.path.is_file()):
-                return None
-            with closing(sqlite3.connect(self.path, timeout=60)) as database:
-                database.execute(FILES)
-                row = database.execute("SELECT hash FROM weights WHERE file = ?", (file,)).fetchone()
-            return row[0] if row else None
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return None
+        return self._read(FILES, "SELECT file, hash FROM weights WHERE file IN", (), [file]).get(file)
 
     def keep_weights_hash(self, file: str, weights_hash: str) -> None:
         """Store the hash of the weights in a file, by its `file_state`."""
-        try:
-            if self._usable:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-                    database.execute(FILES)
-                    database.execute("INSERT OR REPLACE INTO weights VALUES (?, ?)", (file, weights_hash))
-        except (sqlite3.Error, OSError) as error:
-            self._give_up(error)
+        self._write(FILES, "INSERT OR REPLACE INTO weights VALUES (?, ?)", [(file, weights_hash)])
 
-    def _read(self, scope: str, words: Sequence[str]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        with closing(sqlite3.connect(self.path, timeout=60)) as database:
-            database.execute(TABLE)
-            for start in range(0, len(words), KEYS_AT_ONCE):
-                part = words[start : start + KEYS_AT_ONCE]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT word, row FROM embeddings WHERE scope = ? AND word IN ({marks})"
-                for word, row in database.execute(query, (scope, *part)):
-                    whole = len(row) // 4 * 4
-                    found[word] = torch.from_numpy(np.frombuffer(row[:whole], np.float32).copy())
+    def _read(self, table: str, select: str, fixed: tuple[str, ...], keys: Sequence[str]) -> dict[str, Any]:
+        """Return what `select` finds of the keys; `fixed` are its parameters before them."""
+        found: dict[str, Any] = {}
+        if not (self._usable and self.path.is_file()):
+            return found
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database:
+                database.execute(table)
+                for start in range(0, len(keys), KEYS_AT_ONCE):
+                    part = keys[start : start + KEYS_AT_ONCE]
+                    found.update(database.execute(f"{select} ({','.join('?' * len(part))})", (*fixed, *part)))
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return {}
         return found
 
-    def _write(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-            database.execute(TABLE)
-            database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+    def _write(self, table: str, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not self._usable:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                database.execute(table)
+                database.executemany(insert, rows)
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self._usable = False
         logger.warning(
             "The cache of embeddings %s cannot be used (%s); remove the file to start again", self.path, error
         )
+
+
+def _is_whole(blob: object) -> bool:
+    """Return whether a value of the table consists of 4-byte numbers; it is computed again if it is damaged."""
+    return isinstance(blob, bytes) and len(blob) % 4 == 0
 
 
 def file_state(file: Path) -> str:

@@ -1,4 +1,7 @@
-"""Text encoder of the transformer detectors, and class embeddings from class names."""
+"""Text encoder of the transformer detectors, and class embeddings from class names.
+
+Imported where it is used, like `text_encoder.py`: importing open_clip takes a second.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, text_global_pool
 from torch import Tensor, nn
 
+from regionclip.clip.architectures import CONTEXT_LENGTH, TRANSFORMER_EMBEDDING_DIM
 from regionclip.clip.prompts import PROMPT_TEMPLATES, clean_name, fill_template
-from regionclip.clip.text_encoder import CONTEXT_LENGTH, Tokenizer, tokenize
+from regionclip.clip.text_encoder import Tokenizer, tokenize
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 512, 8, 12, 49408
-EMBEDDING_DIM = 512
-"""Width of the joint space of all transformer detectors."""
 
 TEMPLATES = PROMPT_TEMPLATES[:2]
 """The two of the 81 templates that the published system uses."""
@@ -61,7 +63,7 @@ class RegionTextEncoder(nn.Module):
         """Create an encoder; `causal` is the config key MODEL.TEXT.AUTOGRESSIVE."""
         super().__init__()
         self.lang_encoder = TokenEncoder(layers, causal)
-        self.lang_proj = nn.Parameter(torch.randn(WIDTH, EMBEDDING_DIM) * WIDTH**-0.5)
+        self.lang_proj = nn.Parameter(torch.randn(WIDTH, TRANSFORMER_EMBEDDING_DIM) * WIDTH**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(100.0)))
 
     def forward(self, tokens: Tensor) -> Tensor:

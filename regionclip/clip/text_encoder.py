@@ -1,7 +1,7 @@
 """CLIP's text encoder and tokenizer, both from open_clip.
 
-Not imported by the package's `__init__`: importing open_clip takes seconds, and the image encoders do
-not need it.
+Imported where it is used: importing open_clip takes a second, and neither image encoders nor cached class
+embeddings need it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, text_global_pool
 from torch import Tensor
 
-from regionclip.clip.architectures import CLIPArchitecture
+from regionclip.clip.architectures import CONTEXT_LENGTH, END_OF_TEXT, START_OF_TEXT, CLIPArchitecture
 
-START_OF_TEXT, END_OF_TEXT = 49406, 49407
-CONTEXT_LENGTH = 77
 _SPECIAL_TOKENS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}
 """OpenAI's spelling of the special tokens, mapped to open_clip's."""
 

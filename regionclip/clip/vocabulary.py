@@ -293,9 +293,11 @@ def _require_words(classes: Sequence[tuple[str, ...]], embedder: NameEmbedder) -
         raise user_error("vocabulary", "at least one word", "none", 'name some, such as "cat, traffic cone"')
     problems = []
     by_tokens = defaultdict(list)
+    words = ["", *(word for group in classes for word in group)]
+    ids = dict(zip(words, embedder.token_ids(words), strict=True))
     for number, group in enumerate(classes, start=1):
         for word in group or ("",):
-            tokens = embedder.token_ids(word)
+            tokens = ids[word]
             if embedder.has_marks(tokens):
                 fix = "leave the mark of the tokenizer out"
                 problems.append(Problem(f"word {number} of the vocabulary", "words alone", repr(word), fix))
@@ -303,7 +305,7 @@ def _require_words(classes: Sequence[tuple[str, ...]], embedder: NameEmbedder) -
                 fix = "remove it"
                 problems.append(Problem(f"word {number} of the vocabulary", "letters", repr(word) or "nothing", fix))
             by_tokens[tokens].append(word)
-    same = [" = ".join(map(repr, words)) for tokens, words in by_tokens.items() if tokens and len(words) > 1]
+    same = [" = ".join(map(repr, group)) for tokens, group in by_tokens.items() if tokens and len(group) > 1]
     if same:
         actual = "; ".join(same[:MESSAGE_LIMIT]) + (f"; {len(same)} in all" if len(same) > MESSAGE_LIMIT else "")
         fix = "keep one of each: CLIP reads no case, and two equal words would share the score"

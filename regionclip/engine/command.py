@@ -12,7 +12,6 @@ from typing import NoReturn, TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
@@ -38,6 +37,8 @@ _LOGGERS = ("regionclip", "detectron2", "fvcore")
 
 def detector_argument_parser(description: str) -> argparse.ArgumentParser:
     """Return upstream's command line (`--config-file`, `--eval-only`, `--num-gpus`, ..., opts) plus own options."""
+    from detectron2.engine import default_argument_parser  # imports all of Detectron2
+
     parser = default_argument_parser()
     parser.description = description
     parser.add_argument(

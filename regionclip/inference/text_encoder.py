@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,11 +11,13 @@ from torch import nn
 from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.embedding_cache import EmbeddingCache, file_state
-from regionclip.clip.text_encoder import TextEncoder
 from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
 from regionclip.isolation import with_own_settings
+
+if TYPE_CHECKING:
+    from regionclip.clip.text_encoder import TextEncoder
 
 
 class TextEncoderModule(nn.Module):
@@ -22,6 +25,8 @@ class TextEncoderModule(nn.Module):
 
     def __init__(self, architecture: CLIPArchitecture) -> None:
         """Create the text encoder of a CLIP size."""
+        from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
+
         super().__init__()
         self.lang_encoder = TextEncoder(architecture)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,17 +13,14 @@ from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from regionclip.clip.region_text_encoder import EMBEDDING_DIM
-from regionclip.clip.text_encoder import TextEncoder
+from regionclip.clip.architectures import TRANSFORMER_EMBEDDING_DIM
 from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
-from regionclip.methods.regionclip.export import export_parts
+from regionclip.methods.regionclip.checks import DENSE_HEADS
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
-from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads, make_projection
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
-from regionclip.modeling.backbones.transformers import FEATURE
-from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
+from regionclip.modeling.detector import Classifier, EmbedsClassNames, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
@@ -37,7 +34,10 @@ from regionclip.modeling.proposals.sources import (
 )
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
 
-RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
+if TYPE_CHECKING:
+    from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads
+
+    RegionHeads = CLIPRes5ROIHeads | CLIPStandardROIHeads | CLIPTransformerROIHeads
 
 
 class CLIPFastRCNN(nn.Module):
@@ -83,8 +83,8 @@ class CLIPFastRCNN(nn.Module):
             self.proposal_source = CachedProposals(offline_rpn, proposal_cache)
         self.image_projection = image_projection
         image_encoder = clip_image_encoder(backbone)
-        if isinstance(roi_heads, CLIPTransformerROIHeads):
-            roi_heads.borrow(self)
+        if isinstance(roi_heads, EmbedsClassNames):
+            cast("CLIPTransformerROIHeads", roi_heads).borrow(self)
         elif image_encoder is not None:
             cast(CLIPRes5ROIHeads | CLIPStandardROIHeads, roi_heads).borrow(image_encoder)
 
@@ -114,7 +114,7 @@ class CLIPFastRCNN(nn.Module):
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Embed class names, for detectors with their own text encoder; raises `TypeError` for any other."""
-        if not isinstance(self.roi_heads, CLIPTransformerROIHeads):
+        if not isinstance(self.roi_heads, EmbedsClassNames):
             raise TypeError("this detector compares with class embeddings from a file: set MODEL.CLIP.TEXT_EMB_PATH")
         self.roi_heads.set_classes(names)
 
@@ -260,6 +260,8 @@ class CLIPFastRCNN(nn.Module):
 
     def export_parts(self) -> Iterator[Part]:
         """Yield `backbone`, `rpn` if there is one, and `head`; raises `UserError` for what ONNX does not support."""
+        from regionclip.methods.regionclip.export import export_parts  # registers operators with torch
+
         return export_parts(self)
 
     @torch.no_grad()
@@ -291,12 +293,17 @@ def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:
 
 
 def _build_projection_if_wanted(cfg: CfgNode, backbone: Backbone) -> nn.Parameter | None:
-    if CLIPTransformerROIHeads.__name__ != cfg.MODEL.ROI_HEADS.NAME:
+    if cfg.MODEL.ROI_HEADS.NAME not in DENSE_HEADS:
         return None
-    return make_projection(backbone.output_shape()[FEATURE].channels, EMBEDDING_DIM)
+    from regionclip.methods.regionclip.transformer_heads import make_projection
+
+    (name,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
+    return make_projection(backbone.output_shape()[name].channels, TRANSFORMER_EMBEDDING_DIM)
 
 
 def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
     if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
         return None
+    from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
+
     return TextEncoder(clip_architecture(cfg))

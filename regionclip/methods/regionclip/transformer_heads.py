@@ -14,7 +14,6 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionclip.clip.region_text_encoder import RegionTextEncoder
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import CLIPOutputLayers, Predictions
 from regionclip.modeling.backbones.transformers import DenseImageEncoder
@@ -27,6 +26,8 @@ class TextEncoderOutputLayers(CLIPOutputLayers):
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, causal_text: bool, **kwargs: Any) -> None:
         """Create a predictor; call `set_classes` before the first forward pass."""
+        from regionclip.clip.region_text_encoder import RegionTextEncoder  # imports open_clip
+
         super().__init__(input_shape, **kwargs)
         del self.cls_score
         # No published checkpoint has box deltas: proposals are not refined.
