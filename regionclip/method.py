@@ -40,6 +40,10 @@ class Method:
     """Values of MODEL.META_ARCHITECTURE."""
     checks: str
     """Module with `config_problems(cfg)` and `training_problems(cfg)`."""
+    checkpoints: str
+    """Module with LAYOUTS and SLOTS, the key layouts of its published files and its weight slots."""
+    zoo: str
+    """Module with MODELS and FILES, its `PublishedModel`s and `PublishedFile`s."""
     roi_heads: Parts = field(default_factory=dict)
     """Values of MODEL.ROI_HEADS.NAME."""
     image_text_architectures: tuple[str, ...] = ()

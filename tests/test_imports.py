@@ -27,7 +27,18 @@ LAYERS = {
 }
 """What each package may import beside itself and the modules of BASE."""
 
-BASE = {"errors", "files", "randomness", "isolation", "limits", "memory", "console", "method", "fingerprints"}
+BASE = {
+    "errors",
+    "files",
+    "randomness",
+    "isolation",
+    "limits",
+    "memory",
+    "console",
+    "method",
+    "fingerprints",
+    "published",
+}
 WITHOUT_DETECTRON2 = ("ops", "clip")
 
 

@@ -15,7 +15,6 @@ import torch
 from detectron2.utils import comm
 
 from regionclip.config.loading import load_config
-from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.engine.command import (
     DONE,
     SOME_FAILED,
@@ -26,6 +25,7 @@ from regionclip.engine.command import (
     report_user_errors,
     run_command,
 )
+from regionclip.engine.detector import load_detector
 from regionclip.engine.distributed import launch
 from regionclip.engine.features.extraction import (
     PROPOSALS,
@@ -35,9 +35,7 @@ from regionclip.engine.features.extraction import (
     read_extraction_input,
 )
 from regionclip.engine.features.formats import SHARD_KINDS
-from regionclip.modeling.build import build_model
 from regionclip.modeling.detector import require_detector
-from regionclip.modeling.inference.prepare import prepare_as_configured
 
 logger = logging.getLogger("regionclip.features")
 
@@ -72,21 +70,15 @@ def extract(args: argparse.Namespace) -> int:
     job = ExtractionJob(args.regions, args.dataset, args.format, args.images_at_once, args.images_per_shard)
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
-    if job.keeps_regions:  # no RPN is built
-        cfg.MODEL.CLIP.CROP_REGION_TYPE, cfg.MODEL.CLIP.MULTIPLY_RPN_SCORE = "GT", False
-        cfg.MODEL.CLIP.BB_RPN_WEIGHTS = None
+    job.configure(cfg)
     check_extraction(cfg, job)
     cfg.freeze()
-    images = read_extraction_input(cfg, job)
-    model = build_model(cfg)
-    clip = cfg.MODEL.CLIP
+    records = read_extraction_input(cfg, job)
     # Without class embeddings nothing is classified; regions that are kept need no box deltas.
     unused = ["roi_heads.box_predictor.bbox_pred"] if job.keeps_regions else []
-    unused += [] if clip.TEXT_EMB_PATH else ["roi_heads.box_predictor"]
-    allowed = [*args.allow_missing, *unused]
-    load_weights(model, cfg.MODEL.WEIGHTS, clip.BB_RPN_WEIGHTS, trust_pickle=args.trust_pickle, allow_missing=allowed)
-    prepare_as_configured(model, cfg)
-    report = extract_region_features(cfg, require_detector(model), job, images)
+    unused += [] if cfg.MODEL.CLIP.TEXT_EMB_PATH else ["roi_heads.box_predictor"]
+    model = load_detector(cfg, trust_pickle=args.trust_pickle, allow_missing=[*args.allow_missing, *unused])
+    report = extract_region_features(cfg, require_detector(model), job, records)
     if comm.is_main_process():
         for failure in report.failures:
             logger.error("Skipped image %s", failure)

@@ -21,7 +21,18 @@ KEYS: tuple[Key, ...] = (
     ),
     *section(
         "Regions and proposals",
-        Key("MODEL.CLIP.CROP_REGION_TYPE", "", "where proposals come from: 'GT' boxes or the offline 'RPN'"),
+        Key(
+            "MODEL.CLIP.CROP_REGION_TYPE",
+            "",
+            "where proposals come from: 'GT' boxes, the offline 'RPN', 'RANDOM' boxes (pretraining), 'GRID' cells, "
+            "a 'FILE' of boxes; 'NONE': only user boxes",
+        ),
+        Key(
+            "MODEL.CLIP.PROPOSAL_FILE",
+            "",
+            "boxes of CROP_REGION_TYPE FILE: JSON or npz (docs/features.md)",
+            is_file=True,
+        ),
         Key("MODEL.CLIP.OFFLINE_RPN_CONFIG", None, "YAML that describes the detector whose RPN proposes", is_file=True),
         Key(
             "MODEL.CLIP.BB_RPN_WEIGHTS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
@@ -25,6 +25,13 @@ class LeftOut(Counter[str]):
             details = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))
             parts.append(f"{sum(endings.values())} of other endings ({details})")
         return ", ".join(parts)
+
+
+def names_below_common_folder(files: Sequence[str | Path]) -> list[str]:
+    """Return the paths of files relative to the deepest folder that has all of them, with `/`."""
+    paths = [Path(file) for file in files]
+    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def is_hidden(name: str) -> bool:

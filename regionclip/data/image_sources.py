@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regionclip.data.frame_times import FrameClock
-from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, once
+from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, names_below_common_folder, once
 from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
 from regionclip.errors import user_error
 
@@ -78,8 +78,8 @@ def find_images(
             paths.setdefault(_absolute(path), path)
     if not paths:
         raise user_error("images", "at least one", "none", "name files, folders or patterns")
-    root = Path(os.path.commonpath([place.parent for place in paths]))
-    return [ImageFile(path, place.relative_to(root).as_posix()) for place, path in paths.items()]
+    names = names_below_common_folder(list(paths))
+    return [ImageFile(path, name) for path, name in zip(paths.values(), names, strict=True)]
 
 
 def read_frames(file: ImageFile, every: int = 1) -> Iterator[Frame]:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -19,8 +20,10 @@ from regionclip.data.datasets.cleaning import clean_test_records
 from regionclip.data.datasets.declared_size import size_problem
 from regionclip.data.datasets.lvis import drop_empty_images_as_upstream
 from regionclip.data.datasets.registered import annotations_of, read_clean_records
+from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.errors import user_error
+from regionclip.data.user_boxes import check_boxes, with_user_boxes
+from regionclip.errors import UserError, user_error
 
 TestLoader = DataLoader | list[list[dict[str, Any]]]
 """Batches of mapped images; an empty list if nothing is left to do."""
@@ -32,8 +35,8 @@ _BOX_AND_CLASS = ("bbox", "bbox_mode", "category_id")
 class TestMapper:
     """Reads and resizes one image; keeps its annotations if ground-truth boxes are the proposals.
 
-    An unreadable image is returned with the key `error` instead of `image`, so that a run over
-    many images can report it and continue.
+    The `user_boxes` of a record (`ImageBoxes`) become `proposals`. An unreadable image, or one with invalid boxes,
+    is returned with the key `error`, so that a run over many images can report it and continue.
     """
 
     __test__ = False  # not a pytest class, despite the name
@@ -46,8 +49,8 @@ class TestMapper:
         self.keep_annotations = keep_annotations
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return `record` with `image` uint8 [3, H, W], and `instances` in pixels of that image."""
-        result = {key: value for key, value in record.items() if key != "annotations"}
+        """Return `record` with `image` uint8 [3, H, W], and `instances` and `proposals` in pixels of that image."""
+        result = {key: value for key, value in record.items() if key not in ("annotations", "user_boxes")}
         try:
             pixels = read_image(record["file_name"], self.channels)
         except UnreadableImageError as error:
@@ -58,6 +61,11 @@ class TestMapper:
         if self.keep_annotations and "annotations" in record:
             transform = self._resize_transform(*pixels.shape[:2])
             result["instances"] = self._instances(record, transform, tuple(result["image"].shape[1:]))
+        if "user_boxes" in record:
+            try:
+                result["proposals"] = self._proposals(record, result)
+            except UserError as error:
+                return {**result, "error": str(error)}
         return result
 
     def map_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
@@ -76,6 +84,13 @@ class TestMapper:
         shape = T.ResizeShortestEdge.get_output_shape(height, width, self.shortest_side, self.longest_side)
         # A very thin image would be resized to zero pixels.
         return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
+
+    @staticmethod
+    def _proposals(record: dict[str, Any], result: dict[str, Any]) -> Instances:
+        size, (height, width) = (result["height"], result["width"]), result["image"].shape[1:]
+        boxes = Boxes(check_boxes(record["user_boxes"], size, f"boxes of {record['file_name']}"))
+        boxes.scale(width / size[1], height / size[0])
+        return Instances((height, width), proposal_boxes=boxes)
 
     def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
         annotations = [
@@ -98,15 +113,18 @@ def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> st
 def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
     """Return Detectron2's records of a registered test dataset.
 
-    Invalid annotations are dropped, counted and logged once.
+    Invalid annotations are dropped, counted and logged once. Boxes of PROPOSAL_FILE are added as `user_boxes`.
 
     Raises:
-        UserError: the dataset cannot be read, or has no boxes although they are the proposals.
+        UserError: the dataset or the file cannot be read, or the dataset has no boxes although they are the proposals.
     """
     records = read_clean_records(dataset_name)
     if cfg.MODEL.MASK_ON:
         report_left_out(annotations_of(dataset_name), clean_test_records(records, masks=True)[1])
     annotated = any(record.get("annotations") for record in records)
+    if cfg.MODEL.CLIP.CROP_REGION_TYPE == "FILE":
+        names = names_below_common_folder([record["file_name"] for record in records])
+        records = with_user_boxes(records, names, cfg.MODEL.CLIP.PROPOSAL_FILE)
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
         raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)

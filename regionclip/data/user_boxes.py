@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from regionclip.data.datasets.declared_size import size_problem
 from regionclip.data.image_sources import VIDEO_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
+
+Record = dict[str, Any]
+"""What a Detectron2 dataset says of one image: `file_name`, and other keys."""
 
 EXPECTED, FIX = "a list of boxes for each image", "see docs/features.md for the formats"
 
@@ -177,6 +180,22 @@ def _numbers(row: Any, what: str) -> list[float]:
             what, "a box of four numbers", "none" if row is None else repr(row)[:80], "correct or remove it"
         )
     return numbers
+
+
+def with_user_boxes(records: Sequence[Record], names: Sequence[str], path: str | Path) -> list[Record]:
+    """Return Detectron2's records with the `user_boxes` of a file (`ImageBoxes`); an image that it lacks has none.
+
+    Args:
+        records: of N images.
+        names: N unique names, with subfolders.
+        path: file for `read_boxes`.
+
+    Raises:
+        UserError: as `read_boxes` and `boxes_by_image`.
+    """
+    files = {name: Path(record["file_name"]) for name, record in zip(names, records, strict=True)}
+    boxes = boxes_by_image(read_boxes(path), files)
+    return [{**record, "user_boxes": boxes[name]} for name, record in zip(names, records, strict=True)]
 
 
 def boxes_by_image(boxes: dict[str, ImageBoxes], files: Mapping[str, Path]) -> dict[str, ImageBoxes]:

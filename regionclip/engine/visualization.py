@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from regionclip.config.checks import dataset_problems
 from regionclip.data.datasets.annotation_file import id_key, id_order
 from regionclip.data.datasets.masks import as_run_lengths, valid_mask
 from regionclip.data.datasets.registered import read_records
+from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.engine.evaluation.results_file import Result, read_results
 from regionclip.errors import UserError, user_error
@@ -91,10 +91,10 @@ def _targets(records: Sequence[dict[str, Any]], ending: str) -> list[str]:
     paths = [Path(record["file_name"]) for record in records]
     names = [f"{path.stem}{ending}" if ending else path.name for path in paths]
     shared = {name for name, count in Counter(names).items() if count > 1}
-    root = os.path.commonpath([path.parent for path in paths])
+    places = names_below_common_folder(paths)
     return [
-        (path.relative_to(root).parent / name).as_posix() if name in shared else name
-        for path, name in zip(paths, names, strict=True)
+        (Path(place).parent / name).as_posix() if name in shared else name
+        for place, name in zip(places, names, strict=True)
     ]
 
 

@@ -14,15 +14,14 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from regionclip.config.training_checks import training_problems
-from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.engine.checkpoint.loading import weight_files
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
+from regionclip.engine.detector import load_detector
 from regionclip.engine.evaluation.evaluate import check_test_sets, evaluate, prepare_evaluation
 from regionclip.engine.ownership import own_folder
 from regionclip.engine.training.trainer import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
-from regionclip.modeling.build import build_model
-from regionclip.modeling.inference.prepare import prepare_as_configured
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +41,12 @@ def evaluate_only(args: argparse.Namespace) -> int:
 
 
 def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> int:
-    weights, rpn_weights = cfg.MODEL.WEIGHTS, None
-    if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
-        rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS
+    weights, slots = cfg.MODEL.WEIGHTS, weight_files(cfg)
     newest = RunCheckpoints(cfg.OUTPUT_DIR).newest() if args.resume else None
     if newest is not None:
-        weights, rpn_weights = str(newest), None
-    jobs = prepare_evaluation(cfg, [name for name in (weights, rpn_weights) if name], args.allow_missing)
-    model = build_model(cfg)
-    load_weights(model, weights, rpn_weights, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
-    prepare_as_configured(model, cfg)
+        weights, slots = str(newest), {}  # the checkpoint of a run has all parts
+    jobs = prepare_evaluation(cfg, [name for name in (weights, *slots.values()) if name], args.allow_missing)
+    model = load_detector(cfg, weights, slots, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE

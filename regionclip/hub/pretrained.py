@@ -19,15 +19,14 @@ from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
 from regionclip.config.resolve import clip_architecture, find_weights
 from regionclip.data.class_lists import names_of_published
-from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.engine.checkpoint.run import RunCheckpoints
+from regionclip.engine.detector import load_model
 from regionclip.errors import UserError, user_error
 from regionclip.files import REPOSITORY, resolve_path
-from regionclip.hub.zoo import FILES, FOLDER, MODELS, SHIPPED, PublishedModel, fetch, text_weights_of
+from regionclip.hub.zoo import FILES, MODELS, SHIPPED, fetch, text_weights_of
 from regionclip.inference.text_encoder import load_embedder
 from regionclip.isolation import with_own_settings
-from regionclip.modeling.build import build_model
-from regionclip.modeling.detector import require_detector
+from regionclip.published import FOLDER, PublishedModel
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +115,7 @@ def load_pretrained(
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
     check_config(cfg)
     cfg.freeze()
-    model = build_model(cfg)
-    unused = require_detector(model).unused_with_class_names
-    rpn_weights = cfg.MODEL.CLIP.BB_RPN_WEIGHTS if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" else None
-    load_weights(model, parts.weights, rpn_weights, trust_pickle=trust_pickle, allow_missing=unused)
+    model = load_model(cfg, parts.weights, trust_pickle=trust_pickle, sets_class_names=True)
 
     embedder = TextEncoderSource(
         clip_architecture(cfg),

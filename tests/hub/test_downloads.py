@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from regionclip import published
 from regionclip.errors import UserError
 from regionclip.hub import downloads, zoo
 from regionclip.hub.downloads import download
@@ -222,7 +223,7 @@ except UserError as error:
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch):
     """Look for published files in an empty folder."""
-    monkeypatch.setattr(zoo, "download_folder", lambda: tmp_path)
+    monkeypatch.setattr(published, "download_folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("regionclip.files.REPOSITORY", tmp_path)
     return tmp_path / "pretrained_ckpt"

@@ -219,6 +219,47 @@ def coco_files(root):
         (root / "annotations" / f"instances_{year}.json").write_text(json.dumps(content))
 
 
+@pytest.fixture
+def annotated_boxes(tmp_path):
+    """Return the annotated boxes of the images of `coco_files`, as a file of boxes by image name."""
+
+    def write():
+        content = json.loads((tmp_path / "datasets/coco/annotations/ovd_ins_val2017_all.json").read_text())
+        boxes = {image["file_name"]: [] for image in content["images"]}
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        for annotation in content["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
+        (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+        return str(tmp_path / "boxes.json")
+
+    return write
+
+
+def test_boxes_of_a_file_are_evaluated_like_annotated_ones(run, tiny, embedding_file, annotated_boxes, tmp_path):
+    coco_files(tmp_path / "datasets" / "coco")
+    code, output = run("prepare_coco_ovd.py")
+    assert code == 0, output
+    overrides = tiny["overrides"] | {
+        "MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_65", 65, 32),
+        "MODEL.CLIP.MULTIPLY_RPN_SCORE": "False",
+        "MODEL.CLIP.NO_BOX_DELTA": "True",
+        "MODEL.CLIP.PROPOSAL_FILE": annotated_boxes(),
+    }
+    results = {}
+    for source in ("GT", "FILE"):
+        merged = overrides | {"MODEL.CLIP.CROP_REGION_TYPE": source, "OUTPUT_DIR": str(tmp_path / source)}
+        code, output = run("train_net.py", "--eval-only", "--num-gpus", "0", "--config-file", ZERO_SHOT, *flat(merged))
+        assert code == 0, output
+        results[source] = json.loads((tmp_path / source / "inference/coco_instances_results.json").read_text())
+    assert len(results["GT"]) > 2
+    numbers = {source: [[*entry["bbox"], entry["score"]] for entry in found] for source, found in results.items()}
+    assert numbers["FILE"] == pytest.approx(np.array(numbers["GT"]), abs=1e-4)
+    assert [entry["category_id"] for entry in results["FILE"]] == [entry["category_id"] for entry in results["GT"]]
+    summary = json.loads((tmp_path / "FILE/inference/metrics.json").read_text())
+    assert "boxes of boxes.json" in summary["protocol"]
+
+
 @pytest.mark.parametrize("boxes", ["GT", "RPN"])
 def test_coco_evaluation_end_to_end(run, tiny, embedding_file, tmp_path, boxes):
     coco_files(tmp_path / "datasets" / "coco")

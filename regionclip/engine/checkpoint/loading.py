@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from regionclip.engine.checkpoint.layouts import rename_for_model, rename_rpn, rename_teacher
+from regionclip.config.keys import get_value
+from regionclip.engine.checkpoint.layouts.published import rename_for_model, weight_slots
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.errors import Problem, UserError
 
@@ -66,14 +68,13 @@ class LoadReport:
 def load_weights(
     model: nn.Module,
     weights: str,
-    rpn_weights: str | None = None,
-    teacher_weights: str | None = None,
+    slots: Mapping[str, str] | None = None,
     *,
     trust_pickle: bool = False,
     allow_missing: Sequence[str] = (),
     required: Sequence[str] = ("",),
 ) -> LoadReport:
-    """Load the detector's weights, then the RPN's, and check that the model is covered.
+    """Load the detector's weights, then those of parts with their own files, and check that the model is covered.
 
     Class embeddings from the config are kept. Entries are copied one by one, so nothing else
     changes, in particular no BatchNorm statistics of other parts.
@@ -81,8 +82,8 @@ def load_weights(
     Args:
         model: built from the config.
         weights: MODEL.WEIGHTS; empty loads nothing.
-        rpn_weights: MODEL.CLIP.BB_RPN_WEIGHTS; overrides `offline_*` entries of the first file.
-        teacher_weights: MODEL.CLIP.TEACHER_WEIGHTS; overrides `teacher_*` entries of the first file.
+        slots: files of further parts by the name of their `WeightSlot`: `{"rpn": "rpn_coco_48.pth"}`. Such a part comes
+            from its file entirely, whatever the first one contained.
         trust_pickle: allow files that run code.
         allow_missing: key prefixes that may stay without weights.
         required: key prefixes that need weights; training needs fewer than inference.
@@ -97,20 +98,22 @@ def load_weights(
         content = read_checkpoint(weights, trust_pickle=trust_pickle)
         _copy(rename_for_model(weights, content.state, entries), entries, report)
         files.append(weights)
-    if rpn_weights:
-        content = read_checkpoint(rpn_weights, trust_pickle=trust_pickle)
-        # The RPN must come from this file entirely, whatever the first one contained.
-        report.forget("offline_")
-        _copy(rename_rpn(rpn_weights, content.state), entries, report)
-        files.append(rpn_weights)
-    if teacher_weights:
-        content = read_checkpoint(teacher_weights, trust_pickle=trust_pickle)
-        report.forget("teacher_")
-        _copy(rename_teacher(teacher_weights, content.state), entries, report)
-        files.append(teacher_weights)
+    for slot in weight_slots():
+        path = (slots or {}).get(slot.name)
+        if path:
+            content = read_checkpoint(path, trust_pickle=trust_pickle)
+            report.forget(slot.prefix)
+            _copy(slot.rename(path, content.state), entries, report)
+            files.append(path)
     logger.info("Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
     require_coverage(report, files, allow_missing, required)
     return report
+
+
+def weight_files(cfg: CfgNode) -> dict[str, str]:
+    """Return the files that a config names for the weight slots of its model, by slot."""
+    files = {slot.name: get_value(cfg, slot.key) for slot in weight_slots() if slot.is_used(cfg)}
+    return {name: file for name, file in files.items() if file}
 
 
 def require_coverage(
@@ -143,13 +146,8 @@ def part_of(key: str) -> str:
 
 
 def _fix(part: str) -> str:
-    source = "MODEL.WEIGHTS"
-    if part.startswith("offline_"):
-        source = "MODEL.CLIP.BB_RPN_WEIGHTS"
-    elif part.startswith("teacher_"):
-        source = "MODEL.CLIP.TEACHER_WEIGHTS or MODEL.WEIGHTS"
-    elif part.endswith("cls_score"):
-        source = "MODEL.CLIP.TEXT_EMB_PATH"
+    source = "MODEL.CLIP.TEXT_EMB_PATH" if part.endswith("cls_score") else "MODEL.WEIGHTS"
+    source = next((slot.key for slot in weight_slots() if part.startswith(slot.prefix)), source)
     return f"name a file that has them in {source}, or accept random values with --allow-missing {part}"
 
 

@@ -171,10 +171,10 @@ def _headline(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _regions(cfg: CfgNode) -> str:
     clip = cfg.MODEL.CLIP
-    if clip.CROP_REGION_TYPE == "GT":
-        return "ground-truth boxes"
-    if not clip.CROP_REGION_TYPE:
-        return "own RPN boxes"
+    names = {"": "own RPN boxes", "GT": "ground-truth boxes", "GRID": "grid cells"}
+    names["FILE"] = f"boxes of {Path(clip.PROPOSAL_FILE).name}"
+    if clip.CROP_REGION_TYPE in names:
+        return names[clip.CROP_REGION_TYPE]
     fusion = f", score times objectness ({clip.RPN_SCORE_FUSION})" if clip.MULTIPLY_RPN_SCORE else ""
     return f"RPN boxes of {Path(clip.OFFLINE_RPN_CONFIG).stem}{fusion}"
 

@@ -22,14 +22,14 @@ from regionclip.config.checks import check_config, dataset_problems
 from regionclip.config.keys import get_value
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
+from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.test_loader import TestMapper
-from regionclip.data.user_boxes import ImageBoxes, boxes_by_image, read_boxes
+from regionclip.data.user_boxes import Record, with_user_boxes
 from regionclip.engine.features.formats import Chunk, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
     Choice,
     Features,
-    UserBoxes,
     best_class,
     detections,
     every_region,
@@ -41,8 +41,6 @@ from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
-from regionclip.modeling.proposals.generated_boxes import GridBoxes
-from regionclip.modeling.proposals.sources import GroundTruthProposals, ProposalSource
 
 MANIFEST = "features.json"
 """File that records which config and weights the files of a folder come from."""
@@ -68,19 +66,23 @@ class ExtractionJob:
     images_per_shard: int = 1000
 
     @property
+    def source(self) -> str:
+        """The proposal source, a value of MODEL.CLIP.CROP_REGION_TYPE."""
+        if self.dataset:
+            return "GT"
+        return self.regions if self.regions in (PROPOSALS, GRID) else "FILE"
+
+    @property
     def keeps_regions(self) -> bool:
         """Whether all regions are kept, instead of being turned into detections."""
-        return bool(self.dataset) or self.regions != PROPOSALS
+        return self.source != PROPOSALS
 
-
-@dataclass(frozen=True)
-class ExtractionInput:
-    """Images of a run, and user boxes."""
-
-    records: dict[str, dict[str, Any]]
-    """Detectron2's records by unique name."""
-    boxes: dict[str, ImageBoxes] | None = None
-    """By the same names, if the regions come from a file."""
+    def configure(self, cfg: CfgNode) -> None:
+        """Set the proposal source of a config; regions other than proposals have no objectness, and need no RPN."""
+        if self.keeps_regions:
+            cfg.MODEL.CLIP.CROP_REGION_TYPE = self.source
+            cfg.MODEL.CLIP.PROPOSAL_FILE = self.regions if self.source == "FILE" else ""
+            cfg.MODEL.CLIP.MULTIPLY_RPN_SCORE = False
 
 
 @dataclass
@@ -125,21 +127,21 @@ def values_for_features(cfg: CfgNode) -> Mapping[str, str]:
     return next(method.region_features for method in methods() if method.region_features)
 
 
-def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> ExtractionInput:
-    """Return the images and boxes of a run; needs no detector.
+def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> dict[str, Record]:
+    """Return the images of a run as Detectron2's records by unique name, with `user_boxes` if regions are in a file.
 
     Raises:
         UserError: no images, or unusable annotations or boxes.
     """
     records = _records(cfg, job)
-    if job.regions in (PROPOSALS, GRID):
-        return ExtractionInput(records)
-    files = {name: Path(record["file_name"]) for name, record in records.items()}
-    return ExtractionInput(records, boxes_by_image(read_boxes(job.regions), files))
+    if job.source != "FILE":
+        return records
+    names = list(records)
+    return dict(zip(names, with_user_boxes(list(records.values()), names, job.regions), strict=True))
 
 
 def extract_region_features(
-    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, given: ExtractionInput | None = None
+    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, records: dict[str, Record] | None = None
 ) -> ExtractionReport:
     """Write the features of all images to OUTPUT_DIR, except those that are there already.
 
@@ -150,23 +152,22 @@ def extract_region_features(
         cfg: config of the detector, OUTPUT_DIR and INPUT_DIR.
         model: in evaluation mode afterwards.
         job: which regions, and how they are written.
-        given: from `read_extraction_input`, which is called by default.
+        records: from `read_extraction_input`, which is called by default.
 
     Raises:
         UserError: no images, or the folder has features of another config or other weights, or is in use by
             another process.
     """
-    given = given or read_extraction_input(cfg, job)
+    records = records or read_extraction_input(cfg, job)
     output = Path(cfg.OUTPUT_DIR)
     with own_folder(output, f"OUTPUT_DIR {output}"):
-        return _extract(cfg, model, job, given, output)
+        return _extract(cfg, model, job, records, output)
 
 
 def _extract(
-    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, given: ExtractionInput, output: Path
+    cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, records: dict[str, Record], output: Path
 ) -> ExtractionReport:
-    records = given.records
-    source, choose = _source(job, given.boxes), _choice(cfg, job)
+    choose = _choice(cfg, job)
     target = make_format(job.format, output, job.images_per_shard)
     chunks = target.chunks(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
@@ -185,7 +186,7 @@ def _extract(
     with _progress(sum(len(chunk.names) for chunk in share)) as progress:
         for chunk in share:
             images = _read(chunk, records, mapper, cfg.DATALOADER.NUM_WORKERS)
-            features, failures = _chunk_features(model, images, source, choose, job.images_at_once, progress)
+            features, failures = _chunk_features(model, images, choose, job.images_at_once, progress)
             target.write(chunk, features, failures)
             written += len(features)
             lines += failures.values()
@@ -206,8 +207,8 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
     if not any(record.get("annotations") for record in records):
         annotations = MetadataCatalog.get(job.dataset).get("json_file", "")
         raise user_error(f"--dataset {job.dataset}", "annotated boxes", f"none in {annotations}", "name another")
-    root = os.path.commonpath([Path(record["file_name"]).parent for record in records])
-    by_name = {Path(record["file_name"]).relative_to(root).as_posix(): record for record in records}
+    names = names_below_common_folder([record["file_name"] for record in records])
+    by_name = dict(zip(names, records, strict=True))
     if len(by_name) < len(records):
         actual = f"{len(records)} images in {len(by_name)} files"
         raise user_error(f"--dataset {job.dataset}", "a file for each image", actual, "list each file once")
@@ -218,14 +219,6 @@ def _newest(chunk: Chunk, records: dict[str, dict[str, Any]]) -> float:
     """Return the latest modification time of a chunk's images."""
     files = [Path(records[name]["file_name"]) for name in chunk.names]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
-
-
-def _source(job: ExtractionJob, boxes: dict[str, ImageBoxes] | None) -> ProposalSource | None:
-    if boxes is not None:
-        return UserBoxes(boxes)
-    if job.dataset:
-        return GroundTruthProposals()
-    return None if job.regions == PROPOSALS else GridBoxes()
 
 
 def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
@@ -258,7 +251,6 @@ class _Mapped(torch.utils.data.Dataset):
 def _chunk_features(
     model: OpenVocabularyDetector,
     images: DataLoader,
-    source: ProposalSource | None,
     choose: Choice,
     images_at_once: int,
     progress: tqdm,
@@ -268,7 +260,7 @@ def _chunk_features(
     for batch in _batches(images, images_at_once):
         failures |= {image["name"]: image["error"] for image in batch if "error" in image}
         good = [image for image in batch if "error" not in image]
-        found, bad = _features_of(model, good, source, choose)
+        found, bad = _features_of(model, good, choose)
         features |= found
         failures |= bad
         progress.update(len(batch))
@@ -276,17 +268,17 @@ def _chunk_features(
 
 
 def _features_of(
-    model: OpenVocabularyDetector, images: list[dict[str, Any]], source: ProposalSource | None, choose: Choice
+    model: OpenVocabularyDetector, images: list[dict[str, Any]], choose: Choice
 ) -> tuple[dict[str, Features], dict[str, str]]:
     """Return the features of images, and the error of each image with invalid boxes."""
     if not images:
         return {}, {}
     try:
-        found = region_features(model, images, source, choose)
+        found = region_features(model, images, choose)
     except UserError as error:
         if len(images) == 1:
             return {}, {images[0]["name"]: str(error)}
-        alone = [_features_of(model, [image], source, choose) for image in images]
+        alone = [_features_of(model, [image], choose) for image in images]
         return (
             {name: content for features, _ in alone for name, content in features.items()},
             {name: line for _, failures in alone for name, line in failures.items()},
@@ -307,9 +299,8 @@ def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, 
     relevant.OUTPUT_DIR = relevant.MODEL.DEVICE = ""
     relevant.INPUT_DIR = "" if job.dataset else str(resolve_path(cfg.INPUT_DIR).resolve())
     relevant.DATALOADER.NUM_WORKERS = 0
-    boxes = job.regions if job.regions not in (PROPOSALS, GRID) else ""
     annotations = MetadataCatalog.get(job.dataset).get("json_file", "") if job.dataset else ""
-    states = [(name, file_state(resolve_path(name))) for name in (boxes, annotations) if name]
+    states = [(annotations, file_state(resolve_path(annotations)))] if annotations else []
     images = list(records) if job.format != "pth" else []
     return fingerprint([*config_parts(relevant), str(job), states, images])[:16]
 

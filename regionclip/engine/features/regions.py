@@ -8,9 +8,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from regionclip.data.user_boxes import ImageBoxes, check_boxes
 from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, Selection
-from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
+from regionclip.modeling.proposals.sources import ImageInput
 
 Features = dict[str, Tensor]
 """`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized;
@@ -22,43 +21,19 @@ Choice = Callable[[OpenVocabularyDetector, ImageEncoding, Instances], tuple[Boxe
 and further entries."""
 
 
-class UserBoxes:
-    """User boxes as proposals."""
-
-    def __init__(self, boxes: dict[str, ImageBoxes]) -> None:
-        """Create a source of boxes by the `name` of images, in pixels of the original images."""
-        self.boxes = boxes
-
-    def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
-        """Return the boxes of each image; raises `UserError` for invalid ones."""
-        proposals = []
-        for image in inputs:
-            height, width = image["image"].shape[1:]
-            size, what = (image["height"], image["width"]), f"boxes of {image['file_name']}"
-            boxes = Boxes(check_boxes(self.boxes[image["name"]], size, what))
-            boxes.scale(width / image["width"], height / image["height"])
-            proposals.append(Instances((height, width), proposal_boxes=boxes).to(device))
-        return proposals
-
-
 @torch.no_grad()
-def region_features(
-    model: OpenVocabularyDetector, images: Sequence[ImageInput], source: ProposalSource | None, choose: Choice
-) -> list[Features]:
+def region_features(model: OpenVocabularyDetector, images: Sequence[ImageInput], choose: Choice) -> list[Features]:
     """Return the features of each image.
 
     Args:
         model: in evaluation mode.
         images: mapped images, with `height` and `width` of the originals.
-        source: source of the regions; None takes the detector's proposals.
         choose: selects regions, and adds further entries.
     """
-    encodings = model.encode_images(images, proposals=source is None)
-    proposals = source.propose(images, model.device) if source else [encoding.proposals for encoding in encodings]
     results = []
-    for image, encoding, own in zip(images, encodings, proposals, strict=True):
-        boxes, embeddings, entries = choose(model, encoding, own)
-        boxes, kept = _to_original(boxes, own.image_size, image)
+    for image, encoding in zip(images, model.encode_images(images), strict=True):
+        boxes, embeddings, entries = choose(model, encoding, encoding.proposals)
+        boxes, kept = _to_original(boxes, encoding.proposals.image_size, image)
         features = {"boxes": boxes, **entries, "feats": embeddings}
         results.append({name: value[kept].cpu() for name, value in features.items()})
     return results

@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from regionclip.data.training_loader import Batch, read_training_data, training_batches, unreadable_images
-from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.engine.checkpoint.layouts.published import weight_slots
+from regionclip.engine.checkpoint.loading import load_weights, weight_files
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
@@ -134,12 +135,10 @@ class DetectorTrainer(TrainerBase):
         if newest is not None:
             self._resume(newest)
             return
-        clip = self.cfg.MODEL.CLIP
         load_weights(
             self.model,
             self.cfg.MODEL.WEIGHTS,
-            clip.BB_RPN_WEIGHTS if clip.CROP_REGION_TYPE == "RPN" else None,
-            clip.TEACHER_WEIGHTS or None,
+            weight_files(self.cfg),
             trust_pickle=self.trust_pickle,
             allow_missing=self.allow_missing,
             required=self._required_weights(),
@@ -149,7 +148,7 @@ class DetectorTrainer(TrainerBase):
 
     def _required_weights(self) -> tuple[str, ...]:
         # New heads are trained from scratch. Frozen parts need weights, as does the backbone if MODEL.WEIGHTS is set.
-        frozen = ("offline_", "teacher_", *getattr(self.model, "frozen_parts", ()))
+        frozen = (*(slot.prefix for slot in weight_slots()), *getattr(self.model, "frozen_parts", ()))
         return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else frozen
 
     def _resume(self, path: Path) -> None:

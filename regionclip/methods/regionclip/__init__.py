@@ -23,6 +23,8 @@ METHOD = Method(
     dead_keys=DEAD_KEYS,
     dead_nodes=DEAD_NODES,
     checks="regionclip.methods.regionclip.checks",
+    checkpoints="regionclip.methods.regionclip.checkpoints",
+    zoo="regionclip.methods.regionclip.zoo",
     region_features={
         "MODEL.META_ARCHITECTURE": "CLIPFastRCNN",
         "MODEL.ROI_HEADS.NAME": "CLIPRes5ROIHeads",

@@ -23,8 +23,14 @@ from regionclip.methods.regionclip.resolve import teacher_architecture
 CLIP_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 DENSE_HEADS = ("CLIPTransformerROIHeads",)
 
-REGION_SOURCES = {"CLIPFastRCNN": ("GT", "RPN"), "PretrainFastRCNN": ("RPN", "RANDOM", "GRID")}
+REGION_SOURCES = {
+    "CLIPFastRCNN": ("GT", "GRID", "FILE", "NONE", "RPN"),
+    "PretrainFastRCNN": ("RPN", "RANDOM", "GRID"),
+}
 """Values of CROP_REGION_TYPE by meta-architecture."""
+
+TRAINING_SOURCES = ("GT", "RPN")
+"""Those that a detector can be trained with."""
 
 
 def config_problems(cfg: CfgNode) -> Iterator[Problem]:
@@ -50,13 +56,13 @@ def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
     key = "MODEL.CLIP.CROP_REGION_TYPE"
     if clip.CROP_REGION_TYPE not in sources:
         yield Problem(key, " or ".join(sources), repr(clip.CROP_REGION_TYPE), f"add {key} {sources[-1]}")
-    elif clip.CROP_REGION_TYPE == "GT" and clip.MULTIPLY_RPN_SCORE:
-        yield Problem(
-            "MODEL.CLIP.MULTIPLY_RPN_SCORE",
-            "False with ground-truth boxes, which have no objectness",
-            "True",
-            "add MODEL.CLIP.MULTIPLY_RPN_SCORE False",
-        )
+    elif clip.CROP_REGION_TYPE in ("GT", "GRID", "FILE") and clip.MULTIPLY_RPN_SCORE:
+        boxes = {"GT": "ground-truth boxes", "GRID": "grid cells", "FILE": "boxes of a file"}[clip.CROP_REGION_TYPE]
+        expected, fix = f"False with {boxes}, which have no objectness", "add MODEL.CLIP.MULTIPLY_RPN_SCORE False"
+        yield Problem("MODEL.CLIP.MULTIPLY_RPN_SCORE", expected, "True", fix)
+    elif clip.CROP_REGION_TYPE == "FILE" and not clip.PROPOSAL_FILE:
+        name = "MODEL.CLIP.PROPOSAL_FILE"
+        yield Problem(name, "a file of boxes", "nothing", f"name one (docs/features.md), or use {key} RPN")
     elif clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
         yield Problem(
             "MODEL.CLIP.OFFLINE_RPN_CONFIG",
@@ -142,9 +148,12 @@ def _check_embeddings(cfg: CfgNode) -> Iterator[Problem]:
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield the problems that prevent pretraining; transfer learning is checked like any other training."""
+    clip, sides = cfg.MODEL.CLIP, cfg.AUG.TRAIN
+    if cfg.MODEL.META_ARCHITECTURE == "CLIPFastRCNN" and clip.CROP_REGION_TYPE not in TRAINING_SOURCES:
+        key, expected = "MODEL.CLIP.CROP_REGION_TYPE", f"{' or '.join(TRAINING_SOURCES)} in training"
+        yield Problem(key, expected, repr(clip.CROP_REGION_TYPE), f"add {key} RPN")
     if cfg.MODEL.META_ARCHITECTURE != "PretrainFastRCNN":
         return
-    clip, sides = cfg.MODEL.CLIP, cfg.AUG.TRAIN
     if cfg.MODEL.ROI_HEADS.NAME != "PretrainRes5ROIHeads":
         key = "MODEL.ROI_HEADS.NAME"
         yield Problem(key, "PretrainRes5ROIHeads", repr(cfg.MODEL.ROI_HEADS.NAME), f"add {key} PretrainRes5ROIHeads")

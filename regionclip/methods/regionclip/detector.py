@@ -24,14 +24,8 @@ from regionclip.modeling.detector import Classifier, EmbedsClassNames, Part, Sel
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
-from regionclip.modeling.proposals.cache import CachedProposals
-from regionclip.modeling.proposals.sources import (
-    GroundTruthProposals,
-    ImageInput,
-    ProposalSource,
-    RPNProposals,
-    build_offline_rpn,
-)
+from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
 
 if TYPE_CHECKING:
@@ -54,8 +48,7 @@ class CLIPFastRCNN(nn.Module):
         backbone: Backbone,
         roi_heads: RegionHeads,
         preprocessor: ImagePreprocessor,
-        offline_rpn: RPNProposals | None = None,
-        proposal_cache: str = "",
+        proposal_source: ProposalSource,
         lang_encoder: nn.Module | None = None,
         image_projection: nn.Parameter | None = None,
     ) -> None:
@@ -65,22 +58,20 @@ class CLIPFastRCNN(nn.Module):
             backbone: CLIP image encoder, with or without an FPN.
             roi_heads: RoI head that can share modules of the image encoder.
             preprocessor: normalizes images for the backbone.
-            offline_rpn: RPN; None takes ground-truth boxes.
-            proposal_cache: folder that caches the RPN's proposals; empty disables the cache.
+            proposal_source: source of the regions; the modules of an RPN are registered with the detector.
             lang_encoder: text encoder, kept for concept features.
             image_projection: [C, D] from region vectors of a transformer backbone to the joint space.
         """
         super().__init__()
-        self.offline_backbone = offline_rpn.backbone if offline_rpn else None
+        rpn = rpn_of(proposal_source)
+        self.offline_backbone = rpn.backbone if rpn else None
         self.backbone = backbone
         self.lang_encoder = lang_encoder
-        self.offline_proposal_generator = offline_rpn.proposal_generator if offline_rpn else None
+        self.offline_proposal_generator = rpn.proposal_generator if rpn else None
         self.roi_heads = roi_heads
         self.preprocessor = preprocessor
-        self.offline_preprocessor = offline_rpn.preprocessor if offline_rpn else None
-        self.proposal_source: ProposalSource = offline_rpn or GroundTruthProposals()
-        if offline_rpn and proposal_cache:
-            self.proposal_source = CachedProposals(offline_rpn, proposal_cache)
+        self.offline_preprocessor = rpn.preprocessor if rpn else None
+        self.proposal_source = proposal_source
         self.image_projection = image_projection
         image_encoder = clip_image_encoder(backbone)
         if isinstance(roi_heads, EmbedsClassNames):
@@ -101,8 +92,7 @@ class CLIPFastRCNN(nn.Module):
                 unit_range=pixels_to_unit_range(cfg),
                 size_divisibility=backbone.size_divisibility,
             ),
-            "offline_rpn": _build_offline_rpn_if_wanted(cfg),
-            "proposal_cache": cfg.MODEL.CLIP.PROPOSAL_CACHE,
+            "proposal_source": build_proposal_source(cfg),
             "lang_encoder": _build_text_encoder_if_wanted(cfg),
             "image_projection": _build_projection_if_wanted(cfg, backbone),
         }
@@ -282,14 +272,6 @@ class CLIPFastRCNN(nn.Module):
     def image_features(self, batched_inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
         """Return the feature maps [N, C, H, W] of the backbone, which the RoI head pools from."""
         return self.backbone(self.preprocessor([image["image"] for image in batched_inputs]).tensor)
-
-
-def _build_offline_rpn_if_wanted(cfg: CfgNode) -> RPNProposals | None:
-    source = cfg.MODEL.CLIP.CROP_REGION_TYPE
-    if source not in ("GT", "RPN"):
-        fix = "add MODEL.CLIP.CROP_REGION_TYPE RPN"
-        raise user_error("MODEL.CLIP.CROP_REGION_TYPE", "GT or RPN", repr(source), fix)
-    return build_offline_rpn(cfg) if source == "RPN" else None
 
 
 def _build_projection_if_wanted(cfg: CfgNode, backbone: Backbone) -> nn.Parameter | None:

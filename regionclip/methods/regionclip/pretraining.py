@@ -27,9 +27,9 @@ from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.losses.pretraining import distillation_sum, image_text_loss, mil_cross_entropy, unit_rows
 from regionclip.modeling.poolers import build_pooler
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
-from regionclip.modeling.proposals.cache import CachedProposals
-from regionclip.modeling.proposals.generated_boxes import GridBoxes, RandomBoxes, image_generator
-from regionclip.modeling.proposals.sources import ImageInput, ProposalSource, RPNProposals, build_offline_rpn
+from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
+from regionclip.modeling.proposals.generated_boxes import image_generator
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
 logger = logging.getLogger(__name__)
 
@@ -114,15 +114,15 @@ class PretrainFastRCNN(nn.Module):
             matching: how regions are matched with concepts.
         """
         super().__init__()
-        rpn = proposal_source.rpn if isinstance(proposal_source, CachedProposals) else proposal_source
-        self.offline_backbone = rpn.backbone if isinstance(rpn, RPNProposals) else None
+        rpn = rpn_of(proposal_source)
+        self.offline_backbone = rpn.backbone if rpn else None
         self.backbone = backbone
-        self.offline_proposal_generator = rpn.proposal_generator if isinstance(rpn, RPNProposals) else None
+        self.offline_proposal_generator = rpn.proposal_generator if rpn else None
         self.lang_encoder = lang_encoder.requires_grad_(False) if lang_encoder else None
         self.teacher, self.teacher_backbone = teacher, teacher.backbone if teacher else None
         self.roi_heads = roi_heads
         self.preprocessor = preprocessor
-        self.offline_preprocessor = rpn.preprocessor if isinstance(rpn, RPNProposals) else None
+        self.offline_preprocessor = rpn.preprocessor if rpn else None
         self.proposal_source = proposal_source
         self.temperature, self.sampled_regions = temperature, sampled_regions
         self.global_box, self.gather, self.matching = global_box, gather, matching
@@ -143,7 +143,7 @@ class PretrainFastRCNN(nn.Module):
             "preprocessor": ImagePreprocessor(
                 cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
             ),
-            "proposal_source": _build_source(cfg),
+            "proposal_source": build_proposal_source(cfg, rpn_proposals=clip.PRETRAIN_RPN_REGIONS),
             "temperature": clip.CLSS_TEMP,
             "sampled_regions": clip.PRETRAIN_SAMPLE_REGIONS,
             "global_box": clip.GLOBAL_BOX,
@@ -291,16 +291,6 @@ class PretrainFastRCNN(nn.Module):
 def _exact(values: Tensor) -> torch.dtype:
     """Return the dtype for comparisons of possibly half-precision values."""
     return torch.promote_types(values.dtype, torch.float32)
-
-
-def _build_source(cfg: CfgNode) -> ProposalSource:
-    clip = cfg.MODEL.CLIP
-    if clip.CROP_REGION_TYPE == "RANDOM":
-        return RandomBoxes(clip.PRETRAIN_SAMPLE_REGIONS)
-    if clip.CROP_REGION_TYPE == "GRID":
-        return GridBoxes()
-    rpn = build_offline_rpn(cfg, post_nms_topk=clip.PRETRAIN_RPN_REGIONS)
-    return CachedProposals(rpn, clip.PROPOSAL_CACHE) if clip.PROPOSAL_CACHE else rpn
 
 
 def _load_concepts(cfg: CfgNode) -> tuple[Tensor, Tensor]:

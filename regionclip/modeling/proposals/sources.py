@@ -55,6 +55,27 @@ class GroundTruthProposals:
         return proposals
 
 
+class RecordProposals:
+    """The `proposals` that the mapper made of the boxes in an image's record: those of PROPOSAL_FILE."""
+
+    def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
+        """Return the boxes of each image; raises `UserError` for an image without `proposals`."""
+        for image in inputs:
+            if "proposals" not in image:
+                actual, fix = f"none with {image.get('file_name', 'an image')}", "evaluate a dataset, or give boxes"
+                raise user_error("MODEL.CLIP.CROP_REGION_TYPE FILE", "boxes from PROPOSAL_FILE", actual, fix)
+        return [image["proposals"].to(device) for image in inputs]
+
+
+class NoProposals:
+    """No proposals: the detector only embeds and classifies user boxes."""
+
+    def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
+        """Raise a `UserError`."""
+        fix = "give boxes, or use MODEL.CLIP.CROP_REGION_TYPE RPN"
+        raise user_error("MODEL.CLIP.CROP_REGION_TYPE NONE", "user boxes", "none to classify", fix)
+
+
 class RPNProposals:
     """Proposals of a frozen RPN with its own backbone.
 

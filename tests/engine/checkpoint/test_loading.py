@@ -148,7 +148,7 @@ def test_every_layout_loads_completely(detector, tmp_path, layout, proposer):
     needs_proposer = proposer != "ground truth"
     if needs_proposer:
         torch.save({"model": proposer_weights(model), "iteration": 1}, rpn_weights)
-    report = load_weights(model, str(weights), str(rpn_weights) if needs_proposer else None)
+    report = load_weights(model, str(weights), {"rpn": str(rpn_weights)} if needs_proposer else None)
     assert not report.uncovered
     assert not report.reshaped
     loaded = model.state_dict()
@@ -189,7 +189,7 @@ def test_whole_regionclip_file_as_proposer_weights(detector, tmp_path):
     path = tmp_path / "regionclip.pth"
     torch.save({"model": state}, path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_weights(model, "", str(path), required=())
+    load_weights(model, "", {"rpn": str(path)}, required=())
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key] if key.startswith("offline_") else before[key]), key
 
@@ -202,7 +202,7 @@ def test_proposer_file_leaves_everything_else_bit_identical(detector, tmp_path, 
     torch.save({"model": proposer_weights(model)}, rpn_weights)
     load_weights(model, str(weights), required=())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    load_weights(model, "", str(rpn_weights), required=())
+    load_weights(model, "", {"rpn": str(rpn_weights)}, required=())
     statistics = [key for key in before if key.startswith("backbone.") and "running_" in key]
     assert len(statistics) > 20
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before if not key.startswith("offline_"))
@@ -215,7 +215,7 @@ def test_proposer_file_wins_over_the_main_file(detector, tmp_path):
     main_path, rpn_path = tmp_path / "main.pth", tmp_path / "rpn.pth"
     torch.save({"model": main}, main_path)
     torch.save({"model": proposer_weights(model)}, rpn_path)
-    load_weights(model, str(main_path), str(rpn_path))
+    load_weights(model, str(main_path), {"rpn": str(rpn_path)})
     expected = proposer_weights(model)["proposal_generator.rpn_head.conv.weight"]
     assert torch.equal(model.state_dict()["offline_proposal_generator.rpn_head.conv.weight"], expected)
 
@@ -226,7 +226,7 @@ def test_proposer_file_that_does_not_fit_is_an_error_whatever_the_main_file_hold
     torch.save({"model": model.state_dict()}, main_path)
     torch.save({"model": proposer_weights(detector())}, rpn_path)
     with pytest.raises(UserError, match="weights of offline_backbone"):
-        load_weights(model, str(main_path), str(rpn_path))
+        load_weights(model, str(main_path), {"rpn": str(rpn_path)})
 
 
 def test_clip_fills_the_tower_under_a_pyramid(tmp_path):
@@ -354,7 +354,7 @@ def test_proposer_file_without_proposals_is_refused(detector, tmp_path):
     path = tmp_path / "clip.pth"
     torch.save(clip_weights(), path)
     with pytest.raises(UserError, match="region proposal network"):
-        load_weights(detector(), str(path), str(path), required=())
+        load_weights(detector(), str(path), {"rpn": str(path)}, required=())
 
 
 def test_model_zoo_pickle_is_read_without_running_code(tmp_path):

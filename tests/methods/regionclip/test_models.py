@@ -251,7 +251,7 @@ def test_preprocessor_normalises_then_pads_with_zeros():
 
 
 def test_unknown_region_source_is_refused_at_build():
-    cfg = load_config(f"{COCO}/CLIP_fast_rcnn_R_50_C4_ovd.yaml", flat(TINY | {"MODEL.CLIP.CROP_REGION_TYPE": "GRID"}))
+    cfg = load_config(f"{COCO}/CLIP_fast_rcnn_R_50_C4_ovd.yaml", flat(TINY | {"MODEL.CLIP.CROP_REGION_TYPE": "CELLS"}))
     with pytest.raises(UserError, match="CROP_REGION_TYPE"):
         CLIPFastRCNN(cfg)
 

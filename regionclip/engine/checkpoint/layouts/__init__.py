@@ -1,0 +1,1 @@
+"""Published key layouts of checkpoints, a file each."""
