@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,40 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class Detection(NamedTuple):
+    """One detected object."""
+
+    box: NDArray[np.float32]
+    """[4], x1 y1 x2 y2 in pixels of the original image."""
+    score: float
+    name: str
+    """Its class name."""
+
+
+_SHAPES = {
+    "boxes": ("N", "4"),
+    "scores": ("N",),
+    "class_ids": ("N",),
+    "top_class_ids": ("N", "k"),
+    "top_scores": ("N", "k"),
+    "embeddings": ("N", "D"),
+}
+"""Fields with a row for each box, and their shapes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """N boxes with class names and scores, best first; user boxes keep their order."""
+    """N boxes with class names and scores, best first; user boxes keep their order.
+
+    An index returns a `Detection`; a slice, a mask [N] or row numbers return `Detections`. For example:
+
+        confident = detections[detections.scores > 0.5].of("cat", "dog")
+        for box, score, name in confident:
+            print(name, score, box)
+
+    Raises:
+        UserError: an array of another shape, or a class id that is not in the vocabulary.
+    """
 
     boxes: NDArray[np.float32]
     """[N, 4], x1 y1 x2 y2 in pixels of the original image."""
@@ -40,9 +71,90 @@ class Detections:
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
     """The image [H, W, 3] in RGB, for `draw`."""
 
+    def __post_init__(self) -> None:
+        """Raise a `UserError` for arrays that do not fit together."""
+        sizes: dict[str, int] = {}
+        for name, letters in _SHAPES.items():
+            value = getattr(self, name)
+            if value is not None and not _fits(np.shape(value), letters, sizes):
+                known = "".join(f", {letter} = {size}" for letter, size in sizes.items() if letter in letters)
+                expected, actual = f"[{', '.join(letters)}]{known}", str(list(np.shape(value)))
+                raise user_error(f"detections: {name}", expected, actual, "give a row for each box")
+        for name in ("class_ids", "top_class_ids"):
+            ids = np.asarray(getattr(self, name))
+            if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(self.vocabulary):
+                expected, actual = f"indices into {len(self.vocabulary)} class names", f"{ids.min()} to {ids.max()}"
+                raise user_error(f"detections: {name}", expected, actual, "give the names of all classes")
+
     def __len__(self) -> int:
         """Return the number of boxes N."""
         return len(self.boxes)
+
+    @overload
+    def __getitem__(self, rows: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | Sequence[bool] | NDArray[Any]) -> Detections: ...
+
+    def __getitem__(
+        self, rows: int | np.integer[Any] | slice | Sequence[int] | Sequence[bool] | NDArray[Any]
+    ) -> Detection | Detections:
+        """Return the `Detection` of a row, or the `Detections` of a slice, of a mask [N], or of row numbers."""
+        if isinstance(rows, int | np.integer):
+            return Detection(self.boxes[rows], float(self.scores[rows]), self.vocabulary[self.class_ids[rows]])
+        kept = rows if isinstance(rows, slice) else np.asarray(rows)
+        if not isinstance(kept, slice) and not kept.size:
+            kept = kept.astype(np.int64)  # an empty list has no dtype of its own
+        return self._with_rows({name: value[kept] for name, value in self._rows().items()})
+
+    def __iter__(self) -> Iterator[Detection]:
+        """Yield box, score and class name of each row."""
+        return (self[row] for row in range(len(self)))
+
+    def of(self, *names: str) -> Detections:
+        """Return the detections of some classes, by name; raises `UserError` for a name outside the vocabulary."""
+        unknown = [name for name in names if name not in self.vocabulary]
+        if unknown:
+            expected = f"one of the {len(self.vocabulary)} class names"
+            raise user_error("class name", expected, repr(unknown[0]), "write it as in the vocabulary")
+        return self[np.isin(self.class_ids, [self.vocabulary.index(name) for name in names])]
+
+    @classmethod
+    def merge(cls, parts: Sequence[Detections]) -> Detections:
+        """Return the detections of several runs on one image, best first; boxes are not compared.
+
+        The vocabulary has the class names of all parts. The most probable classes are kept as far as all parts have
+        them, embeddings if all parts do.
+
+        Raises:
+            UserError: no parts, or parts of images of different sizes.
+        """
+        sizes = {part.image_size for part in parts}
+        if len(sizes) != 1:
+            fix = "merge detections of one image"
+            raise user_error("detections to merge", "one image size", str(sorted(sizes)) if sizes else "none", fix)
+        names = tuple(dict.fromkeys(name for part in parts for name in part.vocabulary))
+        place = {name: number for number, name in enumerate(names)}
+        ranked = min(part.top_class_ids.shape[1] for part in parts)
+        moved = [part._renumbered([place[name] for name in part.vocabulary], ranked) for part in parts]
+        shared = [name for name in _SHAPES if all(name in rows for rows in moved)]
+        joined = {name: np.concatenate([rows[name] for rows in moved]) for name in shared}
+        order = np.argsort(-joined["scores"], kind="stable")
+        base = replace(parts[0][:0], vocabulary=names, image=parts[0].image)
+        return base._with_rows({name: rows[order] for name, rows in joined.items()})
+
+    def _rows(self) -> dict[str, NDArray[Any]]:
+        return {name: value for name in _SHAPES if (value := getattr(self, name)) is not None}
+
+    def _with_rows(self, rows: dict[str, NDArray[Any]]) -> Detections:
+        absent: dict[str, Any] = dict.fromkeys(_SHAPES)
+        return replace(self, **(absent | rows))
+
+    def _renumbered(self, place: Sequence[int], ranked: int) -> dict[str, NDArray[Any]]:
+        """Return the rows with other class ids, `place` by own id, and `ranked` most probable classes."""
+        new = np.array(place, np.int64)
+        rows = self._rows() | {"top_scores": self.top_scores[:, :ranked]}
+        return rows | {"class_ids": new[self.class_ids], "top_class_ids": new[self.top_class_ids[:, :ranked]]}
 
     @property
     def names(self) -> list[str]:
@@ -110,6 +222,14 @@ class Detections:
             actual = "none" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise user_error("image to draw on", f"{width} x {height} pixels", actual, "give the original image")
         return draw_detections(pixels, self)
+
+
+def _fits(shape: tuple[int, ...], letters: tuple[str, ...], sizes: dict[str, int]) -> bool:
+    """Return whether a shape is that of the letters; `sizes` gets the size of each letter that is new."""
+    if len(shape) != len(letters):
+        return False
+    pairs = zip(shape, letters, strict=True)
+    return all(size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size)) for size, letter in pairs)
 
 
 def _plain(number: Any) -> Any:
