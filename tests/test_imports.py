@@ -28,16 +28,8 @@ LAYERS = {
 """What each package may import beside itself and the modules of BASE."""
 
 BASE = {
-    "errors",
-    "files",
-    "randomness",
-    "isolation",
-    "limits",
-    "memory",
-    "console",
-    "method",
-    "fingerprints",
-    "published",
+    *("errors", "files", "randomness", "isolation", "limits", "memory", "console"),
+    *("method", "fingerprints", "published", "records"),
 }
 WITHOUT_DETECTRON2 = ("ops", "clip")
 

@@ -18,8 +18,7 @@ from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.image_text.opening import open_pairs
 from regionclip.data.image_text.pairs import Pair, PairSource, read_json
 from regionclip.data.images import UnreadableImageError, read_image
-
-Record = dict[str, Any]
+from regionclip.records import MappedImage, Record
 
 FLIP_PROBABILITY = 0.5
 MAX_CAPTION = 2000
@@ -51,7 +50,7 @@ class ImageTextPairs:
         """Return the number of pairs."""
         return self._ends[-1]
 
-    def __getitem__(self, number: int) -> Record:
+    def __getitem__(self, number: int) -> MappedImage:
         """Return `pair`, or `error` if it cannot be read."""
         source = next(i for i, end in enumerate(self._ends) if number < end)
         first = self._ends[source - 1] if source else 0
@@ -76,7 +75,7 @@ class CaptionMapper:
             resampling = _RESAMPLING[Image.Resampling(aug.INTERPOLATION)]
             self.crop = RandomResizedCrop(tuple(aug.TRAIN.IMAGE_SIZE), aug.SCALE, aug.RATIO, resampling)
 
-    def __call__(self, record: Record) -> Record:
+    def __call__(self, record: Record) -> MappedImage:
         """Return `image` uint8 [3, H, W], RGB; `tokens` int64 [77]; `image_id` and `file_name`.
 
         Raises:

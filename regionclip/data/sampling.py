@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import Sampler
 
 from regionclip.errors import user_error
+from regionclip.records import Record
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 """Values of DATALOADER.SAMPLER_TRAIN."""
@@ -25,7 +26,7 @@ class Draw(NamedTuple):
     """Index of the image in the dataset."""
 
 
-def endless_order(cfg: CfgNode, records: Sequence[dict[str, Any]], seed: int) -> Iterable[int]:
+def endless_order(cfg: CfgNode, records: Sequence[Record], seed: int) -> Iterable[int]:
     """Return the endless order of image indices of DATALOADER.SAMPLER_TRAIN.
 
     Raises:

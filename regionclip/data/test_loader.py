@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.user_boxes import check_boxes, with_user_boxes
 from regionclip.errors import UserError, user_error
+from regionclip.records import MappedImage, Record
 
-TestLoader = DataLoader | list[list[dict[str, Any]]]
+TestLoader = DataLoader[Any] | list[list[MappedImage]]
 """Batches of mapped images; an empty list if nothing is left to do."""
 
 
@@ -48,9 +49,10 @@ class TestMapper:
         self.channels = channels
         self.keep_annotations = keep_annotations
 
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, record: Record) -> MappedImage:
         """Return `record` with `image` uint8 [3, H, W], and `instances` and `proposals` in pixels of that image."""
-        result = {key: value for key, value in record.items() if key not in ("annotations", "user_boxes")}
+        kept = {key: value for key, value in record.items() if key not in ("annotations", "user_boxes")}
+        result = cast(MappedImage, kept)
         try:
             pixels = read_image(record["file_name"], self.channels)
         except UnreadableImageError as error:
@@ -60,7 +62,8 @@ class TestMapper:
         result |= self._map(pixels)
         if self.keep_annotations and "annotations" in record:
             transform = self._resize_transform(*pixels.shape[:2])
-            result["instances"] = self._instances(record, transform, tuple(result["image"].shape[1:]))
+            height, width = result["image"].shape[1:]
+            result["instances"] = self._instances(record, transform, (height, width))
         if "user_boxes" in record:
             try:
                 result["proposals"] = self._proposals(record, result)
@@ -68,11 +71,11 @@ class TestMapper:
                 return {**result, "error": str(error)}
         return result
 
-    def map_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    def map_pixels(self, pixels: NDArray[np.uint8]) -> MappedImage:
         """Return `image`, `height` and `width` of decoded pixels, uint8 [H, W, 3] in RGB."""
         return self._map(pixels if self.channels == "RGB" else pixels[:, :, ::-1])
 
-    def _map(self, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    def _map(self, pixels: NDArray[np.uint8]) -> MappedImage:
         height, width = pixels.shape[:2]
         resized = self._resize_transform(height, width).apply_image(pixels)
         image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
@@ -86,23 +89,23 @@ class TestMapper:
         return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
 
     @staticmethod
-    def _proposals(record: dict[str, Any], result: dict[str, Any]) -> Instances:
+    def _proposals(record: Record, result: MappedImage) -> Instances:
         size, (height, width) = (result["height"], result["width"]), result["image"].shape[1:]
         boxes = Boxes(check_boxes(record["user_boxes"], size, f"boxes of {record['file_name']}"))
         boxes.scale(width / size[1], height / size[0])
         return Instances((height, width), proposal_boxes=boxes)
 
-    def _instances(self, record: dict[str, Any], transform: T.Transform, size: tuple[int, int]) -> Any:
+    def _instances(self, record: Record, transform: T.Transform, size: tuple[int, int]) -> Any:
         annotations = [
             # Masks and keypoints are not needed. A copy, since the transform works in place.
-            utils.transform_instance_annotations({key: annotation[key] for key in _BOX_AND_CLASS}, transform, size)
+            utils.transform_instance_annotations({key: annotation.get(key) for key in _BOX_AND_CLASS}, transform, size)
             for annotation in record["annotations"]
             if not annotation.get("iscrowd", 0)
         ]
         return utils.filter_empty_instances(utils.annotations_to_instances(annotations, size))
 
 
-def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> str | None:
+def _declared_otherwise(record: Record, pixels: NDArray[np.uint8]) -> str | None:
     """Return how the size of an image contradicts its annotations, if it does."""
     height, width = record.get("height"), record.get("width")
     if not record.get("annotations") or not height or not width:
@@ -110,7 +113,7 @@ def _declared_otherwise(record: dict[str, Any], pixels: NDArray[np.uint8]) -> st
     return size_problem((height, width), (pixels.shape[0], pixels.shape[1]))
 
 
-def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
+def read_test_records(cfg: CfgNode, dataset_name: str) -> list[Record]:
     """Return Detectron2's records of a registered test dataset.
 
     Invalid annotations are dropped, counted and logged once. Boxes of PROPOSAL_FILE are added as `user_boxes`.
@@ -133,7 +136,7 @@ def read_test_records(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]]:
     return records
 
 
-def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> TestLoader:
+def build_test_loader(cfg: CfgNode, records: list[Record]) -> TestLoader:
     """Return Detectron2's test loader, one image per batch, for records of `read_test_records`."""
     if not records:
         return []  # Detectron2's sampler does not accept an empty dataset

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -33,11 +33,11 @@ from regionclip.data.sampling import Draw, TrainingBatches, endless_order
 from regionclip.data.stacking import StackedBatch
 from regionclip.errors import UserError, user_error
 from regionclip.randomness import derived_seed, seeded_on_cpu
+from regionclip.records import MappedImage, Record
 
 logger = logging.getLogger(__name__)
 
-Record = dict[str, Any]
-Batch = list[Record]
+Batch = list[MappedImage]
 
 MAX_UNREADABLE = 100
 """Number of consecutive unreadable images after which training stops."""
@@ -61,7 +61,7 @@ class TrainingMapper(DatasetMapper):
             arguments["instance_mask_format"] = "bitmask"  # cropping polygons would need another library
         return arguments
 
-    def __call__(self, record: Record) -> Record:
+    def __call__(self, record: Record) -> MappedImage:
         """Return `record` with `image` uint8 [3, H, W] and `instances` in pixels of that image.
 
         Raises:
@@ -73,7 +73,7 @@ class TrainingMapper(DatasetMapper):
             raise UnreadableImageError(f"{record['file_name']}: {problem}")
         picture = T.AugInput(pixels)
         transforms = self.augmentations(picture)
-        result = {key: value for key, value in record.items() if key != "annotations"}
+        result = cast(MappedImage, {key: value for key, value in record.items() if key != "annotations"})
         result["image"] = torch.from_numpy(np.ascontiguousarray(picture.image.transpose(2, 0, 1)))
         if self.proposal_topk is not None:
             utils.transform_proposals(result, picture.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
@@ -102,7 +102,7 @@ class TrainingData:
     """Training data: records, their mapper, and their order."""
 
     records: Records
-    mapper: Callable[[Record], Record]
+    mapper: Callable[[Record], MappedImage]
     order: Callable[[int], Iterable[int]]
     """Returns the endless order of record indices for a seed."""
     lying: Sequence[bool] | None = None
@@ -126,14 +126,14 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
     return TrainingData(DatasetFromList(records), TrainingMapper(cfg), partial(endless_order, cfg, records), lying)
 
 
-class TrainingImages(Dataset[Record]):
+class TrainingImages(Dataset[MappedImage]):
     """Mapped images by sample index: the same `Draw` gives the same pixels in any process, at any time."""
 
     def __init__(self, data: TrainingData, seed: int) -> None:
         """Create a dataset that depends only on data and seed."""
         self.records, self.mapper, self.seed = data.records, data.mapper, seed
 
-    def __getitem__(self, draw: Draw) -> Record:
+    def __getitem__(self, draw: Draw) -> MappedImage:
         """Return the mapped image, with the `seed` of its sample.
 
         Unreadable images are replaced by the next in the dataset; `unreadable` has one line for each.
@@ -149,7 +149,8 @@ class TrainingImages(Dataset[Record]):
             except UnreadableImageError as error:
                 unreadable.append(str(error))
             else:
-                return {**mapped, "seed": seed, "unreadable": unreadable}
+                mapped |= {"seed": seed, "unreadable": unreadable}
+                return mapped
         return {"unreadable": unreadable}
 
 

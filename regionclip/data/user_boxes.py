@@ -19,9 +19,7 @@ from regionclip.data.datasets.declared_size import size_problem
 from regionclip.data.image_sources import VIDEO_ENDINGS
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
-
-Record = dict[str, Any]
-"""What a Detectron2 dataset says of one image: `file_name`, and other keys."""
+from regionclip.records import Record
 
 EXPECTED, FIX = "a list of boxes for each image", "see docs/features.md for the formats"
 

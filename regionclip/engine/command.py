@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -142,7 +142,7 @@ class _LogFile(logging.FileHandler):
         print(f"warning: {self.baseFilename} cannot be written further", file=sys.stderr)
 
 
-class _ConsoleHandler(logging.StreamHandler):
+class _ConsoleHandler(logging.StreamHandler[TextIO]):
     """Logs to the current standard output; the progress bar uses standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:

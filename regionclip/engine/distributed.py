@@ -16,8 +16,8 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from regionclip.data.datasets.registrations import Registrations
 from regionclip.errors import user_error
@@ -120,7 +120,7 @@ def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bo
     """Start a process per place, forward SIGTERM to them, and exit with the code of the first that fails."""
     # Each process imports the tool, not the user's script that registered datasets and called it.
     arguments = (places, work, args, on_gpu, Registrations.of_this_process())
-    context = mp.start_processes(_process, args=arguments, nprocs=len(places), join=False)
+    context = start_processes(_process, args=arguments, nprocs=len(places), join=False)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in context.processes:
@@ -131,7 +131,7 @@ def _start(places: list[Place], work: Work, args: argparse.Namespace, on_gpu: bo
     try:
         while not context.join():
             pass
-    except mp.ProcessExitedException as error:
+    except ProcessExitedException as error:
         sys.exit(error.exit_code)
 
 

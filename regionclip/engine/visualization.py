@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -23,9 +22,10 @@ from regionclip.data.datasets.masks import as_run_lengths, valid_mask
 from regionclip.data.datasets.registered import read_records
 from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.engine.evaluation.results_file import Result, read_results
+from regionclip.engine.evaluation.results_file import read_results
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, read_json_file
+from regionclip.records import Record, Result
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     return failures
 
 
-def _targets(records: Sequence[dict[str, Any]], ending: str) -> list[str]:
+def _targets(records: Sequence[Record], ending: str) -> list[str]:
     """Return the output file of each image: its name, with its folders if names collide."""
     paths = [Path(record["file_name"]) for record in records]
     names = [f"{path.stem}{ending}" if ending else path.name for path in paths]
@@ -126,7 +126,7 @@ def _require_known_categories(
 
 
 def _require_known_images(
-    by_image: Mapping[str, Sequence[Result]], records: Sequence[dict[str, Any]], input_file: str, dataset_name: str
+    by_image: Mapping[str, Sequence[Result]], records: Sequence[Record], input_file: str, dataset_name: str
 ) -> None:
     unknown = by_image.keys() - {id_key(record["image_id"]) for record in records}
     if unknown and len(unknown) == len(by_image):

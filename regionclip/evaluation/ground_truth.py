@@ -19,8 +19,7 @@ from regionclip.data.datasets.lvis import CLASS_LISTS, lvis_records
 from regionclip.data.datasets.masks import as_run_lengths, valid_mask
 from regionclip.errors import user_error
 from regionclip.evaluation.predictions import Results
-
-Record = dict[str, Any]
+from regionclip.records import Annotation, Record, Result
 
 ReadRecords = Callable[[], Sequence[Record]]
 """Returns all images of a test set as Detectron2's records, cleaned by `clean_test_records`."""
@@ -47,7 +46,7 @@ class GroundTruth:
         return _NumberedResults(results, self)
 
 
-class _NumberedResults(Collection[dict[str, Any]]):
+class _NumberedResults(Collection[Result]):
     """Results in COCO's format with the ids of a ground truth; generated on each iteration."""
 
     def __init__(self, results: Results, truth: GroundTruth) -> None:
@@ -59,7 +58,7 @@ class _NumberedResults(Collection[dict[str, Any]]):
     def __contains__(self, result: object) -> bool:
         return any(result == own for own in self)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Result]:
         for result in self.all:
             image = _number(self.truth.images, result["image_id"])
             category = _number(self.truth.categories, result["category_id"])
@@ -143,7 +142,7 @@ def lvis_truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks:
 
 def _truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks: bool, is_lvis: bool) -> GroundTruth:
     ordered = by_id(clean_test_records(records, masks=True)[0] if masks else records, "image_id")
-    categories: list[Record] = [
+    categories: list[dict[str, Any]] = [
         {"id": i, "name": str(value), "frequency": None} for i, value in enumerate(category_ids, start=1)
     ]
     content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": categories}
@@ -162,9 +161,9 @@ def _truth(records: Sequence[Record], category_ids: Sequence[Any], *, masks: boo
     return GroundTruth(content, _numbers([record["image_id"] for record in ordered]), classes)
 
 
-def _object(annotation: Record, record: Record, masks: bool) -> Record:
+def _object(annotation: Annotation, record: Record, masks: bool) -> dict[str, Any]:
     """Return an object in COCO's format, without ids."""
-    entry = {
+    entry: dict[str, Any] = {
         "category_id": annotation["category_id"] + 1,
         "bbox": _corner_and_size(annotation),
         "iscrowd": annotation["iscrowd"],
@@ -173,7 +172,7 @@ def _object(annotation: Record, record: Record, masks: bool) -> Record:
     return entry | {"segmentation": annotation["segmentation"]} if masks else entry
 
 
-def _corner_and_size(annotation: Record) -> list[float]:
+def _corner_and_size(annotation: Annotation) -> list[float]:
     box = annotation["bbox"]
     if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
         return box
@@ -181,7 +180,7 @@ def _corner_and_size(annotation: Record) -> list[float]:
     return [left, top, right - left, bottom - top]
 
 
-def _area(annotation: Record, record: Record) -> float:
+def _area(annotation: Annotation, record: Record) -> float:
     """Return the area of an object in square pixels: from its annotation, else its mask, else its box."""
     area = annotation.get("area")
     if isinstance(area, int | float) and 0 < area < math.inf:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from regionclip.evaluation.coco import indexed
 from regionclip.evaluation.ground_truth import Annotations, lvis_reader, lvis_truth
 from regionclip.evaluation.predictions import PredictionWriter, Results, for_task, tasks_of
+from regionclip.records import Result
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, ta
 
 
 def _precisions(
-    truth: faster_coco_eval.COCO, results: list[dict[str, Any]], classes: Sequence[int], task: str
+    truth: faster_coco_eval.COCO, results: list[Result], classes: Sequence[int], task: str
 ) -> NDArray[np.float64]:
     evaluation = _FasterEvaluation(truth, truth.loadRes(results), task, lvis_style=True)
     evaluation.params.catIds = list(classes)
@@ -100,7 +101,7 @@ BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], dict[str, float]]] 
 """Values of TEST.EVALUATION_BACKEND."""
 
 
-def limit_detections(results: Results, limit: int) -> Iterator[dict[str, Any]]:
+def limit_detections(results: Results, limit: int) -> Iterator[Result]:
     """Yield the `limit` best results of each image, as LVIS does, in the order of `results`; the first of ties."""
     images = np.fromiter((result["image_id"] for result in results), np.int64, len(results))
     scores = np.fromiter((result["score"] for result in results), np.float64, len(results))
@@ -112,7 +113,7 @@ def limit_detections(results: Results, limit: int) -> Iterator[dict[str, Any]]:
     return itertools.compress(results, kept)
 
 
-def _checked(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _checked(truth: dict[str, Any], results: Iterable[Result]) -> Iterator[Result]:
     """Yield the results whose class is annotated for their image; LVIS ignores all others.
 
     faster-coco-eval drops them too, but fails before on masks in images that have no other results.

@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -15,12 +15,9 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
 from regionclip.files import atomic_write
+from regionclip.records import MappedImage, Prediction, Result
 
-Prediction = dict[str, Any]
-"""`image_id`, and `instances`: a list of results in COCO's format with contiguous `category_id`."""
-
-
-Results = Collection[dict[str, Any]]
+Results = Collection[Result]
 """Detections in COCO's format, which may be generated on each iteration."""
 
 
@@ -55,7 +52,7 @@ class PackedPredictions(Collection[Prediction]):
         self.packed += map(pickle.dumps, predictions)
 
 
-class ResultsOfAll(Collection[dict[str, Any]]):
+class ResultsOfAll(Collection[Result]):
     """The results of all images, with the category ids of the dataset."""
 
     def __init__(self, predictions: Collection[Prediction], category_ids: Sequence[int]) -> None:
@@ -67,7 +64,7 @@ class ResultsOfAll(Collection[dict[str, Any]]):
         """Return the number of results."""
         return self._length
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Result]:
         """Generate the results image by image."""
         return itertools.chain.from_iterable(self.by_image())
 
@@ -75,7 +72,7 @@ class ResultsOfAll(Collection[dict[str, Any]]):
         """Return whether an equal result is included."""
         return any(result == own for own in self)
 
-    def by_image(self) -> Iterator[list[dict[str, Any]]]:
+    def by_image(self) -> Iterator[list[Result]]:
         """Yield the results of each image."""
         for prediction in self.predictions:
             yield [
@@ -114,13 +111,13 @@ class PredictionWriter(DatasetEvaluator):
         """Discard all detections."""
         self.predictions = PackedPredictions()
 
-    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> list[Prediction]:
+    def process(self, inputs: Sequence[MappedImage], outputs: Sequence[dict[str, Any]]) -> list[Prediction]:
         """Collect the detections of a batch, and return them as plain numbers."""
         predictions = [self.prediction_of(*pair) for pair in zip(inputs, outputs, strict=True)]
         self.predictions.extend(predictions)
         return predictions
 
-    def prediction_of(self, image: dict[str, Any], output: dict[str, Any]) -> Prediction:
+    def prediction_of(self, image: MappedImage, output: dict[str, Any]) -> Prediction:
         """Return the detections of one image as plain numbers."""
         instances = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
         return {"image_id": image["image_id"], "instances": instances}
@@ -147,7 +144,7 @@ def tasks_of(results: Results) -> list[str]:
     return ["bbox", "segm"] if any("segmentation" in result for result in results) else ["bbox"]
 
 
-def for_task(results: Iterable[dict[str, Any]], task: str) -> list[dict[str, Any]]:
+def for_task(results: Iterable[Result], task: str) -> list[Result]:
     """Return copies of results for one task; without the box, mask area is computed from the mask."""
     unused = "bbox" if task == "segm" else "segmentation"
-    return [{key: value for key, value in result.items() if key != unused} for result in results]
+    return [cast(Result, {key: value for key, value in result.items() if key != unused}) for result in results]

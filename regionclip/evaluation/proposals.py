@@ -16,7 +16,8 @@ from detectron2.structures import BoxMode
 from regionclip.data.datasets.annotation_file import id_key, id_order
 from regionclip.evaluation.coco import indexed
 from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_truth
-from regionclip.evaluation.predictions import Prediction, PredictionWriter, Results
+from regionclip.evaluation.predictions import PredictionWriter, Results
+from regionclip.records import MappedImage, Prediction, Result
 
 LIMITS = (10, 100, 1000)
 """Numbers of proposals per image at which recall is measured."""
@@ -63,12 +64,12 @@ class ProposalEvaluator(PredictionWriter):
         self.groups: dict[str, set[int]] = {"": set(numbers.values()), **{f"-{g}": ids for g, ids in groups.items()}}
         self.backend = backend
 
-    def prediction_of(self, image: dict[str, Any], output: dict[str, Any]) -> Prediction:
+    def prediction_of(self, image: MappedImage, output: dict[str, Any]) -> Prediction:
         """Return the proposals of one image as results of one class."""
         proposals = output["proposals"].to("cpu")
         boxes = BoxMode.convert(proposals.proposal_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
         scores = proposals.objectness_logits.tolist()
-        rows = [
+        rows: list[Result] = [
             {"image_id": image["image_id"], "category_id": 0, "bbox": box, "score": score}
             for box, score in zip(boxes, scores, strict=True)
         ]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.utils import comm
 
@@ -21,6 +21,8 @@ from regionclip.errors import user_error
 logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
+
+AnyEntry = TypeVar("AnyEntry", bound=Mapping[str, Any])
 """One image, category or annotation of a file."""
 
 OWN_IDS = "give each an id of its own"
@@ -40,9 +42,9 @@ def id_order(key: str) -> tuple[int, int, str]:
     return (0, int(key), "") if re.fullmatch(r"-?[0-9]{1,4000}", key) else (1, 0, key)
 
 
-def by_id(entries: Iterable[Entry], name: str = "id") -> list[Entry]:
+def by_id(entries: Iterable[AnyEntry], name: str = "id") -> list[AnyEntry]:
     """Return entries by ascending id; each must have one under `name`."""
-    return sorted(entries, key=lambda entry: id_order(id_key(entry[name]) or ""))
+    return sorted(entries, key=lambda entry: id_order(id_key(entry.get(name)) or ""))
 
 
 def side(value: Any) -> int | None:

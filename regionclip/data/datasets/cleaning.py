@@ -6,7 +6,7 @@ import math
 import numbers
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -14,8 +14,7 @@ from detectron2.structures import BoxMode
 from regionclip.data.datasets.annotation_file import CLIPPED, side
 from regionclip.data.datasets.masks import mask_problem, valid_mask
 from regionclip.data.images import UnreadableImageError, image_size
-
-Record = dict[str, Any]
+from regionclip.records import Annotation, Record
 
 EDGE_TOLERANCE = 1.0
 """Pixels by which a box may exceed its image without being counted, due to rounding."""
@@ -100,14 +99,14 @@ def with_size(record: Record) -> Record:
     return {**record, "height": height, "width": width}
 
 
-def is_crowd(annotation: Record) -> bool:
+def is_crowd(annotation: Annotation) -> bool:
     """Return whether an annotation is a crowd: `iscrowd` or `ignore` is set, in any spelling."""
     return any(str(annotation.get(key) or 0).strip().lower() not in NO for key in ("iscrowd", "ignore"))
 
 
 def _for_training(
     annotation: Any, record: Record, num_classes: int | None, mask_format: str | None, counts: Counter[str]
-) -> Record | None:
+) -> Annotation | None:
     """Return an annotation for training, its box clipped to the image; None if invalid, with the reason counted."""
     corners = _valid_corners(annotation, record, num_classes, counts)
     if corners is None:
@@ -117,19 +116,21 @@ def _for_training(
     if mask_format and (problem := mask_problem(segmentation, size, mask_format)):
         counts[problem] += 1
         return None
-    usable = {**annotation, "bbox": _inside(corners, record), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+    usable: Any = {**annotation, "bbox": _inside(corners, record), "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
     usable.pop("segmentation", None)
-    return usable | {"segmentation": valid_mask(segmentation, size)} if mask_format else usable
+    if mask_format:
+        usable["segmentation"] = valid_mask(segmentation, size)
+    return cast(Annotation, usable)
 
 
 def _for_test(
     annotation: Any, record: Record, num_classes: int | None, counts: Counter[str], *, masks: bool
-) -> Record | None:
+) -> Annotation | None:
     """Return an annotation for testing; None, with the reason counted, if invalid."""
     corners = _valid_corners(annotation, record, num_classes, counts)
     if corners is None:
         return None
-    usable = {**annotation, "iscrowd": int(is_crowd(annotation))}
+    usable: Any = {**annotation, "iscrowd": int(is_crowd(annotation))}
     if record["height"] is not None and _reach(corners, record) > EDGE_TOLERANCE:
         usable |= {"bbox": _inside(corners, record), "bbox_mode": BoxMode.XYXY_ABS}
     else:
@@ -140,7 +141,7 @@ def _for_test(
             counts[problem] += 1
             return None
         usable["segmentation"] = valid_mask(annotation["segmentation"], size)
-    return usable
+    return cast(Annotation, usable)
 
 
 def _valid_corners(
@@ -163,7 +164,7 @@ def _valid_corners(
     return corners
 
 
-def _class_problem(annotation: Record, num_classes: int | None) -> str | None:
+def _class_problem(annotation: Any, num_classes: int | None) -> str | None:
     category = annotation.get("category_id")
     if not isinstance(category, numbers.Integral) or int(category) < 0:
         return "annotations without a class"
@@ -172,7 +173,7 @@ def _class_problem(annotation: Record, num_classes: int | None) -> str | None:
     return None
 
 
-def _box_problem(annotation: Record, record: Record) -> str | None:
+def _box_problem(annotation: Any, record: Record) -> str | None:
     if annotation.get("bbox_mode") not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         return "boxes that are neither XYXY_ABS nor XYWH_ABS"
     try:
@@ -201,7 +202,7 @@ def _inside(corners: list[float], record: Record) -> list[float]:
     return [max(left, 0.0), max(top, 0.0), min(right, record["width"]), min(bottom, record["height"])]
 
 
-def _corners(annotation: Record) -> list[float]:
+def _corners(annotation: Any) -> list[float]:
     box = [float(value) for value in annotation["bbox"]]
     if len(box) != 4:
         raise ValueError(f"{len(box)} numbers")

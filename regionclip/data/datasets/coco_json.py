@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.structures import BoxMode
 
 from regionclip.data.datasets.annotation_file import AnnotationFile, Entry, id_key, read_annotations, side
 from regionclip.errors import user_error
-
-Record = dict[str, Any]
+from regionclip.records import Annotation, Record
 
 KEPT = ("iscrowd", "ignore", "segmentation", "area")
 """Annotation keys that a record keeps unchanged, besides box and class."""
@@ -86,9 +85,9 @@ def image_file(image: Entry, image_root: str, source: str) -> str:
     return str(place)
 
 
-def _annotation(annotation: Entry, category: int) -> Record:
-    entry: Record = {"bbox": annotation.get("bbox", ()), "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
-    entry |= {key: annotation[key] for key in KEPT if key in annotation}
+def _annotation(annotation: Entry, category: int) -> Annotation:
+    entry: Annotation = {"bbox": annotation.get("bbox", ()), "bbox_mode": BoxMode.XYWH_ABS, "category_id": category}
+    entry |= cast(Annotation, {key: annotation[key] for key in KEPT if key in annotation})
     if keypoints := _keypoints(annotation.get("keypoints")):
         entry["keypoints"] = keypoints
     return entry

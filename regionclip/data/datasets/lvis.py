@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
@@ -17,8 +17,7 @@ from regionclip.data.datasets.annotation_file import AnnotationFile, Entry, id_k
 from regionclip.data.datasets.coco_json import image_file
 from regionclip.data.datasets.coco_ovd import datasets_root
 from regionclip.errors import user_error
-
-Record = dict[str, Any]
+from regionclip.records import Record
 
 ANNOTATION_FILES = {
     "train": "lvis_v1_train.json",
@@ -39,7 +38,10 @@ RARE = "r"
 FREQUENCIES = {RARE: 10, "c": 100, "f": math.inf}
 """Frequency groups, with the maximum number of training images per class."""
 
-CLASS_LISTS = ("not_exhaustive_category_ids", "neg_category_ids")
+CLASS_LISTS: tuple[Literal["not_exhaustive_category_ids", "neg_category_ids"], ...] = (
+    "not_exhaustive_category_ids",
+    "neg_category_ids",
+)
 """Per image: classes not annotated exhaustively, and classes verified as absent."""
 
 
@@ -128,13 +130,13 @@ def lvis_records(
             {
                 "bbox": annotation.get("bbox", ()),
                 "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": classes[key],
+                "category_id": classes[own],
                 "segmentation": annotation.get("segmentation", []),
-                "frequency": frequency[key],
+                "frequency": frequency[own],
                 **({"area": annotation["area"]} if "area" in annotation else {}),
             }
             for annotation in content.annotations[str(id_key(image["id"]))]
-            if (key := str(id_key(annotation["category_id"]))) in classes
+            if (own := str(id_key(annotation["category_id"]))) in classes
         ]
         records.append(record)
     return records

@@ -15,8 +15,7 @@ from regionclip.data.datasets.cleaning import clean_test_records
 from regionclip.data.datasets.coco_json import coco_records, require_names
 from regionclip.data.datasets.lvis import load_lvis
 from regionclip.errors import UserError, user_error
-
-Record = dict[str, Any]
+from regionclip.records import Record
 
 FIX = "download or write the annotations again (datasets/README.md)"
 

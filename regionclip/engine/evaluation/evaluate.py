@@ -25,10 +25,11 @@ from regionclip.engine.evaluation.journal import PredictionJournal, evaluation_f
 from regionclip.engine.ownership import on_main_process
 from regionclip.errors import UserError, user_error
 from regionclip.evaluation.build import build_evaluator
-from regionclip.evaluation.predictions import Prediction, PredictionWriter
+from regionclip.evaluation.predictions import PredictionWriter
 from regionclip.files import write_json
 from regionclip.modeling.detector import EmbedsClassNames
 from regionclip.modeling.proposals.cache import flush_proposals
+from regionclip.records import Prediction, Record
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def check_test_sets(cfg: CfgNode) -> None:
         _records(cfg, name)
 
 
-def _records(cfg: CfgNode, name: str) -> list[dict[str, Any]]:
+def _records(cfg: CfgNode, name: str) -> list[Record]:
     records = read_test_records(cfg, name)
     # The classes of a user's dataset are known only now.
     problems = list(class_count_problems(cfg, name))

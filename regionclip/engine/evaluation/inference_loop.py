@@ -19,7 +19,8 @@ from tqdm import tqdm
 from regionclip.data.test_loader import TestLoader
 from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.signals import Interrupted, stop_requested
-from regionclip.evaluation.predictions import Prediction, PredictionWriter
+from regionclip.evaluation.predictions import PredictionWriter
+from regionclip.records import MappedImage, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def run_inference(
     return report
 
 
-def _with_progress(loader: TestLoader) -> Iterable[list[dict[str, Any]]]:
+def _with_progress(loader: TestLoader) -> Iterable[list[MappedImage]]:
     # Done, total, elapsed, remaining and rate: every second on a terminal, every 30 s in a log.
     interval = 1.0 if sys.stderr.isatty() else 30.0
     return tqdm(loader, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)

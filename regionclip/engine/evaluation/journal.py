@@ -13,12 +13,12 @@ from detectron2.utils import comm
 
 from regionclip.config.resolve import find_weights
 from regionclip.errors import user_error
-from regionclip.evaluation.predictions import Prediction
 from regionclip.fingerprints import config_parts, file_state, fingerprint
+from regionclip.records import Record
 
 
 class PredictionJournal:
-    """One JSON line per finished image, in one file per process.
+    """One JSON line per finished image, in one file per process: a dict with `image_id`, such as a `Prediction`.
 
     The first line is a fingerprint of the run: the journal of another run is never used, and is
     replaced only if it has no finished image.
@@ -31,9 +31,9 @@ class PredictionJournal:
         self.fingerprint = fingerprint
         self._file: TextIO | None = None
 
-    def finished(self) -> list[Prediction]:
+    def finished(self) -> list[Any]:
         """Return the predictions of interrupted runs with this fingerprint, each image once."""
-        by_image: dict[int, Prediction] = {}
+        by_image: dict[Any, Any] = {}
         for path in self._paths():
             head, *lines = path.read_text().split("\n")
             if head == self.fingerprint:
@@ -53,7 +53,7 @@ class PredictionJournal:
             fix = "finish that run with its own command, name another folder, or remove these files"
             raise user_error(f"output {self.folder}", expected, actual, fix)
 
-    def append(self, predictions: Iterable[Prediction]) -> None:
+    def append(self, predictions: Iterable[Any]) -> None:
         """Append finished images."""
         if self._file is None:
             self._file = self._open()
@@ -93,7 +93,7 @@ class PredictionJournal:
 def evaluation_fingerprint(
     cfg: CfgNode,
     dataset_name: str,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Record],
     weights: Sequence[str],
     allow_missing: Sequence[str] = (),
 ) -> str:
@@ -114,7 +114,7 @@ def evaluation_fingerprint(
     return fingerprint([dataset_name, *config_parts(cfg), sorted(allow_missing), images, states])
 
 
-def _complete(lines: Iterable[str]) -> list[dict[str, Any]]:
+def _complete(lines: Iterable[str]) -> list[Any]:
     """Parse the complete lines."""
     complete = []
     for line in lines:

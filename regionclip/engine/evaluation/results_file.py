@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
+from typing import Any, cast
 
 from regionclip.data.datasets.annotation_file import id_key, read_json
 from regionclip.errors import user_error
+from regionclip.records import Result
 
-Result = dict[str, Any]
 """One detection in COCO's results format."""
 
 
@@ -49,7 +49,7 @@ def _result(entry: Any, what: str) -> Result:
         raise user_error(what, "four numbers as bbox", repr(entry.get("bbox"))[:80], fix)
     if score is None:
         raise user_error(what, "a number as score", repr(entry.get("score"))[:80], fix)
-    return {**entry, "bbox": box, "score": score[0], "category_id": id_key(entry["category_id"])}
+    return cast(Result, {**entry, "bbox": box, "score": score[0], "category_id": id_key(entry["category_id"])})
 
 
 def _finite(values: Any) -> list[float] | None:

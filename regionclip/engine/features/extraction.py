@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -24,7 +24,7 @@ from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.test_loader import TestMapper
-from regionclip.data.user_boxes import Record, with_user_boxes
+from regionclip.data.user_boxes import with_user_boxes
 from regionclip.engine.features.formats import Chunk, Shards, make_format
 from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
@@ -41,6 +41,7 @@ from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
+from regionclip.records import MappedImage, Record
 
 MANIFEST = "features.json"
 """File that records which config and weights the files of a folder come from."""
@@ -199,7 +200,7 @@ def _extract(
     return ExtractionReport(sum(comm.all_gather(written)), present, failures_of_all)
 
 
-def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
+def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, Record]:
     """Return the images as Detectron2's records, by unique name."""
     if not job.dataset:
         return {path.name: {"file_name": str(path)} for path in list_images(cfg.INPUT_DIR)}
@@ -215,7 +216,7 @@ def _records(cfg: CfgNode, job: ExtractionJob) -> dict[str, dict[str, Any]]:
     return by_name
 
 
-def _newest(chunk: Chunk, records: dict[str, dict[str, Any]]) -> float:
+def _newest(chunk: Chunk, records: dict[str, Record]) -> float:
     """Return the latest modification time of a chunk's images."""
     files = [Path(records[name]["file_name"]) for name in chunk.names]
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
@@ -227,30 +228,30 @@ def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
     return best_class if job.keeps_regions else detections
 
 
-def _read(chunk: Chunk, records: dict[str, dict[str, Any]], mapper: TestMapper, workers: int) -> DataLoader:
+def _read(chunk: Chunk, records: dict[str, Record], mapper: TestMapper, workers: int) -> DataLoader[Any]:
     """Return mapped images in order, decoded ahead by workers for larger chunks."""
-    items = [{**records[name], "name": name} for name in chunk.names]
+    items = [cast(Record, {**records[name], "name": name}) for name in chunk.names]
     processes = min(workers, os.cpu_count() or 1) if len(items) > 1 else 0
     return DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes)
 
 
-class _Mapped(torch.utils.data.Dataset):
+class _Mapped(torch.utils.data.Dataset[MappedImage]):
     """Dataset that maps images on access."""
 
-    def __init__(self, items: Sequence[dict[str, Any]], mapper: TestMapper) -> None:
+    def __init__(self, items: Sequence[Record], mapper: TestMapper) -> None:
         self.items = items
         self.mapper = mapper
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> MappedImage:
         return self.mapper(self.items[number])
 
 
 def _chunk_features(
     model: OpenVocabularyDetector,
-    images: DataLoader,
+    images: DataLoader[Any],
     choose: Choice,
     images_at_once: int,
     progress: tqdm,
@@ -268,7 +269,7 @@ def _chunk_features(
 
 
 def _features_of(
-    model: OpenVocabularyDetector, images: list[dict[str, Any]], choose: Choice
+    model: OpenVocabularyDetector, images: list[MappedImage], choose: Choice
 ) -> tuple[dict[str, Features], dict[str, str]]:
     """Return the features of images, and the error of each image with invalid boxes."""
     if not images:
@@ -286,13 +287,13 @@ def _features_of(
     return {image["name"]: content for image, content in zip(images, found, strict=True)}, {}
 
 
-def _batches(images: DataLoader, size: int) -> Iterator[list[dict[str, Any]]]:
+def _batches(images: DataLoader[Any], size: int) -> Iterator[list[MappedImage]]:
     iterator = iter(images)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
 
 
-def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, dict[str, Any]]) -> str:
+def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, Record]) -> str:
     """Return a hash of what the features depend on besides the pixels; for shards also of the list of images."""
     relevant = cfg.clone()
     relevant.defrost()

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from regionclip.engine.features.regions import Features
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
+from regionclip.records import ShardHeader
 
 IMAGE_ROWS = "image"
 """Entry of a shard: int64 [N], for each region the index of its image in the shard's list."""
@@ -111,7 +112,7 @@ class Shards:
         entries = next(iter(features.values()), {})
         columns = {key: torch.cat([content[key] for content in features.values()]) for key in entries}
         columns[IMAGE_ROWS] = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
-        about = {"images": chunk.names, "counts": counts, "failures": dict(failures)}
+        about: ShardHeader = {"images": list(chunk.names), "counts": counts, "failures": dict(failures)}
         with atomic_write(chunk.path) as file:
             self.kind.write(file, columns, about)
 
@@ -126,11 +127,11 @@ class ShardKind(Protocol):
 
     ending: str
 
-    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+    def write(self, file: BinaryIO, columns: Features, about: ShardHeader) -> None:
         """Write columns of equal length, and metadata."""
         ...
 
-    def about(self, path: Path) -> dict[str, Any] | None:
+    def about(self, path: Path) -> ShardHeader | None:
         """Return the metadata of a file; None if it is missing or incomplete."""
         ...
 
@@ -144,11 +145,11 @@ class SafetensorsShard:
 
     ending = "safetensors"
 
-    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+    def write(self, file: BinaryIO, columns: Features, about: ShardHeader) -> None:
         """Write columns of equal length, and metadata."""
         file.write(save({name: column.contiguous() for name, column in columns.items()}, {"about": json.dumps(about)}))
 
-    def about(self, path: Path) -> dict[str, Any] | None:
+    def about(self, path: Path) -> ShardHeader | None:
         """Return the metadata of a file; None if it is missing or incomplete."""
         try:
             with safe_open(path, framework="pt") as file:
@@ -177,7 +178,7 @@ class ParquetShard:
             raise user_error("--format parquet", "the library pyarrow", "not installed", fix) from error
         self._arrow, self._parquet = pyarrow, pyarrow.parquet
 
-    def write(self, file: BinaryIO, columns: Features, about: dict[str, Any]) -> None:
+    def write(self, file: BinaryIO, columns: Features, about: ShardHeader) -> None:
         """Write columns of equal length, and metadata."""
         arrow = self._arrow
         names = arrow.DictionaryArray.from_arrays(columns[IMAGE_ROWS].numpy(), list(about["images"]))
@@ -190,7 +191,7 @@ class ParquetShard:
         table = arrow.table(arrays).replace_schema_metadata({"about": json.dumps(about)})
         self._parquet.write_table(table, file)
 
-    def about(self, path: Path) -> dict[str, Any] | None:
+    def about(self, path: Path) -> ShardHeader | None:
         """Return the metadata of a file; None if it is missing or incomplete."""
         try:
             metadata = self._parquet.read_schema(path).metadata or {}

@@ -9,6 +9,7 @@ from regionclip.engine.features.formats import IMAGE_ROWS, SHARD_KINDS, Chunk, S
 from regionclip.engine.features.regions import Features
 from regionclip.errors import user_error
 from regionclip.files import read_json_file, write_json
+from regionclip.records import ShardHeader
 
 INDEX = "index.json"
 """For each image: its shard, its first row, and its number of rows."""
@@ -19,7 +20,8 @@ def write_index(shards: Shards, chunks: Sequence[Chunk]) -> Path:
     images: dict[str, tuple[str, int, int]] = {}
     failures: dict[str, str] = {}
     for chunk in chunks:
-        about = shards.kind.about(chunk.path) or {"images": (), "counts": (), "failures": {}}
+        empty: ShardHeader = {"images": [], "counts": [], "failures": {}}
+        about = shards.kind.about(chunk.path) or empty
         first = 0
         failures |= about["failures"]
         for name, count in zip(about["images"], about["counts"], strict=True):

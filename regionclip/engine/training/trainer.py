@@ -19,6 +19,7 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from regionclip.data.training_loader import Batch, read_training_data, training_batches, unreadable_images
@@ -78,7 +79,7 @@ class DetectorTrainer(TrainerBase):
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.autocast = autocast_dtype(cfg, self.device)
-        self.scaler = torch.amp.GradScaler(enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda")
+        self.scaler = GradScaler(enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda")
         self.average = WeightAverage(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         self.checkpoints = RunCheckpoints(cfg.OUTPUT_DIR)
         self.done = self.start_iter = 0

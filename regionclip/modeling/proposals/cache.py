@@ -168,7 +168,7 @@ def _hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:
 
 def _key(image: ImageInput) -> str:
     pixels = image["image"]
-    digest = hashlib.blake2b(pixels.cpu().contiguous().numpy(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(pixels.cpu().contiguous().numpy().data, digest_size=8).hexdigest()
     name = quote(str(image.get("image_id", "")), errors="replace")
     return f"{name}-{pixels.shape[1]}x{pixels.shape[2]}-{digest}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from detectron2.config import CfgNode
@@ -15,9 +15,10 @@ from regionclip.config.loading import load_config
 from regionclip.errors import user_error
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.rpn import ExactRPN
+from regionclip.records import MappedImage
 
-ImageInput = dict[str, Any]
-"""What a dataset mapper returns for one image: `image` uint8 [3, H, W], and other keys."""
+ImageInput = MappedImage
+"""What a dataset mapper returns for one image."""
 
 GT_OBJECTNESS = 1.0
 """Objectness logit that upstream gives ground-truth boxes in training."""
