@@ -70,7 +70,7 @@ def extension(kind: Callable[..., Extension], name: str, *patterns: str, **optio
         ],
         extra_compile_args={"cxx": flags, "nvcc": ["-std=c++17", "-O3", "--extended-lambda"]},
         extra_link_args=sanitizers[:1],
-        depends=sorted(str(path) for path in OPERATORS.rglob("*.h")),
+        depends=sorted(str(path) for ending in ("h", "inl") for path in OPERATORS.rglob(f"*.{ending}")),
         py_limited_api=True,
         optional=True,
         **options,

@@ -25,6 +25,7 @@ from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.images import read_image
 from regionclip.data.test_loader import TestMapper
 from regionclip.files import REPOSITORY
+from regionclip.memory import keep_freed_memory
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.inference.prepare import prepare_for_inference
 
@@ -60,6 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     unprepared, model = (make_model(arguments.model, "rpn", 300) for _ in range(2))
     plain = PlainDetector(unprepared)
+    keep_freed_memory()
     prepare_for_inference(model, arguments.precision)
     rows: list[list[Any]] = []
 

@@ -35,6 +35,7 @@ from regionclip.data.test_loader import TestMapper
 from regionclip.files import REPOSITORY
 from regionclip.hub.pretrained import load_pretrained
 from regionclip.hub.zoo import MODELS
+from regionclip.memory import keep_freed_memory
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.build import build_model
 from regionclip.modeling.inference.precision import is_native
@@ -102,6 +103,7 @@ def make_path(path: str, arguments: argparse.Namespace) -> Detect:
     model = make_model(arguments.model, arguments.boxes, arguments.proposals)
     if path == "plain":
         return PlainDetector(model)
+    keep_freed_memory()
     prepare_for_inference(model, *PATHS[path])
     return lambda inputs: model.inference(inputs, do_postprocess=False)
 

@@ -25,6 +25,7 @@ from timing import seconds_of
 from torch import Tensor
 from tqdm import tqdm
 
+from regionclip.memory import keep_freed_memory
 from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector
@@ -61,6 +62,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     model = make_model(arguments.model, "rpn", arguments.proposals)
     predictor = model.roi_heads.box_predictor
     predictor.selector = replace(predictor.selector, max_detections=arguments.detections)
+    keep_freed_memory()
     prepare_for_inference(model)
     inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
     model.inference(inputs[:1], do_postprocess=False)

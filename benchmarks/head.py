@@ -23,6 +23,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionclip.memory import keep_freed_memory
 from regionclip.modeling.inference.precision import is_native
 from regionclip.modeling.inference.prepare import prepare_for_inference
 
@@ -93,6 +94,7 @@ def paths_of(arguments: argparse.Namespace) -> dict[str, dict[str, Callable[[], 
         if path == "plain":
             paths[path] = plain_parts(PlainDetector(model), features, proposals)
         else:
+            keep_freed_memory()
             paths[path] = own_parts(prepare_for_inference(model, path).roi_heads, features, proposals)
     return paths
 

@@ -33,6 +33,7 @@ from regionclip import RegionCLIP, Vocabulary
 from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.text_encoder import Tokenizer
 from regionclip.data.class_lists import CLASS_LISTS
+from regionclip.memory import keep_freed_memory
 
 FEW, MANY = 80, 1203
 """Numbers of classes of COCO and LVIS."""
@@ -91,6 +92,7 @@ def regionclip_rn50(proposals: int) -> Peer:
 
 def emoji() -> Peer:
     """Return the default detector."""
+    keep_freed_memory()
     detector = RegionCLIP.from_pretrained("emoji", device="cpu")
     embedder = detector.embedder
     embedder.cache = None

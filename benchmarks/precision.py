@@ -18,6 +18,7 @@ import torch
 from e2e import make_model, read_inputs
 from torch import Tensor
 
+from regionclip.memory import keep_freed_memory
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.inference.prepare import ROUNDED_FROM, prepare_for_inference
 
@@ -48,6 +49,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
         make_model(arguments.model, "rpn", arguments.proposals).to(arguments.device).eval() for _ in range(2)
     )
     prepare_for_inference(exact)
+    keep_freed_memory()
     prepare_for_inference(rounded, arguments.precision, arguments.first_stage, "keep")
     inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
     proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]

@@ -27,6 +27,7 @@ from tabulate import tabulate
 from timing import median_seconds
 from torch import Tensor, nn
 
+from regionclip.memory import keep_freed_memory
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -128,6 +129,7 @@ def main() -> None:
     plain = make_model(arguments.model, "gt", 1000).eval()
     operations = {name: work["TFLOP"] * 1e12 for name, work in stage_work(plain, inputs).items()}
     plain_seconds = stage_seconds(plain, inputs, arguments.repeat)
+    keep_freed_memory()
     model = prepare_for_inference(plain)
     own_seconds = stage_seconds(model, inputs, arguments.repeat)
     moved = {name: work["GB"] * 1e9 for name, work in stage_work(model, inputs).items()}

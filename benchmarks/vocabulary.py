@@ -26,6 +26,7 @@ from regionclip.data.datasets.custom_images import list_images
 from regionclip.files import REPOSITORY
 from regionclip.hub.zoo import MODELS
 from regionclip.inference.text_encoder import TextEncoderModule
+from regionclip.memory import keep_freed_memory
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from regionclip.modeling.build import build_model
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -41,6 +42,7 @@ def make_detector(name: str, *overrides: str) -> RegionCLIP:
     cfg = load_config(published.config, [*published.overrides, "MODEL.DEVICE", "cpu", *overrides])
     model = build_model(cfg)
     fill_deterministic(model)
+    keep_freed_memory()
     prepare_for_inference(model)
     return RegionCLIP(cast(CLIPFastRCNN, model), cfg, embedder=lambda: make_embedder(name))
 

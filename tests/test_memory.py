@@ -52,3 +52,17 @@ def test_settings_of_the_user_stay(setting):
 
 def test_other_settings_of_glibc_stay():
     assert measure(GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")[0] == {"False"}
+
+
+def test_only_commands_change_the_process():
+    code = """
+import sys
+from unittest import mock
+with mock.patch("regionclip.memory.keep_freed_memory", side_effect=SystemExit("changed")):
+    from regionclip import RegionCLIP
+    RegionCLIP.from_pretrained("emoji").set_vocabulary(["cat"])
+    from regionclip.engine.command import run_command
+    run_command(lambda: 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "changed")

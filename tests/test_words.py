@@ -33,7 +33,7 @@ FILES = sorted(
     path
     for folder in FOLDERS
     for path in (REPOSITORY / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".yaml", ".sh", ".h", ".cpp", ".cu")
+    if path.suffix in (".py", ".md", ".yaml", ".sh", ".h", ".inl", ".cpp", ".cu")
     and not path.relative_to(REPOSITORY).as_posix().startswith(NOT_YET)
 )
 

@@ -24,6 +24,7 @@ from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.data.images import raise_pixel_limit
 from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write
+from regionclip.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +62,19 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """
     with streams_that_may_close():
         try:
-            sys.exit(report_user_errors(_with_pixel_limit(main)))
+            sys.exit(report_user_errors(_with_settings_of_process(main)))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
 
-def _with_pixel_limit(main: Callable[[], int]) -> Callable[[], int]:
-    def limited() -> int:
+def _with_settings_of_process(main: Callable[[], int]) -> Callable[[], int]:
+    def configured() -> int:
         raise_pixel_limit()
+        keep_freed_memory()
         return main()
 
-    return limited
+    return configured
 
 
 def report_user_errors(action: Callable[[], Result]) -> Result:

@@ -14,7 +14,7 @@ from regionclip.ops.fused_convolution import convolve_relu
 from regionclip.ops.implementation import implementation
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
-"""Interpolation points of a tile, in addition to infinity; csrc/cpu/winograd_block.h has the same."""
+"""Interpolation points of a tile, in addition to infinity; csrc/cpu/winograd_block.inl has the same."""
 
 MIN_CHANNELS = 128
 MIN_TILES = 16
@@ -43,7 +43,7 @@ class WinogradConv2d(nn.Module):
         bias: Tensor | None,
         dtype: torch.dtype = torch.float32,
         *,
-        rectify: bool = False,
+        relu: bool = False,
     ) -> None:
         """Create a layer.
 
@@ -51,14 +51,14 @@ class WinogradConv2d(nn.Module):
             weight: float32 [K, C, 3, 3].
             bias: float32 [K].
             dtype: of the maps and of the products.
-            rectify: apply ReLU.
+            relu: apply ReLU.
         """
         super().__init__()
         self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         # Larger tiles accumulate more rounding errors.
         self.tile = 4 if dtype == torch.float32 else 2
-        self.rectify = rectify
+        self.relu = relu
         self._factors: Tensor | None = None
         if dtype == torch.bfloat16:  # transformed in float32, so that they are rounded once
             self._factors = transform_weights(weight.detach(), self.tile).to(dtype)
@@ -68,8 +68,8 @@ class WinogradConv2d(nn.Module):
         if self._pays(x):
             if self._factors is None:  # four times the memory of the weights, never needed for small inputs
                 self._factors = transform_weights(self.weight, self.tile)
-            return convolve(x, self._factors, self.bias, rectify=self.rectify)
-        direct = convolve_relu if self.rectify else F.conv2d
+            return convolve(x, self._factors, self.bias, relu=self.relu)
+        direct = convolve_relu if self.relu else F.conv2d
         return direct(x, self.weight, self.bias, padding=(1, 1))
 
     def _pays(self, x: Tensor) -> bool:
@@ -110,14 +110,14 @@ def count_tiles(x: Tensor, tile: int) -> int:
     return x.shape[0] * ceil(x.shape[2] / tile) * ceil(x.shape[3] / tile)
 
 
-def convolve(x: Tensor, factors: Tensor, bias: Tensor | None, *, rectify: bool = False) -> Tensor:
+def convolve(x: Tensor, factors: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
     """Convolve maps with transformed weights, by the native operators.
 
     Args:
         x: float32 or bfloat16 [N, C, H, W] on a CPU; C is a multiple of 16.
         factors: [n * n, C, K] from `transform_weights`, float32 or in the dtype of `x`; K is a multiple of 16.
         bias: [K].
-        rectify: apply ReLU.
+        relu: apply ReLU.
 
     Returns:
         [N, K, H, W] in the dtype of `x`, channels-last.
@@ -135,7 +135,7 @@ def convolve(x: Tensor, factors: Tensor, bias: Tensor | None, *, rectify: bool =
         products = _workspace("products", (components, count, out_channels), factors.dtype)
         torch.ops.regionclip.winograd_windows(x, first, windows)
         torch.bmm(windows, factors, out=products)
-        torch.ops.regionclip.winograd_assemble(products, bias, rectify, first, result)
+        torch.ops.regionclip.winograd_assemble(products, bias, relu, first, result)
     return result
 
 

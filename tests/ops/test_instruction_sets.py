@@ -45,7 +45,7 @@ def compute(path):
     with torch.no_grad():
         for shape in SHAPES:
             for dtype in (torch.float32, torch.bfloat16):
-                layer = WinogradConv2d(maps_of((shape[1], shape[1], 3, 3)) / 34, None, dtype, rectify=True)
+                layer = WinogradConv2d(maps_of((shape[1], shape[1], 3, 3)) / 34, None, dtype, relu=True)
                 results[shape, dtype] = layer(maps_of(shape).to(dtype))
     results["nms"] = batched_nms(*random_boxes(3, 300), 0.4).tolist()
     torch.save(results, path)

@@ -35,15 +35,15 @@ def problem(seed, images=2, channels=32, out_channels=16, height=9, width=11):
     st.booleans(),
 )
 @torch.no_grad()
-def test_any_size_in_float32(seed, images, lanes_in, lanes_out, height, width, tile, with_bias, rectify):
+def test_any_size_in_float32(seed, images, lanes_in, lanes_out, height, width, tile, with_bias, relu):
     x, weight, bias = problem(seed, images, 16 * lanes_in, 16 * lanes_out, height, width)
     bias = bias if with_bias else None
     factors = winograd.transform_weights(weight.float(), tile)
-    actual = winograd.convolve(x.float(), factors, None if bias is None else bias.float(), rectify=rectify)
+    actual = winograd.convolve(x.float(), factors, None if bias is None else bias.float(), relu=relu)
     assert actual.shape == (images, 16 * lanes_out, height, width)
     assert actual.is_contiguous(memory_format=torch.channels_last)
     expected = F.conv2d(x, weight, bias, padding=1)
-    torch.testing.assert_close(actual.double(), expected.relu() if rectify else expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(actual.double(), expected.relu() if relu else expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("tile", [2, 4])
@@ -106,7 +106,7 @@ def test_what_is_not_a_number_reaches_the_cells_around_it_and_no_other_tile():
     x, weight, bias = problem(3, 1, 16, 16, 16, 16)
     x[0, 3, 1, 1] = float("nan")
     for dtype in (torch.float32, torch.bfloat16):
-        actual = winograd.convolve(x.to(dtype), winograd.transform_weights(weight.to(dtype), 4), bias, rectify=True)
+        actual = winograd.convolve(x.to(dtype), winograd.transform_weights(weight.to(dtype), 4), bias, relu=True)
         assert actual[0, :, :3, :3].isnan().all()
         assert not actual[0, :, 4:, 4:].isnan().any()
 
@@ -120,14 +120,14 @@ def layer(channels=128, **options):
 @torch.no_grad()
 def test_the_layer_is_the_convolution(shape):
     direct = layer()
-    ours = WinogradConv2d(direct.weight, direct.bias, rectify=True)
+    ours = WinogradConv2d(direct.weight, direct.bias, relu=True)
     x = torch.randn(shape)
     torch.testing.assert_close(ours(x), F.relu(direct(x)), atol=2e-5, rtol=0)
 
 
 def test_the_layer_chooses_where_it_pays(monkeypatch):
     called = []
-    monkeypatch.setattr(winograd, "convolve", lambda x, factors, bias, rectify: called.append(x) or x)
+    monkeypatch.setattr(winograd, "convolve", lambda x, factors, bias, relu: called.append(x) or x)
     direct = layer()
     ours = WinogradConv2d(direct.weight, direct.bias)
     x = torch.zeros(2, 128, 32, 32)

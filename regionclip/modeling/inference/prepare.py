@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from regionclip.clip.architectures import STAGES
 from regionclip.clip.folding import FoldedBottleneck, fold_image_encoder, folded
 from regionclip.clip.resnet import ModifiedResNet
-from regionclip.memory import keep_freed_memory
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
@@ -47,8 +46,7 @@ def prepare_for_inference(
 
     Normalization is folded into the convolutions, weights become channels-last, 3x3 convolutions use Winograd's
     algorithm, and RoI heads on CLIP's last stage hoist convolutions before RoIAlign: results stay the same up to
-    rounding. State-dict keys are no longer the published ones, and the model can no longer be trained. On a CPU
-    the process keeps freed memory from then on (`keep_freed_memory`).
+    rounding. State-dict keys are no longer the published ones, and the model can no longer be trained.
 
     Args:
         model: with loaded weights, on its device.
@@ -80,8 +78,6 @@ def prepare_for_inference(
         _convolve_in(model, image_encoder, PRECISIONS[precision], first_stage)
     _use_winograd(model, torch.float32)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if all(device.type == "cpu" for device in devices):
-        keep_freed_memory()
     return model
 
 
@@ -141,9 +137,9 @@ def _use_winograd(part: nn.Module, dtype: torch.dtype) -> None:
         for name, layer in module.named_children():
             if isinstance(layer, nn.Conv2d) and suits_winograd(layer) and getattr(layer, "norm", None) is None:
                 activation = getattr(layer, "activation", None)
-                rectify = isinstance(activation, nn.ReLU) or (isinstance(module, FoldedBottleneck) and name == "conv2")
-                if rectify or activation is None:
-                    setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, rectify=rectify))
+                relu = isinstance(activation, nn.ReLU) or (isinstance(module, FoldedBottleneck) and name == "conv2")
+                if relu or activation is None:
+                    setattr(module, name, WinogradConv2d(layer.weight, layer.bias, dtype, relu=relu))
         if isinstance(module, FPN):
             # FPN also keeps its output convolutions in a list, from the coarsest level to the finest.
             outputs = [layer for name, layer in module.named_children() if name.startswith("fpn_output")]

@@ -31,7 +31,7 @@ STABLE_TORCH_LIBRARY(regionclip, library) {
   // The two ends of a 3x3 convolution (regionclip/ops/winograd.py): components [n * n, T, C] of what the tiles from number
   // `first` on see of a channels-last map, and the cells of those tiles from products [n * n, T, C].
   library.def("winograd_windows(Tensor map, int first, Tensor(a!) windows) -> ()");
-  library.def("winograd_assemble(Tensor products, Tensor? bias, bool rectify, int first, Tensor(a!) map) -> ()");
+  library.def("winograd_assemble(Tensor products, Tensor? bias, bool relu, int first, Tensor(a!) map) -> ()");
   // The parts of NMS and soft-NMS that run on a GPU (regionclip/ops/native_cuda.py).
   library.def("suppress_sorted(Tensor boxes, Tensor? classes, Tensor scores, float iou_threshold) -> Tensor");
   library.def(

@@ -5,7 +5,7 @@
 #include "instruction_set.h"
 
 #define REGIONCLIP_ISA baseline
-#include "box_list_block.h"
+#include "box_list_block.inl"
 #undef REGIONCLIP_ISA
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -17,7 +17,7 @@
 #pragma GCC target("avx2")
 #endif
 #define REGIONCLIP_ISA avx2
-#include "box_list_block.h"
+#include "box_list_block.inl"
 #undef REGIONCLIP_ISA
 #ifdef __clang__
 #pragma clang attribute pop

@@ -3,8 +3,8 @@
 
 #include "roi_align_kernel.h"
 
-#define REGIONCLIP_BLOCK "roi_align_block.h"
-#include "each_instruction_set.h"
+#define REGIONCLIP_BLOCK "roi_align_block.inl"
+#include "each_instruction_set.inl"
 
 namespace regionclip {
 

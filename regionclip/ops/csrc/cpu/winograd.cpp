@@ -62,7 +62,7 @@ void winograd_windows_cpu(const Tensor& map, int64_t first, Tensor windows) {
 }
 
 void winograd_assemble_cpu(
-    const Tensor& products, const std::optional<Tensor>& bias, bool rectify, int64_t first, Tensor map) {
+    const Tensor& products, const std::optional<Tensor>& bias, bool relu, int64_t first, Tensor map) {
   const WinogradMap shape = checked_shape(map, products, first);
   if (bias.has_value()) {
     STD_TORCH_CHECK(
@@ -71,7 +71,7 @@ void winograd_assemble_cpu(
         "winograd: expected a dense float32 bias [", shape.channels, "]");
   }
   const int64_t end = first + products.size(1), stride = products.stride(0);
-  const WinogradFinish finish{bias.has_value() ? data_of<float>(*bias) : nullptr, rectify};
+  const WinogradFinish finish{bias.has_value() ? data_of<float>(*bias) : nullptr, relu};
   for_types(map.scalar_type(), products.scalar_type(), [&](auto cell, auto component) {
     const auto* source = data_of<decltype(component)>(products);
     auto* target = mutable_data_of<decltype(cell)>(map);

@@ -1,8 +1,8 @@
 // Winograd's transforms for each instruction set, chosen when they run.
 #include "winograd_loops.h"
 
-#define REGIONCLIP_BLOCK "winograd_block.h"
-#include "each_instruction_set.h"
+#define REGIONCLIP_BLOCK "winograd_block.inl"
+#include "each_instruction_set.inl"
 
 namespace regionclip {
 

@@ -27,7 +27,7 @@ struct WinogradTiles {
 // What happens to the sums of a cell before they are written.
 struct WinogradFinish {
   const float* bias;  // [C], added; can be null
-  bool rectify;       // keeps the positive part
+  bool relu;          // after the sum
 };
 
 // `Cell` is the type of the map, `Component` that of what is multiplied: float or bfloat16 (as its bits).

@@ -135,7 +135,7 @@ void assemble_tiles(
         Axis<Tile>::assemble(along_y + y * n, 1, cells + y * Tile);
         for (int64_t x = 0; x < Tile && left + x < shape.width; ++x) {
           const Floats sum = cells[y * Tile + x] + offset;
-          const Floats value = finish.rectify ? (sum < 0 ? Floats{} : sum) : sum;  // NaN stays
+          const Floats value = finish.relu ? (sum < 0 ? Floats{} : sum) : sum;  // NaN stays
           store(value, image + ((top + y) * shape.width + left + x) * channels + channel);
         }
       }
