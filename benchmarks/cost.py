@@ -45,7 +45,7 @@ def set_words(model: CLIPFastRCNN, count: int) -> None:
     classifier.weight = torch.nn.Parameter(rows, requires_grad=False)
 
 
-def picture(side: int) -> list[dict[str, Any]]:
+def blank_image(side: int) -> list[dict[str, Any]]:
     """Return one image with a shorter side of `side` pixels."""
     first = list_images(REPOSITORY / "datasets" / "demo_images")[0]
     return [TestMapper(side, 2 * side, "RGB", keep_annotations=False).map_pixels(read_image(first))]
@@ -74,14 +74,14 @@ def main() -> None:
         for count in PROPOSALS:
             for detector in (unprepared, model):
                 set_proposals(detector, count)
-            note("proposals", count, picture(800), compare=True)
+            note("proposals", count, blank_image(800), compare=True)
         set_proposals(model, 300)
         for count in WORDS:
             set_words(model, count)
-            note("words", count, picture(800))
+            note("words", count, blank_image(800))
         set_words(model, 1203)
         for side in SIDES:
-            note("pixels of the shorter side", side, picture(side))
+            note("pixels of the shorter side", side, blank_image(side))
         for count in IMAGES:
             note("images at once", count, read_inputs(arguments.model, count))
     print(f"{arguments.model}, {arguments.precision}, {torch.get_num_threads()} threads")

@@ -112,10 +112,10 @@ def read_inputs(name: str, count: int, folder: Path | None = None) -> list[dict[
     """Return images for a detector, with seven boxes each if boxes are given."""
     own_folder, sides = ("demo_scenes", (448, 720)) if name == "emoji" else ("demo_images", (800, 1333))
     mapper = TestMapper(*sides, "RGB", keep_annotations=False)
-    pictures = list_images(folder or REPOSITORY / "datasets" / own_folder)
+    photos = list_images(folder or REPOSITORY / "datasets" / own_folder)
     inputs = []
     for number in range(count):
-        mapped = mapper.map_pixels(read_image(pictures[number % len(pictures)]))
+        mapped = mapper.map_pixels(read_image(photos[number % len(photos)]))
         height, width = mapped["image"].shape[1:]
         generator = torch.Generator().manual_seed(number)
         corner = torch.rand(7, 2, generator=generator) * torch.tensor([width, height]) / 2
@@ -178,20 +178,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     seconds, memory = measure(arguments)
-    rows, figures = [], {}
+    rows, metrics = [], {}
     for path in seconds:
         median = statistics.median(seconds[path])
         speedup = statistics.median(a / b for a, b in zip(seconds["plain"], seconds[path], strict=True))
         rows.append([path, f"{median * 1e3:.0f}", f"{speedup:.2f}", f"{memory[path] / 1e9:.2f}"])
-        figures[f"speedup_{path}"] = speedup
-        figures[f"memory_{path}"] = memory[path]
-    figures["ms_per_image"] = statistics.median(seconds["float32"]) * 1e3
-    figures["baseline_ms_per_image"] = statistics.median(seconds["plain"]) * 1e3
+        metrics[f"speedup_{path}"] = speedup
+        metrics[f"memory_{path}"] = memory[path]
+    metrics["ms_per_image"] = statistics.median(seconds["float32"]) * 1e3
+    metrics["baseline_ms_per_image"] = statistics.median(seconds["plain"]) * 1e3
     task = f"{arguments.model}, boxes {arguments.boxes}, {arguments.proposals} proposals"
     print(f"{task}, {torch.get_num_threads()} threads")
     print(tabulate(rows, headers=["path", "ms an image", "times as fast", "GB at most"]))
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure how many regions early termination skips, the time saved, and whether detections stay bit-identical.
 
-    python benchmarks/early_end.py [--model emoji|RN50|RN50x4] [--images 6] [--pictures FOLDER] [--detections 100]
+    python benchmarks/early_end.py [--model emoji|RN50|RN50x4] [--images 6] [--folder FOLDER] [--detections 100]
 
 Each image is processed twice in turns, with early termination of the RoI head and without. `emoji` is the default
 detector on datasets/demo_scenes or the images of a folder; the others have generated weights.
@@ -64,7 +64,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     predictor.selector = replace(predictor.selector, max_detections=arguments.detections)
     keep_freed_memory()
     prepare_for_inference(model)
-    inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
+    inputs = read_inputs(arguments.model, arguments.images, arguments.folder)
     model.inference(inputs[:1], do_postprocess=False)
     seconds, results = ([], []), ([], [])
     everything = mock.patch.object(DetectionSelector, "largest_score", never)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--proposals", type=int, default=1000)
     parser.add_argument("--detections", type=int, default=100, help="of an image at most")
     parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--pictures", type=Path, help="folder with images")
+    parser.add_argument("--folder", type=Path, help="folder with images")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     metrics = compare(arguments)

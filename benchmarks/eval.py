@@ -66,7 +66,7 @@ def make_truth(images: int) -> dict[str, Any]:
         ],
         "annotations": annotations,
         "categories": [
-            {"id": i, "name": f"thing {i}", "frequency": "rcf"[int(seen[i] > 10) + int(seen[i] > 100)]}
+            {"id": i, "name": f"object {i}", "frequency": "rcf"[int(seen[i] > 10) + int(seen[i] > 100)]}
             for i in range(1, CLASSES + 1)
         ],
     }
@@ -102,11 +102,11 @@ def measure(folder: str, backend: str, images: int, count: int) -> dict[str, flo
         found = detections_of((ids[number - 1], boxes[number - 1]), number, count)
         evaluator.process([{"image_id": number}], [{"instances": found}])
     start = time.perf_counter()
-    figures = evaluator.evaluate()
+    metrics = evaluator.evaluate()
     seconds = time.perf_counter() - start
     status = Path("/proc/self/status").read_text()
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": seconds, "memory": int(peak) * 1024, "AP": figures["bbox"]["AP"]}
+    return {"seconds": seconds, "memory": int(peak) * 1024, "AP": metrics["bbox"]["AP"]}
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=list(BACKENDS))
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
-    figures = {}
+    metrics = {}
     with tempfile.TemporaryDirectory() as folder:
         truth = make_truth(arguments.images)
         write_json(Path(folder) / "truth.json", truth)
@@ -128,17 +128,17 @@ def main() -> None:
             # A separate process, so that memory of an earlier backend is not counted.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 task = (folder, backend, arguments.images, arguments.detections)
-                figures[backend] = pool.apply(measure, task)
+                metrics[backend] = pool.apply(measure, task)
     print(f"{arguments.images} images, {arguments.detections} detections each, {CLASSES} classes")
     rows = [
         [backend, f"{of['seconds']:.1f}", f"{of['memory'] / 1e9:.2f}", f"{of['AP']:.4f}"]
-        for backend, of in figures.items()
+        for backend, of in metrics.items()
     ]
     print(tabulate(rows, headers=["backend", "s after inference", "GB at most", "AP"]))
-    if len(figures) > 1:
-        print(f"faster than LVIS's own: {figures['official']['seconds'] / figures['faster']['seconds']:.1f} times")
+    if len(metrics) > 1:
+        print(f"faster than LVIS's own: {metrics['official']['seconds'] / metrics['faster']['seconds']:.1f} times")
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

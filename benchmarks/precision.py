@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the effect of half precision: classes and scores of the same regions, against float32.
 
-    python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--images 6] [--pictures FOLDER] [--json]
+    python benchmarks/precision.py [--model emoji|RN50|RN50x4] [--images 6] [--folder FOLDER] [--json]
 
 Both detectors get the proposals of the first one. `emoji` is the default detector on datasets/demo_scenes or the
 images of a folder, with meaningful detections; the others have generated weights.
@@ -51,7 +51,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, float]:
     prepare_for_inference(exact)
     keep_freed_memory()
     prepare_for_inference(rounded, arguments.precision, arguments.first_stage, "keep")
-    inputs = read_inputs(arguments.model, arguments.images, arguments.pictures)
+    inputs = read_inputs(arguments.model, arguments.images, arguments.folder)
     proposals = [exact.proposal_source.propose([image], exact.device)[0] for image in inputs]
     (expected, boxes), (found, found_boxes) = (scores_of(model, inputs, proposals) for model in (exact, rounded))
     best = expected.topk(2, dim=1)
@@ -85,16 +85,16 @@ def main() -> None:
     parser.add_argument("--first-stage", default="res5", choices=ROUNDED_FROM, help="of the backbone in that precision")
     parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--pictures", type=Path, help="a folder of pictures instead of the model's own")
+    parser.add_argument("--folder", type=Path, help="a folder of images instead of the model's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
-    figures = compare(arguments)
+    metrics = compare(arguments)
     print(f"{arguments.model}, {arguments.precision} from {arguments.first_stage} on against float32")
-    for name, value in figures.items():
+    for name, value in metrics.items():
         print(f"  {name.replace('_', ' ')}: {value:.6g}")
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

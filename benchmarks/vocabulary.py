@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time a new vocabulary on an image that is already encoded, against a whole prediction, in one run.
 
-    python benchmarks/vocabulary.py [--model RN50|RN50x4] [--picture FILE] [--repeats 5] [--json]
+    python benchmarks/vocabulary.py [--model RN50|RN50x4] [--image FILE] [--repeats 5] [--json]
 
 Weights are generated from key names: times are meaningful, detections are not. The whole prediction encodes
 the image (800 pixels, 1000 proposals) and uses 1203 classes.
@@ -64,7 +64,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="RN50", choices=["RN50", "RN50x4"])
-    parser.add_argument("--picture", default=str(list_images(REPOSITORY / "datasets" / "demo_images")[0]))
+    parser.add_argument("--image", default=str(list_images(REPOSITORY / "datasets" / "demo_images")[0]))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
@@ -75,28 +75,28 @@ def main() -> None:
 
     def whole() -> None:
         detector.forget_images()
-        detector.set_image(args.picture)
+        detector.set_image(args.image)
         detector.predict()
 
     full = median_seconds(whole, max(args.repeats // 2, 1))
     regions = len(next(iter(detector.encoded_images)).encoding.proposals)
-    rows, figures = [], {"whole_seconds": full, "regions": regions}
+    rows, metrics = [], {"whole_seconds": full, "regions": regions}
     for count, vocabulary in vocabularies.items():
         setting = median_seconds(lambda v=vocabulary: detector.set_vocabulary(v), args.repeats)  # type: ignore[misc]
         asking = median_seconds(detector.predict, args.repeats)
         share = (setting + asking) / full
         rows.append([count, f"{setting * 1e3:.0f}", f"{asking * 1e3:.0f}", f"{share:.2%}"])
-        figures[f"share_{count}"] = share
+        metrics[f"share_{count}"] = share
     print(f"{args.model}, {regions} regions, {torch.get_num_threads()} threads: whole prediction {full:.2f} s")
     print(tabulate(rows, headers=["words", "set_vocabulary ms", "predict ms", "of a whole prediction"]))
-    words = [f"thing {i}" for i in range(100)]
+    words = [f"object {i}" for i in range(100)]
     embedder = make_embedder(args.model)
     start = time.perf_counter()
     Vocabulary.from_names(words, embedder)
-    figures["words_per_second"] = len(words) / (time.perf_counter() - start)
-    print(f"embedding: {figures['words_per_second']:.1f} words a second with 81 templates")
+    metrics["words_per_second"] = len(words) / (time.perf_counter() - start)
+    print(f"embedding: {metrics['words_per_second']:.1f} words a second with 81 templates")
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

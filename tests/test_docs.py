@@ -84,6 +84,20 @@ def test_python_examples_run(example, workplace, detector_folder, capsys):
     runpy.run_path(str(workplace / "example.py"))
 
 
+@pytest.mark.parametrize("notebook", sorted((REPOSITORY / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_and_are_shown_as_executed(notebook, tmp_path, monkeypatch):
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] and not has_error(cell) for cell in cells)
+    assert any(cell["outputs"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebook.py").write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    runpy.run_path("notebook.py")
+
+
+def has_error(cell):
+    return any(output["output_type"] == "error" for output in cell["outputs"])
+
+
 def command_examples():
     text = "\n".join(block for page in ("README.md", "docs/detect.md") for block in blocks(page, "bash"))
     for name in ("detect", "concepts"):

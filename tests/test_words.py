@@ -9,6 +9,11 @@ from tests.helpers.paths import REPOSITORY
 WORDS = {
     "proposer": "RPN, proposal generator",
     r"towers?": "image encoder, text encoder",
+    r"pictures?": "image",
+    r"figures?": "metrics",
+    r"things?": "object",
+    r"rectif\w+": "ReLU",
+    r"lying": "landscape",
     r"small world": "synthetic dataset",
     r"in the place of": "instead of",
     r"torn": "partial",
@@ -22,8 +27,8 @@ WORDS = {
 }
 """What is not written, and what is written instead."""
 
-ALLOWED = {"proposer.yaml", "proposer.json", "normalised"}
-"""Names of files, and keys in files, that exist."""
+ALLOWED = {"proposer.yaml", "proposer.json", "normalised", "figure"}
+"""Names of files, and keys in files, that exist; and HTML's element."""
 
 FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs")
 NOT_YET = ("regionclip/data/emoji_scenes", "docs/emoji_ovd.md", "regionclip/data/image_text/english.txt")

@@ -39,7 +39,7 @@ SAME_OBJECT = 0.5
 
 
 @dataclass(frozen=True)
-class Thing:
+class AnnotatedObject:
     """A ground-truth object of a scene."""
 
     name: str
@@ -47,63 +47,63 @@ class Thing:
     """x1 y1 x2 y2 in pixels."""
 
 
-def read_things(path: Path) -> dict[str, list[Thing]]:
+def read_objects(path: Path) -> dict[str, list[AnnotatedObject]]:
     """Return the ground-truth objects of each image of a COCO file, by image name."""
     content = json.loads(path.read_bytes())
     names = {category["id"]: category["name"] for category in content["categories"]}
-    things: dict[str, list[Thing]] = {image["file_name"]: [] for image in content["images"]}
+    objects: dict[str, list[AnnotatedObject]] = {image["file_name"]: [] for image in content["images"]}
     files = {image["id"]: image["file_name"] for image in content["images"]}
     for annotation in content["annotations"]:
         box = box_convert(torch.tensor(annotation["bbox"]), "xywh", "xyxy").tolist()
-        things[files[annotation["image_id"]]].append(Thing(names[annotation["category_id"]], box))
-    return things
+        objects[files[annotation["image_id"]]].append(AnnotatedObject(names[annotation["category_id"]], box))
+    return objects
 
 
-def truth_of(box: Sequence[float], things: Sequence[Thing]) -> str:
+def truth_of(box: Sequence[float], objects: Sequence[AnnotatedObject]) -> str:
     """Return the class name of the object at a box; empty if there is none."""
-    if not things:
+    if not objects:
         return ""
-    overlaps = box_iou(torch.tensor([list(box)]), torch.tensor([thing.box for thing in things]))[0]
+    overlaps = box_iou(torch.tensor([list(box)]), torch.tensor([item.box for item in objects]))[0]
     best = int(overlaps.argmax())
-    return things[best].name if overlaps[best] >= SAME_OBJECT else ""
+    return objects[best].name if overlaps[best] >= SAME_OBJECT else ""
 
 
-def find(detector: RegionCLIP, picture: Path, threshold: float | None = None) -> Detections:
+def find(detector: RegionCLIP, scene_file: Path, threshold: float | None = None) -> Detections:
     """Detect in an image, by default with the detector's own threshold, and draw it into `OUTPUT`."""
-    detector.set_image(picture)
+    detector.set_image(scene_file)
     found = detector.predict(threshold=threshold)
-    found.draw().save(OUTPUT / f"{picture.stem}.png")
+    found.draw().save(OUTPUT / f"{scene_file.stem}.png")
     return found
 
 
-def compare(picture: Path, found: Detections, things: Sequence[Thing]) -> list[list[str]]:
+def compare(scene_file: Path, found: Detections, objects: Sequence[AnnotatedObject]) -> list[list[str]]:
     """Return a row for each detection: box, class name, and ground truth."""
     novel = {concept.name for concept in read_concepts() if concept.split == "novel"}
     rows = []
     for box, name, score in zip(found.boxes.tolist(), found.names, found.scores, strict=True):
-        truth = truth_of(box, things)
+        truth = truth_of(box, objects)
         verdict = RIGHT if name == truth else f"it is: {truth}" if truth else "nothing is there"
-        rows.append([picture.name, name, f"{score:.2f}", "novel" if name in novel else "", verdict])
+        rows.append([scene_file.name, name, f"{score:.2f}", "novel" if name in novel else "", verdict])
     return rows
 
 
-def show_word_list(detector: RegionCLIP, picture: Path, things: Sequence[Thing]) -> None:
+def show_word_list(detector: RegionCLIP, scene_file: Path, objects: Sequence[AnnotatedObject]) -> None:
     """Detect all classes of the default vocabulary in one scene."""
-    rows = compare(picture, find(detector, picture), things)
+    rows = compare(scene_file, find(detector, scene_file), objects)
     headers = [f"{len(detector.vocabulary)} words", "found", "score", "split", "truth"]
     print(f"{tabulate(rows, headers=headers)}\n")
 
 
-def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[Thing]]) -> None:
+def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[AnnotatedObject]]) -> None:
     """Detect the class names of all objects, and some absent ones, in all scenes."""
-    words = sorted({thing.name for things in scenes.values() for thing in things}) + ABSENT_NAMES
+    words = sorted({item.name for objects in scenes.values() for item in objects}) + ABSENT_NAMES
     detector.set_vocabulary(words)
     rows, seconds = [], []
-    for name, things in scenes.items():
+    for name, objects in scenes.items():
         began = time.perf_counter()
         found = find(detector, SCENES / name, TYPED_THRESHOLD)
         seconds.append(time.perf_counter() - began)
-        rows += compare(SCENES / name, found, things)
+        rows += compare(SCENES / name, found, objects)
     print(tabulate(rows, headers=[f"{len(words)} words typed", "found", "score", "split", "truth"]))
     right, there = sum(row[-1] == RIGHT for row in rows), sum(map(len, scenes.values()))
     print(
@@ -120,9 +120,9 @@ def show_photos() -> None:
         return
     detector = RegionCLIP.from_pretrained(OFFICIAL, overrides=["INPUT.MIN_SIZE_TEST", "400"])
     rows = []
-    for picture in list_images(PHOTOS):
-        found = find(detector, picture, 0.1)
-        rows += [[picture.name, name, f"{score:.2f}"] for name, score in zip(found.names, found.scores, strict=True)]
+    for scene_file in list_images(PHOTOS):
+        found = find(detector, scene_file, 0.1)
+        rows += [[scene_file.name, name, f"{score:.2f}"] for name, score in zip(found.names, found.scores, strict=True)]
     print(tabulate(rows, headers=["photo", "found", "score"]))
 
 
@@ -130,12 +130,12 @@ def main() -> int:
     """Run the demo and return the exit code."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     detector = RegionCLIP.from_pretrained("emoji")
-    scenes = read_things(SCENES / "annotations.json")
+    scenes = read_objects(SCENES / "annotations.json")
     first = next(iter(scenes))
     show_word_list(detector, SCENES / first, scenes[first])
     show_typed_words(detector, scenes)
     show_photos()
-    print(f"drawn pictures: {OUTPUT}")
+    print(f"drawn images: {OUTPUT}")
     return DONE
 
 

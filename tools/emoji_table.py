@@ -27,7 +27,7 @@ ABLATIONS = {
 }
 
 
-class Figures:
+class Metrics:
     """Metrics written by the stages under a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ def seeds(stage: str) -> list[str]:
     return [stage + seed for seed in SEEDS]
 
 
-def claims(figures: Figures) -> str:
+def claims(metrics: Metrics) -> str:
     """Return the table of zero-shot detection, proposals and transfer learning."""
     rows = []
     for what, boxes, name in (
@@ -64,28 +64,28 @@ def claims(figures: Figures) -> str:
         ("proposed boxes, AP50, novel", "rpn", "AP50-novel"),
         ("proposed boxes, AP50, base", "rpn", "AP50-base"),
     ):
-        teacher = figures.text([f"zero_shot_{boxes}_clip"], name)
-        student = figures.text(seeds(f"zero_shot_{boxes}_pretrain"), name)
-        style = [figures.text([f"style_{boxes}_{stage}"], name) for stage in ("clip", "pretrain")]
+        teacher = metrics.text([f"zero_shot_{boxes}_clip"], name)
+        student = metrics.text(seeds(f"zero_shot_{boxes}_pretrain"), name)
+        style = [metrics.text([f"style_{boxes}_{stage}"], name) for stage in ("clip", "pretrain")]
         rows.append([f"zero-shot, {what}", teacher, student, *style])
     for name in ("AP50-novel", "AP50-base", "AP50"):
-        cells = [figures.text(seeds(f"transfer_{stage}"), name) for stage in ("clip", "pretrain")]
+        cells = [metrics.text(seeds(f"transfer_{stage}"), name) for stage in ("clip", "pretrain")]
         rows.append([f"fine-tuned on base boxes, {name}", *cells, "", ""])
     headers = ["", "from CLIP", "from the pretrained student", "Fluent 3D, CLIP", "Fluent 3D, student"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def proposals(figures: Figures) -> str:
+def proposals(metrics: Metrics) -> str:
     """Return the table of RPN recall."""
     names = [f"AR@{limit}{group}" for group in ("", "-base", "-novel") for limit in (10, 100)]
-    rows = [[name, figures.text(["rpn"], name, "proposals")] for name in names]
+    rows = [[name, metrics.text(["rpn"], name, "proposals")] for name in names]
     return tabulate(rows, headers=["proposals", "percent"], tablefmt="github", disable_numparse=True)
 
 
-def ablations(figures: Figures) -> str:
+def ablations(metrics: Metrics) -> str:
     """Return the table of ablations: pretraining without one part."""
     rows = [
-        [what, figures.text([f"zero_shot_gt_{stage}"], "AP"), figures.text([f"zero_shot_rpn_{stage}"], "AP50")]
+        [what, metrics.text([f"zero_shot_gt_{stage}"], "AP"), metrics.text([f"zero_shot_rpn_{stage}"], "AP50")]
         for what, stage in (("no pretraining (CLIP)", "clip"), *ABLATIONS.items())
     ]
     headers = ["pretraining", "annotated boxes, AP", "proposed boxes, AP50"]
@@ -99,8 +99,8 @@ def main() -> int:
     folder = Path(parser.parse_args().folder)
     if not folder.is_dir():
         raise user_error(f"--folder {folder}", "the output of tools/train_emoji.sh", "no such folder", "run that first")
-    figures = Figures(folder)
-    print("\n\n".join(table(figures) for table in (claims, proposals, ablations)))
+    metrics = Metrics(folder)
+    print("\n\n".join(table(metrics) for table in (claims, proposals, ablations)))
     return DONE
 
 

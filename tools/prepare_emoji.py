@@ -67,15 +67,15 @@ def drawn_scenes(root: Path, split: str) -> Iterator[Image.Image]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(root / "annotations" / f"{split}.json"))
     for number in truth.getImgIds()[:SHEET_SCENES]:
-        things = truth.loadAnns(truth.getAnnIds(imgIds=number))
-        boxes = np.array([thing["bbox"] for thing in things], np.float32).reshape(-1, 4)
+        own_annotations = truth.loadAnns(truth.getAnnIds(imgIds=number))
+        boxes = np.array([annotation["bbox"] for annotation in own_annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         pixels = read_image(root / split / truth.imgs[number]["file_name"])
         none = np.zeros((len(boxes), 0))
         yield Detections(
             boxes=boxes,
             scores=np.ones(len(boxes), np.float32),
-            class_ids=np.array([thing["category_id"] - 1 for thing in things], np.int64),
+            class_ids=np.array([annotation["category_id"] - 1 for annotation in own_annotations], np.int64),
             vocabulary=names,
             image_size=pixels.shape[:2],
             top_class_ids=none.astype(np.int64),

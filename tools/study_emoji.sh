@@ -38,4 +38,4 @@ for seed in 2 3; do
   transfer "transfer_pretrain_seed$seed" "pretrain_seed$seed" SEED "$seed" "$@"
   transfer "transfer_clip_seed$seed" clip SEED "$seed" "$@"
 done
-echo "Done: figures in $out/*/inference/metrics.json"
+echo "Done: metrics in $out/*/inference/metrics.json"

@@ -28,4 +28,4 @@ done
   --set "MODEL.CLIP.BB_RPN_WEIGHTS=$out/rpn/model_final.pth" --vocabulary emoji --output "$out/packed" \
   --set MODEL.CLIP.OFFLINE_RPN_NMS_THRESH=0.4 --set MODEL.ROI_HEADS.NMS_THRESH_TEST=0.3 \
   --set MODEL.ROI_HEADS.SCORE_THRESH_TEST=1.2
-echo "Done: figures in $out/*/inference/metrics.json, detector in $out/packed"
+echo "Done: metrics in $out/*/inference/metrics.json, detector in $out/packed"

@@ -24,7 +24,7 @@ def work(setting: Setting, notes: Notes) -> None:
                     first_stage="res5",
                     proposals=proposals,
                     images=images,
-                    pictures=None,
+                    folder=None,
                     device=setting.device,
                 )
             )

@@ -37,7 +37,7 @@ from regionclip.predictor import RegionCLIP
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE, PICTURES, VIDEOS, REPORT_FILE = "detections.json", "pictures", "videos", "report.html"
+RESULTS_FILE, DRAWINGS, VIDEOS, REPORT_FILE = "detections.json", "drawings", "videos", "report.html"
 """Output files and folders of a run."""
 
 LONGEST_NAME = 200
@@ -58,7 +58,7 @@ class DetectOptions:
     per_class: bool = False
     every: int = 1
     """Process every `every`-th frame of a video."""
-    pictures: bool = True
+    drawings: bool = True
     """Write images with drawn detections."""
     report: bool = True
     """Write an HTML report."""
@@ -163,8 +163,8 @@ def _encode_ahead(
     if count == 1:
         return reader
 
-    def encode(pictures: Sequence[tuple[ImageFile, Prepared]]) -> None:
-        wanted = [image for file, (frame, image) in pictures if _image_id(file, frame.number) not in finished]
+    def encode(drawings: Sequence[tuple[ImageFile, Prepared]]) -> None:
+        wanted = [image for file, (frame, image) in drawings if _image_id(file, frame.number) not in finished]
         EncodedImage.encode_together(wanted, proposals=proposals)
 
     return EncodeAhead(reader, files, encode, count)
@@ -203,8 +203,8 @@ class _FileRun:
             yield finished
             return
         frames = self.run.source.frames(self.file)
-        if not (self.file.is_video and options.pictures):
-            yield from (self._result(*prepared, draw=options.pictures) for prepared in frames)
+        if not (self.file.is_video and options.drawings):
+            yield from (self._result(*prepared, draw=options.drawings) for prepared in frames)
             return
         damage: UnreadableImageError | None = None
         with VideoWriter(self.file.path, self.run.output / self.drawn, options.every) as video:
@@ -258,10 +258,10 @@ class _FileRun:
 
     def _thumbnail(self, frame: Frame) -> str:
         name = _thumbnail_name(self.file, frame.number)
-        picture = Image.fromarray(frame.pixels)
-        picture.thumbnail((480, 480))
+        small = Image.fromarray(frame.pixels)
+        small.thumbnail((480, 480))
         with atomic_write(self.run.output / name) as file:
-            picture.save(file, format="JPEG", quality=80)
+            small.save(file, format="JPEG", quality=80)
         return name
 
 
@@ -289,15 +289,15 @@ def _image_id(file: ImageFile, frame: int = 0) -> str:
 
 def drawn_names(files: Sequence[ImageFile]) -> dict[str, str]:
     """Return the unique output file of each image or video, relative to the output folder."""
-    taken = {f"{PICTURES}/{file.name}" for file in files}
+    taken = {f"{DRAWINGS}/{file.name}" for file in files}
     names = {}
     for file in files:
         if file.is_video:
             names[file.name] = f"{VIDEOS}/{_short(file.name, '.mp4')}"
             continue
-        name = f"{PICTURES}/{file.name}"
-        while Path(name).suffix.lower() not in DRAWN_AS or (name in taken and name != f"{PICTURES}/{file.name}"):
-            name = f"{PICTURES}/{_short(name.removeprefix(f'{PICTURES}/'), '.png')}"
+        name = f"{DRAWINGS}/{file.name}"
+        while Path(name).suffix.lower() not in DRAWN_AS or (name in taken and name != f"{DRAWINGS}/{file.name}"):
+            name = f"{DRAWINGS}/{_short(name.removeprefix(f'{DRAWINGS}/'), '.png')}"
         taken.add(name)
         names[file.name] = name
     return names

@@ -50,15 +50,15 @@ class EncodeAhead:
     def _fill(self) -> bool:
         """Encode the next batch when none is left, and return whether there is any image."""
         if not self._waiting:
-            pictures: list[tuple[ImageFile, Prepared]] = []
+            prepared_images: list[tuple[ImageFile, Prepared]] = []
             for file, item in self._items:
                 self._waiting.append((file, item))
                 if not isinstance(item, Exception):
-                    pictures.append((file, item))
-                if len(pictures) == self._count:
+                    prepared_images.append((file, item))
+                if len(prepared_images) == self._count:
                     break
-            if pictures:
-                self._encode(pictures)
+            if prepared_images:
+                self._encode(prepared_images)
         return bool(self._waiting)
 
 

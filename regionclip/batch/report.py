@@ -27,7 +27,7 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     found = sorted({entry["class_id"] for result in results for entry in result["detections"]})
     content = {
         "words": {i: [words[i], color_of(words[i])] for i in found},
-        "pictures": [
+        "images": [
             {
                 "name": result["image_id"].removesuffix("#0"),
                 "thumbnail": result.get("thumbnail", ""),

@@ -91,4 +91,4 @@ class VideoWriter:
     def _failure(self, actual: str) -> Exception:
         if shutil.disk_usage(self._target.parent).free < SPACE_LEFT:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
-        return user_error(str(self._target), "a video that can be written", actual, "leave it out with --no-pictures")
+        return user_error(str(self._target), "a video that can be written", actual, "leave it out with --no-drawings")

@@ -22,7 +22,7 @@ SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 
 
 def detect(
-    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns in quotes, videos; - reads names.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, patterns in quotes, videos; - reads names.")],
     words: Annotated[str | None, typer.Option(help='Words to look for: "cat | kitten, traffic cone".')] = None,
     vocabulary: Annotated[
         str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, emoji, or a file of words or embeddings.")
@@ -35,20 +35,20 @@ def detect(
     boxes: Annotated[str, typer.Option(help="JSON or npz with boxes to name instead of detecting.")] = "",
     threshold: Annotated[
         float | None,
-        typer.Option(help="Least score of a find: 0.05, or the detector's own if higher. Given boxes are all named."),
+        typer.Option(help="Minimum score: 0.05, or the detector's own if higher. User boxes are all named."),
     ] = None,
     topk: Annotated[int, typer.Option(min=1, help="Most detections in an image; user boxes are all named.")] = 25,
     top_words: Annotated[int, typer.Option(min=0, help="Also give the k most probable words of each box.")] = 0,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
     ] = False,
-    every: Annotated[int, typer.Option(min=1, help="Look at each so many-th frame of a video.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Use every N-th frame of a video.")] = 1,
     batch: Annotated[
-        int, typer.Option(min=1, help="Pictures encoded at once; more than 1 is for GPUs, and moves finds a little.")
+        int, typer.Option(min=1, help="Images encoded at once; more than 1 is for GPUs, and changes the last digits.")
     ] = 1,
     matte: Annotated[str, typer.Option(help="Color behind transparent pixels, such as black or #808080.")] = "white",
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
-    pictures: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
+    drawings: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     model: shared.Model = "",
     config: shared.Config = "",
@@ -100,7 +100,7 @@ def run(args: Namespace) -> int:
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
         *(threshold, args.topk, args.top_words, args.per_class, args.every),
-        *(args.pictures, args.report, args.batch, args.matte),
+        *(args.drawings, args.report, args.batch, args.matte),
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     found = detect_all(detector, files, args.output, options, given)
@@ -151,7 +151,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
         print(f"error: {failure}", file=sys.stderr)
     counts = Counter(entry["word"] for result in found.results for entry in result["detections"])
     if len(found.results) > SHOWN_IMAGES:
-        print("finds:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
+        print("detections:", ", ".join(f"{word} {count}" for word, count in counts.most_common(20)))
     resumed = f", {found.resumed} of them by an interrupted run" if found.resumed else ""
     summary = f"{len(found.results)} images{resumed}, {counts.total()} detections, {len(found.failures)} failed"
     notes = Counter(note for result in found.results for note in result.get("notes", ()))
@@ -160,6 +160,6 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     page = f", page to look through: {output / REPORT_FILE}" if with_page else ""
     print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
     if as_json:
-        pictures = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]
-        content = {"output": output, "failures": found.failures, "left_out": left_out, "pictures": pictures}
+        images = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]
+        content = {"output": output, "failures": found.failures, "left_out": left_out, "images": images}
         shared.print_json(content)

@@ -144,7 +144,7 @@ def class_count_problems(cfg: CfgNode, dataset: str) -> Iterator[Problem]:
     if not cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER and (count < len(classes) or _only_proposes(cfg)):
         # A published RPN config tests so; what it is for is not measured.
         logger.warning(
-            "%s has %d classes, the detector %d: its figures will mean nothing", dataset, len(classes), count
+            "%s has %d classes, the detector %d: its metrics will mean nothing", dataset, len(classes), count
         )
     else:
         fix = f"use class embeddings and NUM_CLASSES of {dataset}, or test on the dataset that they belong to"

@@ -89,8 +89,8 @@ class CaptionMapper:
         caption = choose_caption(pair.text)
         if not caption:
             raise UnreadableImageError(f"{pair.key}: no caption")
-        picture = self._augment(decode(pair))
-        pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
+        photo = self._augment(decode(pair))
+        pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1)))
         tokens = tokenize([caption], self.tokenizer)[0]
         height, width = pixels.shape[1:]
         return {
@@ -102,8 +102,8 @@ class CaptionMapper:
             "width": width,
         }
 
-    def _augment(self, picture: Image.Image) -> Image.Image:
-        resized = self.crop(picture) if self.crop else self.resize(picture)
+    def _augment(self, photo: Image.Image) -> Image.Image:
+        resized = self.crop(photo) if self.crop else self.resize(photo)
         return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < FLIP_PROBABILITY else resized
 
 
@@ -114,15 +114,15 @@ class ShortestEdge:
         """Create a transform; sides in pixels."""
         self.shortest, self.longest, self.resampling = shortest, longest, resampling
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, photo: Image.Image) -> Image.Image:
         """Return the resized image."""
-        short, long = sorted(picture.size)
+        short, long = sorted(photo.size)
         new_short, new_long = self.shortest, int(self.shortest * long / short)
         if self.longest is not None and new_long > self.longest:
             new_short, new_long = int(self.longest * short / long), self.longest
-        size = (new_short, new_long) if picture.width <= picture.height else (new_long, new_short)
+        size = (new_short, new_long) if photo.width <= photo.height else (new_long, new_short)
         size = max(size[0], 1), max(size[1], 1)
-        return picture if size == picture.size else picture.resize(size, self.resampling)
+        return photo if size == photo.size else photo.resize(size, self.resampling)
 
 
 def decode(pair: Pair) -> Image.Image:

@@ -62,7 +62,7 @@ class TrainingBatches(Sampler[list[Draw]]):
         order: Iterable[int],
         batch_size: int,
         *,
-        lying: Sequence[bool] | None = None,
+        landscape: Sequence[bool] | None = None,
         rank: int = 0,
         world_size: int = 1,
         first_batch: int = 0,
@@ -72,14 +72,14 @@ class TrainingBatches(Sampler[list[Draw]]):
         Args:
             order: endless image indices.
             batch_size: images per batch over all processes; a multiple of `world_size`.
-            lying: for each image whether it is landscape (wider than high); None mixes both.
+            landscape: for each image whether it is landscape (wider than high); None mixes both.
             rank: index of this process.
             world_size: number of processes.
             first_batch: number of batches to skip.
         """
         self.order = order
         self.batch_size = batch_size
-        self.lying = lying
+        self.landscape = landscape
         self.rank = rank
         self.world_size = world_size
         self.first_batch = first_batch
@@ -92,7 +92,7 @@ class TrainingBatches(Sampler[list[Draw]]):
     def _batches(self) -> Iterator[list[Draw]]:
         groups: dict[bool, list[Draw]] = {True: [], False: []}
         for position, index in enumerate(self.order):
-            group = groups[self.lying is None or self.lying[index]]
+            group = groups[self.landscape is None or self.landscape[index]]
             group.append(Draw(position, index))
             if len(group) == self.batch_size:
                 yield list(group)

@@ -71,17 +71,17 @@ class TrainingMapper(DatasetMapper):
         height, width = pixels.shape[:2]
         if problem := size_problem((record["height"], record["width"]), (height, width)):
             raise UnreadableImageError(f"{record['file_name']}: {problem}")
-        picture = T.AugInput(pixels)
-        transforms = self.augmentations(picture)
+        augmented = T.AugInput(pixels)
+        transforms = self.augmentations(augmented)
         result = cast(MappedImage, {key: value for key, value in record.items() if key != "annotations"})
-        result["image"] = torch.from_numpy(np.ascontiguousarray(picture.image.transpose(2, 0, 1)))
+        result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.proposal_topk is not None:
-            utils.transform_proposals(result, picture.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
+            utils.transform_proposals(result, augmented.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
         for annotation in record["annotations"]:
             if self.recompute_boxes or isinstance(annotation.get("segmentation"), dict):
                 annotation["segmentation"] = as_run_lengths(annotation["segmentation"], height, width)
         result["annotations"] = record["annotations"]
-        self._transform_annotations(result, transforms, picture.image.shape[:2])
+        self._transform_annotations(result, transforms, augmented.image.shape[:2])
         return result
 
 
@@ -105,7 +105,7 @@ class TrainingData:
     mapper: Callable[[Record], MappedImage]
     order: Callable[[int], Iterable[int]]
     """Returns the endless order of record indices for a seed."""
-    lying: Sequence[bool] | None = None
+    landscape: Sequence[bool] | None = None
     """For each record whether the image is landscape (wider than high); None mixes both in a batch."""
 
 
@@ -120,10 +120,10 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
         logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
         return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))
     records = read_training_records(cfg)
-    lying = None
+    landscape = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        lying = [record["width"] > record["height"] for record in records]
-    return TrainingData(DatasetFromList(records), TrainingMapper(cfg), partial(endless_order, cfg, records), lying)
+        landscape = [record["width"] > record["height"] for record in records]
+    return TrainingData(DatasetFromList(records), TrainingMapper(cfg), partial(endless_order, cfg, records), landscape)
 
 
 class TrainingImages(Dataset[MappedImage]):
@@ -197,7 +197,7 @@ def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: i
     batches = TrainingBatches(
         data.order(seed),
         cfg.SOLVER.IMS_PER_BATCH,
-        lying=data.lying,
+        landscape=data.landscape,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
         first_batch=first_batch,

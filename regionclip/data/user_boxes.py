@@ -90,7 +90,7 @@ def _require_size(sizes: Iterable[tuple[int, int]], size: tuple[int, int], what:
 def read_boxes(path: str | Path) -> dict[str, ImageBoxes]:
     """Return the boxes in a file, xyxy, by image file name.
 
-    Supported are JSON `{"picture.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
+    Supported are JSON `{"photo.jpg": [[x1, y1, x2, y2], ...]}`; COCO's JSON with `images` and
     `annotations`, whose boxes are x, y, width, height; and npz with an array [N, 4] for each image.
     A video frame is `video.mp4#12`, or in COCO's JSON an image with `frame`.
 

@@ -74,13 +74,13 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
     targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
     for record, target in tqdm(list(zip(records, targets, strict=True)), desc="images", unit="image"):
         try:
-            picture = read_image(record["file_name"])
+            image = read_image(record["file_name"])
         except UnreadableImageError as error:
             failures.append(str(error))
             continue
         shown = select_results(by_image.get(str(id_key(record["image_id"])), ()), options)
-        visualizer = Visualizer(picture, MetadataCatalog.get(dataset_name))
-        drawn = visualizer.draw_instance_predictions(_to_instances(shown, picture.shape[:2], categories))
+        visualizer = Visualizer(image, MetadataCatalog.get(dataset_name))
+        drawn = visualizer.draw_instance_predictions(_to_instances(shown, image.shape[:2], categories))
         _save(Path(output_dir) / target, drawn.get_image())
     logger.info("Done: %d images, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
     return failures
@@ -163,8 +163,8 @@ def _to_instances(results: Sequence[Result], size: tuple[int, int], categories: 
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     # Formats that Pillow cannot write, or not in color, become JPEG under the same name.
     kind = Image.registered_extensions().get(path.suffix.lower(), "JPEG")
     with atomic_write(path) as file:
-        picture.save(file, format=kind if kind in Image.SAVE else "JPEG")
+        image.save(file, format=kind if kind in Image.SAVE else "JPEG")

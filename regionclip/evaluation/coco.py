@@ -106,7 +106,7 @@ class COCODetectionEvaluator(PredictionWriter):
     def metrics(self, results: Results) -> dict[str, Any]:
         """Return `{task: {metric: percent}}`; NaN if the ground truth or the detections are empty."""
         if not results:
-            logger.warning("No detections at all: every figure is NaN")
+            logger.warning("No detections at all: every metric is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
         records, metrics = self.read_records(), {}
         for task in tasks_of(results):
@@ -114,10 +114,10 @@ class COCODetectionEvaluator(PredictionWriter):
             metrics[task] = self._metrics_of(*self.backend(truth.content, truth.numbered(results), task), task)
         return metrics
 
-    def _metrics_of(self, figures: NDArray[np.float64], precisions: NDArray[np.float64], task: str) -> dict[str, float]:
+    def _metrics_of(self, values: NDArray[np.float64], precisions: NDArray[np.float64], task: str) -> dict[str, float]:
         metrics = {
             name: float(value * 100) if value >= 0 else float("nan")
-            for name, value in zip(METRICS, figures, strict=True)
+            for name, value in zip(METRICS, values, strict=True)
         }
         for i, name in enumerate(self.class_names):
             values = precisions[:, :, i, ALL_AREAS, MAX_DETECTIONS_100]

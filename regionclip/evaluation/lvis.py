@@ -49,7 +49,7 @@ def evaluate_with_faster_coco_eval(content: dict[str, Any], results: Results, ta
         found = [result for number in chunk for result in by_class.pop(number, ())]
         table = _precisions(truth, found, chunk, task)  # [10 IoU, 101 recall, K, 4 areas]
         precisions |= {number: table[:, :, place] for place, number in enumerate(chunk)}
-    return _figures(np.stack([precisions[number] for number in classes], axis=2), truth, classes)
+    return _metrics(np.stack([precisions[number] for number in classes], axis=2), truth, classes)
 
 
 def _precisions(
@@ -69,7 +69,7 @@ def _precisions(
     return np.asarray(evaluation.eval["precision"])[..., 0]
 
 
-def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, classes: Sequence[int]) -> dict[str, float]:
+def _metrics(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, classes: Sequence[int]) -> dict[str, float]:
     """Return the nine metrics from precisions [10 IoU, 101 recall, K, 4 areas]."""
     frequencies = np.array([truth.cats[number].get("frequency") for number in classes])
     tables = {"AP": precisions[..., 0], "AP50": precisions[_IOU_50, ..., 0], "AP75": precisions[_IOU_75, ..., 0]}
@@ -80,7 +80,7 @@ def _figures(precisions: NDArray[np.float64], truth: faster_coco_eval.COCO, clas
 
 
 class _FasterEvaluation(faster_coco_eval.COCOeval_faster):
-    """faster-coco-eval's LVIS evaluation, without its frequency groups, which `_figures` computes."""
+    """faster-coco-eval's LVIS evaluation, without its frequency groups, which `_metrics` computes."""
 
     def _prepare_freq_group(self) -> list[list[int]]:
         return []
@@ -90,8 +90,8 @@ def evaluate_with_lvis(content: dict[str, Any], results: Results, task: str) -> 
     """Evaluate with LVIS's official implementation; -1 means undefined."""
     from regionclip.evaluation.lvis_official import evaluate  # imports matplotlib.pyplot
 
-    figures = evaluate(content, for_task(results, task), task, MAX_DETECTIONS)
-    return {name: float(figures[name]) for name in METRICS}
+    measured = evaluate(content, for_task(results, task), task, MAX_DETECTIONS)
+    return {name: float(measured[name]) for name in METRICS}
 
 
 BACKENDS: dict[str, Callable[[dict[str, Any], Results, str], dict[str, float]]] = {
@@ -145,11 +145,11 @@ class LVISDetectionEvaluator(PredictionWriter):
     def metrics(self, results: Results) -> dict[str, Any]:
         """Return `{task: {metric: percent}}`; NaN if the ground truth or the detections are empty."""
         if not results:
-            logger.warning("No detections at all: every figure is NaN")
+            logger.warning("No detections at all: every metric is NaN")
             return {"bbox": dict.fromkeys(METRICS, float("nan"))}
         records, metrics = self.read_records(), {}
         for task in tasks_of(results):
             truth = lvis_truth(records, self.category_ids, masks=task == "segm")
-            figures = self.backend(truth.content, truth.numbered(results), task)
-            metrics[task] = {name: value * 100 if value >= 0 else float("nan") for name, value in figures.items()}
+            measured = self.backend(truth.content, truth.numbered(results), task)
+            metrics[task] = {name: value * 100 if value >= 0 else float("nan") for name, value in measured.items()}
         return metrics

@@ -78,14 +78,14 @@ class ProposalEvaluator(PredictionWriter):
     def metrics(self, results: Results) -> dict[str, Any]:
         """Return the recalls; NaN for a group without objects, or without any proposal."""
         truth = coco_truth(self.read_records(), self.class_ids)
-        figures: dict[str, float] = {}
+        by_limit: dict[str, float] = {}
         for group, numbers in self.groups.items():
             kept = [annotation for annotation in truth.content["annotations"] if annotation["category_id"] in numbers]
             content = {**truth.content, "annotations": kept}
             recalls = self._recalls(content, truth.numbered(results)) if kept and results else ()
             values = recalls or [float("nan")] * len(LIMITS)
-            figures |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
-        return {"proposals": figures}
+            by_limit |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
+        return {"proposals": by_limit}
 
     def _recalls(self, content: dict[str, Any], results: Results) -> list[float]:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -68,19 +68,19 @@ def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, pictures, de
     assert "Done: 4 images, " in output
     out = tmp_path / "out"
     names = ["a.jpg", "b.png", "in/Zürich #1 100%.jpg", "in/a.jpg"]
-    assert sorted(path.relative_to(out / "pictures").as_posix() for path in (out / "pictures").rglob("*.*")) == names
+    assert sorted(path.relative_to(out / "drawings").as_posix() for path in (out / "drawings").rglob("*.*")) == names
     coco = COCO(str(out / "detections.json"))
     assert [category["name"] for category in coco.dataset["categories"]] == ["cat", "dog", "traffic cone"]
     content = last_json(output)
-    assert [picture["file"] for picture in content["pictures"]] == [f"photos/{name}" for name in names]
-    for image, picture in zip(coco.dataset["images"], content["pictures"], strict=True):
+    assert [picture["file"] for picture in content["images"]] == [f"photos/{name}" for name in names]
+    for image, picture in zip(coco.dataset["images"], content["images"], strict=True):
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
         assert len(annotations) == len(picture["detections"]) > 0
         for annotation, found in zip(annotations, picture["detections"], strict=True):
             x, y, width, height = annotation["bbox"]
             np.testing.assert_allclose([x, y, x + width, y + height], found["box"], rtol=1e-6)
             assert found["top_words"][0][0] == found["word"] == coco.cats[annotation["category_id"]]["name"]
-    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "pictures", "report.html", "thumbnails"]
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "drawings", "report.html", "thumbnails"]
 
 
 def test_the_page_has_its_data_and_no_word_can_end_it(tmp_path):
@@ -116,7 +116,7 @@ def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeyp
         (pictures / name).parent.mkdir(exist_ok=True)
         (pictures / name).write_bytes(b"no picture")
     (pictures / "gone.jpg").symlink_to("nowhere.jpg")
-    options = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    options = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     code, output, error = command("detect", "photos", *options)
     assert code == 0, error
     line = "Done: 4 images, .*, 0 failed; left out: 2 hidden, 1 broken links, 2 of other endings \\(.heic 1, .txt 1\\);"
@@ -128,7 +128,7 @@ def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeyp
     monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffphotos/a.jpg\nphotos/._a.jpg\n"))
     code, output, error = command("detect", "-", *options)
     assert code == 0, error
-    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/a.jpg"]
+    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/a.jpg"]
     assert last_json(output)["left_out"] == {"hidden": 1}
 
 
@@ -141,10 +141,10 @@ def test_transparent_pixels_are_blended_and_said(command, detector_folder, tmp_p
         flat = pixels.copy()
         flat[:, flat.shape[1] // 2 :] = color
         Image.fromarray(flat).save(tmp_path / name)
-    options = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    options = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     for matte, more in (("white", ()), ("black", ("--matte", "black"))):
         _, output, _ = command("detect", "a.png", f"{matte}.png", *options, *more)
-        blended, flat = last_json(output)["pictures"]
+        blended, flat = last_json(output)["images"]
         assert blended["detections"] == flat["detections"] != []
         assert blended["notes"] == [f"transparent pixels on {matte}"]
         assert f"1 read with transparent pixels on {matte};" in output
@@ -163,13 +163,13 @@ def test_the_folder_of_the_pictures_is_no_folder_for_results(command, pictures, 
 
 
 def test_names_come_from_patterns_and_standard_input(command, pictures, detector_folder, monkeypatch):
-    words = ("--words", "cat, dog", "--model", detector_folder, "--no-pictures", "--no-report", "--json")
+    words = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     _, output, _ = command("detect", "photos/*.jpg", "photos/a.jpg", *words)
-    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/a.jpg"]
+    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/a.jpg"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.png\n\nphotos/in/a.jpg\n"))
     code, output, _ = command("detect", "-", *words)
     assert code == 0
-    assert [picture["file"] for picture in last_json(output)["pictures"]] == ["photos/b.png", "photos/in/a.jpg"]
+    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/b.png", "photos/in/a.jpg"]
 
 
 def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path):
@@ -179,7 +179,7 @@ def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path)
     code, output, error = command("detect", "v.mp4", "broken.mp4", *options)
     assert code == 1
     assert [line for line in errors(error) if "broken.mp4" in line]
-    found = last_json(output)["pictures"]
+    found = last_json(output)["images"]
     assert [(picture["frame"], picture["seconds"]) for picture in found] == [(0, 0.0), (3, 0.3), (6, 0.6)]
     assert (found[0]["width"], found[0]["height"]) == (128, 96)
     (drawn,) = find_images([str(tmp_path / "out" / "videos" / "v.mp4.mp4")])
@@ -208,7 +208,7 @@ def test_nothing_is_written_outside_of_the_output_or_twice(command, detector_fol
     monkeypatch.chdir(tmp_path / "inner")
     code, output, _ = command("detect", "b.jpg", "../a.jpg", tmp_path / "a.jpg", "../inner/b.jpg", *options)
     assert code == 0
-    assert len(last_json(output)["pictures"]) == 2
+    assert len(last_json(output)["images"]) == 2
     assert (tmp_path / "a.jpg").read_bytes() == before
 
 
@@ -217,15 +217,15 @@ def test_results_inside_the_searched_folder_are_no_pictures(command, pictures, d
     for _ in range(2):
         code, output, _ = command("detect", "photos", *options)
         assert code == 0
-        assert len(last_json(output)["pictures"]) == 4
+        assert len(last_json(output)["images"]) == 4
 
 
 def test_drawn_pictures_have_names_that_no_other_has():
     names = ["x.bmp", "x.bmp.png", "x.bmp.png.png", "y.jpg", "z.mp4", f"{'long' * 60}.jpg", f"{'long' * 60}.gif"]
     drawn = drawn_names([ImageFile(Path(name), name) for name in names])
     assert len(set(drawn.values())) == len(names)
-    assert drawn["y.jpg"] == "pictures/y.jpg"
-    assert drawn["x.bmp.png"] == "pictures/x.bmp.png"
+    assert drawn["y.jpg"] == "drawings/y.jpg"
+    assert drawn["x.bmp.png"] == "drawings/x.bmp.png"
     assert max(len(Path(name).name) for name in drawn.values()) < 250
 
 
@@ -236,7 +236,7 @@ def test_odd_file_names_do_not_stop_a_run(command, detector_folder, tmp_path):
     code, output, error = command("detect", "in", "--words", "cat, dog", "--model", detector_folder, "--json")
     assert code == 0, error
     assert "Done: 4 images" in output
-    assert len(list((tmp_path / "output" / "detect" / "pictures").iterdir())) == 4
+    assert len(list((tmp_path / "output" / "detect" / "drawings").iterdir())) == 4
 
 
 def test_missing_names_of_a_list_are_reported(command, pictures, detector_folder, monkeypatch):
@@ -255,11 +255,11 @@ def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
     code, output, error = command("detect", "photos/a.jpg", "photos/b.png", *options)
     assert code == 1
     assert [line for line in errors(error) if "photos/b.png: boxes, row 0: expected x1 < x2" in line]
-    (picture,) = last_json(output)["pictures"]
+    (picture,) = last_json(output)["images"]
     (tmp_path / "boxes.json").write_text(json.dumps({"in/a": [[5, 5, 60, 60]] * 40, "b": []}))
     code, output, error = command("detect", "photos", *options)
     assert code == 0, error
-    counts = {picture["file"]: len(picture["detections"]) for picture in last_json(output)["pictures"]}
+    counts = {picture["file"]: len(picture["detections"]) for picture in last_json(output)["images"]}
     assert counts == {"photos/a.jpg": 0, "photos/b.png": 0, "photos/in/a.jpg": 40, "photos/in/Zürich #1 100%.jpg": 0}
     for boxes, message in (({"a": [[5, 5, 60, 60]]}, "got several: a.jpg, in/a.jpg"), ({"c.jpg": []}, "got none")):
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
@@ -311,7 +311,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
     for one, other in zip(whole["annotations"], resumed["annotations"], strict=True):
         np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1e-2)
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 16
+    assert len(list((tmp_path / "out" / "drawings").iterdir())) == 16
     assert not list((tmp_path / "out").glob("*.jsonl"))
 
 
@@ -352,7 +352,7 @@ def test_pictures_are_encoded_together(command, detector_folder, tmp_path, encod
             code, output, error = command("detect", *files, *options, f"out{count}", "--batch", count, *more)
             assert code == 1
             assert ["3a.png" in line for line in errors(error)] == [True]
-            found[count] = last_json(output)["pictures"]
+            found[count] = last_json(output)["images"]
             # Of the two that are equal one is encoded.
             assert encoded_at_once == (
                 [1] * (len(found[1]) - 1) if count == 1 else [2, *[3] * (len(found[1]) // 3 - 1)]
@@ -368,7 +368,7 @@ def test_what_an_interrupted_run_finished_is_not_encoded_again(
     write_video(tmp_path / "v.mp4")
     options = ("detect", "v.mp4", "--words", "cat, dog", "--model", detector_folder, "--json", "--batch", 3, "--output")
     _, output, _ = command(*options, "whole")
-    whole = last_json(output)["pictures"]
+    whole = last_json(output)["images"]
     calls, predict = [], RegionCLIP.predict
 
     def interrupted(self, *arguments, **more):
@@ -384,7 +384,7 @@ def test_what_an_interrupted_run_finished_is_not_encoded_again(
     code, output, error = command(*options, "out")
     assert code == 0, error
     assert encoded_at_once == [2, 1]
-    resumed = last_json(output)["pictures"]
+    resumed = last_json(output)["images"]
     assert len(whole) == len(resumed) == 7
     for one, other in zip(whole, resumed, strict=True):
         assert_same_finds(one, other)

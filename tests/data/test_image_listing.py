@@ -87,7 +87,7 @@ def test_names_that_no_file_can_have_are_no_files():
 
 
 def test_the_folder_of_results_is_not_looked_into(make, tmp_path):
-    folder = make("a.jpg", "out/pictures/a.jpg")
+    folder = make("a.jpg", "out/drawings/a.jpg")
     assert names(folder, without=tmp_path / "out") == (["a.jpg"], {"folder of results": 1})
 
 

@@ -157,7 +157,7 @@ def test_boxes_of_a_frame_by_name_and_of_all_frames(detector, tmp_path):
 
 def test_frames_that_no_video_can_have_are_named(tmp_path):
     source = write(tmp_path / "v.mp4")
-    message = r"none with frames of 2 x 40000 pixels\. Fix: leave it out with --no-pictures"
+    message = r"none with frames of 2 x 40000 pixels\. Fix: leave it out with --no-drawings"
     with pytest.raises(UserError, match=message), VideoWriter(source, tmp_path / "d.mp4", 1) as video:
         video.write(np.zeros((40000, 2, 3), np.uint8), 0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]

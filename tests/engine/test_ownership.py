@@ -111,7 +111,7 @@ def rounds(count, detectors, files, folder):
             assert [category["name"] for category in content["categories"]] == WORDS[place]
         assert not waiting
         left = {path.name for path in output.iterdir() if not path.name.endswith(".tmp")}
-        assert left == {"detections.json", "pictures", "report.html", "thumbnails"}
+        assert left == {"detections.json", "drawings", "report.html", "thumbnails"}
     return ends, resumed
 
 

@@ -177,12 +177,12 @@ def test_a_log_file_that_is_full_is_told_once(tmp_path, small_files, capsys, mon
 
 
 def test_pictures_are_never_replaced_by_what_is_drawn_of_them(tmp_path):
-    for name in ("out/pictures/a.jpg", "out/thumbnails/b.png.0.jpg"):
+    for name in ("out/drawings/a.jpg", "out/thumbnails/b.png.0.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_bytes(next(PHOTOS.iterdir()).read_bytes())
     (tmp_path / "link").symlink_to("out")
-    alone = find_images([str(tmp_path / "out" / "pictures" / "a.jpg")])
+    alone = find_images([str(tmp_path / "out" / "drawings" / "a.jpg")])
     noted = [
         ImageFile(tmp_path / "out" / "thumbnails" / "b.png.0.jpg", "b.png"),
         ImageFile(tmp_path / "c.png", "c.png"),

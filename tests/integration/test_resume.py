@@ -42,10 +42,10 @@ def uninterrupted(world, tmp_path_factory):
 
 def steady(state):
     """Leave out of a state what the clock decides."""
-    figures = state["run"]["figures"]
+    figures = state["run"]["metrics"]
     kept = {name: figure for name, figure in figures.items() if "time" not in name and "second" not in name}
     kept.pop("max_memory_gb")
-    return {**state, "run": {**state["run"], "figures": kept}}
+    return {**state, "run": {**state["run"], "metrics": kept}}
 
 
 def assert_same_run(output, uninterrupted):

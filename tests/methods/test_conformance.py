@@ -129,6 +129,15 @@ def test_the_optimized_form_agrees_with_the_plain_one(tiny_method):
     torch.testing.assert_close(*embeddings, atol=1e-4, rtol=1e-3)
 
 
+def test_a_detector_is_built_without_classes_of_its_own(tiny_method):
+    """As `from_pretrained` does: class names follow."""
+    _, case, _ = tiny_method
+    model = build_model(load_config(case.CONFIG, flat(case.OVERRIDES | {case.EMBEDDINGS: ""}))).eval()
+    require_detector(model).require_open_vocabulary()
+    (encoding,) = model.encode_images([image_input()])
+    assert len(model.detect(encoding, BackgroundClassifier(vocabulary(model, 3), None, "cpu"), Selection(threshold=0.0)))
+
+
 def test_class_names_can_be_set_and_share_the_score_with_a_background(tiny_method):
     _, _, build = tiny_method
     _, model = build()

@@ -74,8 +74,8 @@ def image_bytes(pair: Pair) -> bytes:
 def image_ending(image: bytes) -> str:
     """Return the extension of an encoded image; `jpg` if unknown, since reading relies on the content."""
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            ending = str(picture.format).lower()
+        with Image.open(io.BytesIO(image)) as opened:
+            ending = str(opened.format).lower()
     except DECODING_ERRORS:
         return "jpg"
     return ending if f".{ending}" in IMAGE_ENDINGS - {".jpeg"} else "jpg"

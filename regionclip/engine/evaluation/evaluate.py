@@ -152,22 +152,22 @@ def protocol(cfg: CfgNode, dataset_name: str) -> str:
 
 def results_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """Return a text table of the metrics, one row per task, without per-class metrics."""
-    shown = {task: _headline(figures) for task, figures in metrics.items()}
-    columns = list(dict.fromkeys(name for figures in shown.values() for name in figures))
-    rows = [[task, *(figures.get(name, float("nan")) for name in columns)] for task, figures in shown.items()]
+    shown = {task: _headline(scores) for task, scores in metrics.items()}
+    columns = list(dict.fromkeys(name for scores in shown.values() for name in scores))
+    rows = [[task, *(scores.get(name, float("nan")) for name in columns)] for task, scores in shown.items()]
     return tabulate(rows, headers=["task", *columns], tablefmt="simple", floatfmt=".2f")
 
 
 def _without_nan(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     # JSON has no NaN.
     return {
-        task: {name: None if math.isnan(value) else value for name, value in figures.items()}
-        for task, figures in metrics.items()
+        task: {name: None if math.isnan(value) else value for name, value in scores.items()}
+        for task, scores in metrics.items()
     }
 
 
-def _headline(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if not name.startswith("AP-")}
+def _headline(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if not name.startswith("AP-")}
 
 
 def _regions(cfg: CfgNode) -> str:
@@ -190,7 +190,7 @@ def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir:
     write_json(output_dir / "metrics.json", {**content, "metrics": _without_nan(report.metrics)})
     if report.metrics:
         logger.info("%s\n%s", content["protocol"], results_table(report.metrics))
-        print_csv_format({task: dict(figures) for task, figures in report.metrics.items()})
+        print_csv_format({task: dict(scores) for task, scores in report.metrics.items()})
     else:
         logger.info("%s: predictions only, no ground truth", content["protocol"])
     counts = f"{report.images} images, {len(report.failures)} failed"

@@ -91,21 +91,21 @@ class Evaluation(HookBase):
             trainer.save_state(f"model_{trainer.iter:07d}_before_evaluation", temporary=True, evaluated=False)
         metrics = trainer.evaluate()
         if comm.is_main_process():
-            figures = flatten_results_dict(metrics)
-            known = {name: value for name, value in figures.items() if math.isfinite(value)}  # JSON has no NaN
+            flat_metrics = flatten_results_dict(metrics)
+            known = {name: value for name, value in flat_metrics.items() if math.isfinite(value)}  # JSON has no NaN
             trainer.storage.put_scalars(**known, smoothing_hint=False)
-            self._keep_best(figures)
+            self._keep_best(flat_metrics)
         trainer.evaluated_now = True
 
-    def _keep_best(self, figures: dict[str, float]) -> None:
+    def _keep_best(self, flat_metrics: dict[str, float]) -> None:
         trainer, name = self.trainer, self.best_metric
         if not name:
             return
-        if name not in figures:
-            known = ", ".join(sorted(figure for figure in figures if "/AP-" not in figure))
+        if name not in flat_metrics:
+            known = ", ".join(sorted(metric for metric in flat_metrics if "/AP-" not in metric))
             logger.error("SOLVER.BEST_CHECKPOINT_METRIC %s is none of: %s", name, known)
             return
-        value = figures[name]
+        value = flat_metrics[name]
         if value > trainer.best_value:  # False for NaN
             trainer.best_value = value
             path = trainer.save_weights("model_best")

@@ -54,11 +54,11 @@ def recent_metrics(storage: EventStorage) -> dict[str, dict[str, Any]]:
     }
 
 
-def restore_metrics(storage: EventStorage, figures: dict[str, dict[str, Any]]) -> None:
+def restore_metrics(storage: EventStorage, metrics: dict[str, dict[str, Any]]) -> None:
     """Restore what `recent_metrics` returned."""
-    for name, figure in figures.items():
-        for value, iteration in figure["values"]:
-            storage.put_scalar(name, value, smoothing_hint=figure["smooth"], cur_iter=int(iteration))
+    for name, metric in metrics.items():
+        for value, iteration in metric["values"]:
+            storage.put_scalar(name, value, smoothing_hint=metric["smooth"], cur_iter=int(iteration))
 
 
 class StepStart:

@@ -217,7 +217,7 @@ class DetectorTrainer(TrainerBase):
         self.batches = training_batches(self.cfg, self.data, self.seed, self.start_iter)
         if self._resumed:
             restore_random_state_of_process(self._resumed["random"], self.seed, self.start_iter)
-            restore_metrics(self.storage, self._resumed["figures"])
+            restore_metrics(self.storage, self._resumed["metrics"])
         self.before_train()
 
     def _run_steps(self) -> None:
@@ -254,13 +254,13 @@ class DetectorTrainer(TrainerBase):
         before = StepStart(self.model)
         try:
             self.optimizer.zero_grad()
-            figures = self._accumulate_gradients(batch)
+            mean_losses = self._accumulate_gradients(batch)
         except FloatingPointError as error:  # the RPN checks its boxes
             if comm.get_world_size() > 1:
                 # Without saving a checkpoint: the other processes wait for gradients.
                 raise self._diverged([str(error)], [image["file_name"] for image in batch]) from error
-            figures = {str(error): math.nan}
-        self._share(batch, figures, data_time, before)
+            mean_losses = {str(error): math.nan}
+        self._share(batch, mean_losses, data_time, before)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
@@ -269,7 +269,7 @@ class DetectorTrainer(TrainerBase):
     def _accumulate_gradients(self, batch: Batch) -> dict[str, float]:
         """Process a batch in SOLVER.GRADIENT_ACCUMULATION chunks; return the means of their losses."""
         parts = [batch[i :: self.parts] for i in range(self.parts)]
-        figures: dict[str, float] = {}
+        mean_losses: dict[str, float] = {}
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             is_shared = isinstance(self.network, DistributedDataParallel) and not last
@@ -278,15 +278,15 @@ class DetectorTrainer(TrainerBase):
                     losses = self.network(part)
                 self.scaler.scale(sum(losses.values()) * (len(part) / len(batch))).backward()
             for name, loss in losses.items():
-                figures[name] = figures.get(name, 0.0) + loss.item() * len(part) / len(batch)
-        return figures
+                mean_losses[name] = mean_losses.get(name, 0.0) + loss.item() * len(part) / len(batch)
+        return mean_losses
 
-    def _share(self, batch: Batch, figures: dict[str, float], data_time: float, before: StepStart) -> None:
+    def _share(self, batch: Batch, mean_losses: dict[str, float], data_time: float, before: StepStart) -> None:
         """Gather the step's results from all processes: losses, unreadable images, stop requests."""
-        diverged = [image["file_name"] for image in batch] if not math.isfinite(sum(figures.values())) else []
+        diverged = [image["file_name"] for image in batch] if not math.isfinite(sum(mean_losses.values())) else []
         everywhere = comm.all_gather(
             {
-                "figures": figures,
+                "losses": mean_losses,
                 "data_time": data_time,
                 "unreadable": unreadable_images(batch),
                 "diverged": diverged,
@@ -297,10 +297,10 @@ class DetectorTrainer(TrainerBase):
         self._note_unreadable([line for process in everywhere for line in process["unreadable"]])
         images = [name for process in everywhere for name in process["diverged"]]
         if images:
-            self._stop_diverged(images, [process["figures"] for process in everywhere], before)
+            self._stop_diverged(images, [process["losses"] for process in everywhere], before)
         self.stop_signal = next((process["stop"] for process in everywhere if process["stop"]), None)
         self.images_of_step = [name for process in everywhere for name in process["images"]]
-        means = {name: sum(p["figures"][name] for p in everywhere) / len(everywhere) for name in figures}
+        means = {name: sum(p["losses"][name] for p in everywhere) / len(everywhere) for name in mean_losses}
         self.storage.put_scalar("data_time", max(process["data_time"] for process in everywhere))
         self.storage.put_scalars(total_loss=sum(means.values()), **means)
 
@@ -310,7 +310,7 @@ class DetectorTrainer(TrainerBase):
                 logger.warning("Replaced unreadable image %s", line)
                 self.unreadable[line] = None
 
-    def _stop_diverged(self, images: list[str], figures: list[dict[str, float]], before: StepStart) -> None:
+    def _stop_diverged(self, images: list[str], mean_losses: list[dict[str, float]], before: StepStart) -> None:
         before.restore_norms()
         is_sound = all(torch.isfinite(v).all() for v in self.model.state_dict().values() if v.is_floating_point())
         saved = ""
@@ -319,7 +319,10 @@ class DetectorTrainer(TrainerBase):
             path = self.save_state(f"model_{self.iter:07d}", states=before.random_states)
             saved = f"; the state before this step is in {path}"
         bad = {
-            f"{name}={value:g}" for process in figures for name, value in process.items() if not math.isfinite(value)
+            f"{name}={value:g}"
+            for process in mean_losses
+            for name, value in process.items()
+            if not math.isfinite(value)
         }
         raise self._diverged(sorted(bad), images, saved)
 
@@ -360,7 +363,7 @@ class DetectorTrainer(TrainerBase):
                 "seed": self.seed,
                 "images_per_batch": self.cfg.SOLVER.IMS_PER_BATCH,
                 "random": random,
-                "figures": recent_metrics(self.storage),
+                "metrics": recent_metrics(self.storage),
                 "best_value": self.best_value,
                 "evaluated": evaluated,
                 "unreadable": list(self.unreadable),

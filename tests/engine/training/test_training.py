@@ -383,17 +383,17 @@ def test_mixed_precision_trains_on_a_cpu_and_is_replaced_where_it_is_emulated(
 
 def test_batches_do_not_depend_on_processes_and_can_begin_anywhere():
     order = [int(i) for i in np.random.default_rng(0).integers(0, 10, 400)]
-    lying = [i % 3 == 0 for i in range(10)]
+    landscape = [i % 3 == 0 for i in range(10)]
 
     def batches(**options):
-        return list(TrainingBatches(order, 4, lying=lying, **options))
+        return list(TrainingBatches(order, 4, landscape=landscape, **options))
 
     together = batches()
     shares = [batches(rank=rank, world_size=2) for rank in (0, 1)]
     assert len(together) > 90
     for batch, *parts in zip(together, *shares, strict=True):
         assert sorted(batch) == sorted(parts[0] + parts[1])
-        assert len({lying[draw.image] for draw in batch}) == 1
+        assert len({landscape[draw.image] for draw in batch}) == 1
     assert batches(first_batch=17) == together[17:]
     drawn = sorted(draw for batch in together for draw in batch)
     assert len(drawn) > 392
