@@ -150,6 +150,12 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         raise user_error(str(path), "text in UTF-8", str(error), "save it as UTF-8") from error
 
 
+def file_version(file: Path) -> str:
+    """Return a string that changes when the file is written, replaced or moved."""
+    state = file.stat()
+    return f"{file.resolve()} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+
+
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     """Return the lines of a text file that are not blank, without space around them.
 

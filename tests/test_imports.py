@@ -29,7 +29,7 @@ LAYERS = {
 
 BASE = {
     *("errors", "files", "randomness", "isolation", "limits", "memory", "console"),
-    *("method", "fingerprints", "published", "records"),
+    *("method", "fingerprints", "published", "records", "progress"),
 }
 WITHOUT_DETECTRON2 = ("ops", "clip")
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from regionclip.data.image_text.opening import FACTORIES, open_pairs
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import PAIRS_IN_FILE, write_shards, write_tsv
 from regionclip.engine.command import DONE, SOME_FAILED, log_to_console, run_command
+from regionclip.progress import progress_bar
 
 WRITERS = {"shards": write_shards, "tsv": write_tsv}
 
@@ -29,7 +28,7 @@ def convert() -> int:
 
     def pairs() -> Iterator[Pair]:
         for source in open_pairs(args.input, args.format):
-            for number in tqdm(range(len(source)), unit="pair"):
+            for number in progress_bar(range(len(source)), unit="pair"):
                 try:
                     pair = source[number]
                     if not isinstance(pair.image, bytes):

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
 from regionclip.batch.report import write_report
@@ -34,6 +32,7 @@ from regionclip.files import atomic_write, write_json
 from regionclip.fingerprints import file_state, fingerprint
 from regionclip.inference.encoded_image import EncodedImage
 from regionclip.predictor import RegionCLIP
+from regionclip.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +126,9 @@ def _detect(
     drawn = drawn_names(files)
     report = DetectReport(resumed=len(finished))
     total = sum(count_frames(file, options.every) for file in files)
-    interval = 1.0 if sys.stderr.isatty() else 30.0
     unread = [file for file in files if file.is_video or _image_id(file) not in finished]
     with (
-        tqdm(total=total, desc="images", unit="image", mininterval=interval) as progress,
+        progress_bar(total=total, unit="image") as progress,
         WriteBehind() as writer,
         ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
     ):

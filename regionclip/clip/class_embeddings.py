@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors.torch
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from regionclip.errors import user_error
-from regionclip.files import is_pickle, resolve_path
+from regionclip.files import file_version, is_pickle, resolve_path
 
 
 def load_class_embeddings(
@@ -34,7 +35,7 @@ def load_class_embeddings(
         UserError: missing, unreadable or unsafe file, wrong shape, or non-finite values.
     """
     what = f"{key} {path}".strip()
-    tensor = _read_tensor(resolve_path(path), what)
+    tensor = _read_once(resolve_path(path), what)
     expected = f"a float tensor [{'K' if rows is None else rows}, {'D' if dim is None else dim}]"
     fits = tensor.ndim == 2 and rows in (None, tensor.shape[0]) and dim in (None, tensor.shape[1])
     if not fits or not tensor.is_floating_point():
@@ -76,6 +77,18 @@ def read_names(path: str | Path) -> list[str]:
         return []
     with safe_open(place, framework="pt") as file:
         return json.loads((file.metadata() or {}).get("names", "[]"))
+
+
+def _read_once(path: Path, what: str) -> Tensor:
+    """Return the tensor of a file, which the checks of a config and the model that is built ask for in turn."""
+    if not path.is_file():
+        return _read_tensor(path, what)
+    return _read_version(path, what, file_version(path)).clone()
+
+
+@lru_cache(maxsize=4)
+def _read_version(path: Path, what: str, state: str) -> Tensor:
+    return _read_tensor(path, what)
 
 
 def _read_tensor(path: Path, what: str) -> Tensor:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from regionclip.clip.architectures import END_OF_TEXT, START_OF_TEXT
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PromptEnsemble, fill_template
 from regionclip.isolation import with_own_settings
+from regionclip.progress import progress_bar
 
 if TYPE_CHECKING:
     from regionclip.clip.text_encoder import TextEncoder, Tokenizer
@@ -140,7 +140,7 @@ class NameEmbedder:
         missing = [word for word in dict.fromkeys(words) if word not in found]
         step = max(PROMPTS_IN_MEMORY // len(ensemble.templates), 1)
         hidden = len(missing) * len(ensemble.templates) < QUIET_BELOW
-        with tqdm(total=len(missing), desc="words", unit="word", disable=hidden) as progress:
+        with progress_bar(total=len(missing), unit="word", hidden=hidden) as progress:
             for start in range(0, len(missing), step):
                 part = missing[start : start + step]
                 rows = self._embed(part, ensemble)

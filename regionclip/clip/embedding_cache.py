@@ -62,11 +62,11 @@ class EmbeddingCache:
         self._write(TOKENS, "INSERT OR REPLACE INTO tokens VALUES (?, ?)", rows)
 
     def weights_hash(self, file: str) -> str | None:
-        """Return the hash stored for a `file_state`, or None."""
+        """Return the hash stored for a `file_version`, or None."""
         return self._read(FILES, "SELECT file, hash FROM weights WHERE file IN", (), [file]).get(file)
 
     def keep_weights_hash(self, file: str, weights_hash: str) -> None:
-        """Store the hash of the weights in a file, by its `file_state`."""
+        """Store the hash of the weights in a file, by its `file_version`."""
         self._write(FILES, "INSERT OR REPLACE INTO weights VALUES (?, ?)", [(file, weights_hash)])
 
     def _read(self, table: str, select: str, fixed: tuple[str, ...], keys: Sequence[str]) -> dict[str, Any]:
@@ -106,9 +106,3 @@ class EmbeddingCache:
 def _is_whole(blob: object) -> bool:
     """Return whether a value of the table consists of 4-byte numbers; it is computed again if it is damaged."""
     return isinstance(blob, bytes) and len(blob) % 4 == 0
-
-
-def file_state(file: Path) -> str:
-    """Return a string that changes when the file is written, replaced or moved."""
-    state = file.stat()
-    return f"{file.resolve()} {state.st_ino} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from regionclip.data.caption_loader import all_captions
 from regionclip.data.image_text.nouns import Parser
 from regionclip.data.image_text.pairs import PairSource
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, read_text
+from regionclip.files import atomic_write, read_lines
+from regionclip.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def count_concepts(sources: Sequence[PairSource], parser: Parser) -> ConceptCoun
     """Parse all captions; unreadable ones are skipped, and their number is logged."""
     counts, unreadable = ConceptCounts(), 0
     for source in sources:
-        for number in tqdm(range(len(source)), desc="captions", unit="image"):
+        for number in progress_bar(range(len(source)), unit="caption"):
             try:
                 texts = all_captions(source.text(number))
             except (OSError, ValueError):
@@ -83,7 +83,7 @@ def read_concept_names(path: str | Path) -> list[str]:
     Raises:
         UserError: missing or empty file, or a duplicate name.
     """
-    names = [line.split(",")[0].strip() for line in read_text(path, "names, one on each line").splitlines()]
+    names = [line.split(",")[0].strip() for line in read_lines(path, "names")]
     names = [name for name in names if name]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if not names or twice:

@@ -14,7 +14,6 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 from pycocotools import mask as mask_tools
-from tqdm import tqdm
 
 from regionclip.config.checks import dataset_problems
 from regionclip.data.datasets.annotation_file import id_key, id_order
@@ -25,6 +24,7 @@ from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.engine.evaluation.results_file import read_results
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, read_json_file
+from regionclip.progress import progress_bar
 from regionclip.records import Record, Result
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
         raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
     failures = []
     targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
-    for record, target in tqdm(list(zip(records, targets, strict=True)), desc="images", unit="image"):
+    for record, target in progress_bar(list(zip(records, targets, strict=True)), unit="image"):
         try:
             image = read_image(record["file_name"])
         except UnreadableImageError as error:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from regionclip.errors import UserError, user_error
 from regionclip.files import cache_folder
+from regionclip.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,9 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int) -> None
     length = response.headers.get("Content-Length")
     total = done + int(length) if length else None
     name = Path(response.url).name
-    with tqdm(total=total, initial=done, desc=name, unit="B", unit_scale=True, unit_divisor=1024) as progress:
+    with progress_bar(
+        total=total, unit="B", description=name, initial=done, unit_scale=True, unit_divisor=1024
+    ) as progress:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             progress.update(len(chunk))

@@ -10,10 +10,10 @@ from torch import nn
 
 from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.embedder import NameEmbedder
-from regionclip.clip.embedding_cache import EmbeddingCache, file_state
+from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import user_error
-from regionclip.files import resolve_path
+from regionclip.files import file_version, resolve_path
 from regionclip.isolation import with_own_settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_embedder(
     file = resolve_path(weights).absolute()
     if cache is None or not file.is_file():
         return NameEmbedder(load(), architecture.name, device, cache)
-    key = f"{architecture} in {file_state(file)}"
+    key = f"{architecture} in {file_version(file)}"
     known = cache.weights_hash(key)
     if known is None:
         embedder = NameEmbedder(load(), architecture.name, device, cache)

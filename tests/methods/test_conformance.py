@@ -135,7 +135,8 @@ def test_a_detector_is_built_without_classes_of_its_own(tiny_method):
     model = build_model(load_config(case.CONFIG, flat(case.OVERRIDES | {case.EMBEDDINGS: ""}))).eval()
     require_detector(model).require_open_vocabulary()
     (encoding,) = model.encode_images([image_input()])
-    assert len(model.detect(encoding, BackgroundClassifier(vocabulary(model, 3), None, "cpu"), Selection(threshold=0.0)))
+    classifier = BackgroundClassifier(vocabulary(model, 3), None, "cpu")
+    assert len(model.detect(encoding, classifier, Selection(threshold=0.0)))
 
 
 def test_class_names_can_be_set_and_share_the_score_with_a_background(tiny_method):

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 from numpy.random import PCG64, Generator, SeedSequence
-from tqdm import tqdm
 
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.emoji_scenes.captions import captions_of
@@ -20,6 +19,7 @@ from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
+from regionclip.progress import progress_bar
 
 PAIRS = 150_000
 """Written unless told otherwise: about 120 pictures of each thing, in two styles."""
@@ -67,7 +67,7 @@ def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> lis
     # Not forked: OpenCV's threads do not survive that.
     with multiprocessing.get_context("forkserver").Pool(initializer=_start, initargs=(drawings,)) as pool:
         pairs = pool.imap(_make, range(count), chunksize=64)
-        return write_shards(tqdm(pairs, total=count, desc="pairs", unit="pair"), folder)
+        return write_shards(progress_bar(pairs, total=count, unit="pair"), folder)
 
 
 _work: dict[str, Any] = {}

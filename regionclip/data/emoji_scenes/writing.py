@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
-from tqdm import tqdm
 
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import BASE, Concept, read_concepts
@@ -24,6 +23,7 @@ from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
 from regionclip.files import atomic_write, write_json
+from regionclip.progress import progress_bar
 
 QUALITY = 92
 """Of the JPEG files."""
@@ -63,7 +63,8 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     # Not forked: OpenCV's threads do not survive that.
     context = multiprocessing.get_context("forkserver")
     with context.Pool(initializer=_start, initargs=(maker, pictures)) as pool:
-        scenes = list(tqdm(pool.imap(_write_scene, range(count), chunksize=16), total=count, desc=name, unit="scene"))
+        written = pool.imap(_write_scene, range(count), chunksize=16)
+        scenes = list(progress_bar(written, total=count, unit="scene", description=name))
     annotations = folder / "annotations"
     concepts = read_concepts()
     is_base = {concept.number + 1 for concept in concepts if concept.split == BASE}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ import torch
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch import nn
-from tqdm import tqdm
 
 from regionclip.data.test_loader import TestLoader
 from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.signals import Interrupted, stop_requested
 from regionclip.evaluation.predictions import PredictionWriter
+from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Prediction
 
 logger = logging.getLogger(__name__)
@@ -84,6 +83,4 @@ def run_inference(
 
 
 def _with_progress(loader: TestLoader) -> Iterable[list[MappedImage]]:
-    # Done, total, elapsed, remaining and rate: every second on a terminal, every 30 s in a log.
-    interval = 1.0 if sys.stderr.isatty() else 30.0
-    return tqdm(loader, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)
+    return progress_bar(loader, unit="image", hidden=not comm.is_main_process())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +40,7 @@ from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
+from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Record
 
 MANIFEST = "features.json"
@@ -184,7 +184,8 @@ def _extract(
     written = 0
     lines: list[str] = []
     share = missing[comm.get_rank() :: comm.get_world_size()]
-    with _progress(sum(len(chunk.names) for chunk in share)) as progress:
+    total = sum(len(chunk.names) for chunk in share)
+    with progress_bar(total=total, unit="image", hidden=not comm.is_main_process()) as progress:
         for chunk in share:
             images = _read(chunk, records, mapper, cfg.DATALOADER.NUM_WORKERS)
             features, failures = _chunk_features(model, images, choose, job.images_at_once, progress)
@@ -254,7 +255,7 @@ def _chunk_features(
     images: DataLoader[Any],
     choose: Choice,
     images_at_once: int,
-    progress: tqdm,
+    progress: tqdm[Any],
 ) -> tuple[dict[str, Features], dict[str, str]]:
     features: dict[str, Features] = {}
     failures: dict[str, str] = {}
@@ -314,8 +315,3 @@ def _claim(output: Path, fingerprint: str) -> None:
     comm.synchronize()
     if comm.is_main_process():
         write_json(output / MANIFEST, {"fingerprint": fingerprint})
-
-
-def _progress(total: int) -> tqdm:
-    interval = 1.0 if sys.stderr.isatty() else 30.0
-    return tqdm(total=total, desc="images", unit="image", disable=not comm.is_main_process(), mininterval=interval)
