@@ -119,12 +119,13 @@ import os
 from pathlib import Path
 from regionclip.hub import downloads
 downloads.CHUNK = 100_000
-class Progress(downloads.tqdm):
+from tqdm import tqdm
+class Progress(tqdm):
     def update(self, n=1):
         if self.n > 1_000_000:
             os.kill(os.getpid(), 9)
         super().update(n)
-downloads.tqdm = Progress
+downloads.progress_bar = lambda description, **options: Progress(desc=description, **options)
 downloads.download("{server.address}/w.pth", Path({str(tmp_path / "w.pth")!r}), "{SHA}")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=100)
