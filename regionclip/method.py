@@ -17,7 +17,7 @@ from regionclip.errors import Problem
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-METHODS = ("regionclip",)
+METHODS = ("regionclip", "cora")
 """Packages in `regionclip.methods`; each has a `Method` named METHOD."""
 
 Parts = Mapping[str, str]

@@ -163,6 +163,10 @@ class Vocabulary:
             source=str(path),
         )
 
+    def class_embeddings(self) -> Tensor:
+        """Return one unit vector for each class [K, D]: the mean of its synonyms' unit vectors, normalized again."""
+        return F.normalize(_means(self.embeddings, self.class_of_row, len(self)), dim=1)
+
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with metadata, and return its path; raises `UserError` for another extension."""
         if Path(path).suffix != ".safetensors":

@@ -56,6 +56,16 @@ class Classifier(Protocol):
         """Number K of reported classes, the first columns of the cosines."""
         ...
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the K classes."""
+        ...
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Unit text embeddings [K, D], one for each class: the mean of its synonyms."""
+        ...
+
     def __call__(self, unit_regions: Tensor) -> Tensor:
         """Return cosines [R, K + B] of unit region embeddings [R, D] with K classes and B background classes."""
         ...

@@ -83,6 +83,25 @@ class GeometricMeanWithSigmoid:
         return score**2 / objectness_logits.sigmoid() * (1 - SLACK)
 
 
+@dataclass(frozen=True)
+class ProbabilityTimesObjectness:
+    """p * sigmoid(logit) ** power: CORA's score."""
+
+    power: float = 1.0
+
+    def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
+        """Return the scores."""
+        return probabilities * objectness_logits.sigmoid() ** self.power
+
+    def scorable(self, objectness_logits: Tensor) -> Tensor:
+        """Return where logits are not NaN."""
+        return ~torch.isnan(objectness_logits)
+
+    def min_probability(self, score: float, objectness_logits: Tensor) -> Tensor:
+        """Return the probability whose product with the objectness is the score."""
+        return score / objectness_logits.sigmoid() ** self.power * (1 - SLACK)
+
+
 SCORE_FUSIONS: dict[str, ScoreFusion] = {
     "upstream": GeometricMeanWithLogit(),
     "sigmoid": GeometricMeanWithSigmoid(),
@@ -140,6 +159,17 @@ class SoftSuppression:
             class_separation=self.class_separation,
             max_detections=limit,
         )
+
+
+class NoSuppression:
+    """Keep all boxes: they are not the detector's own."""
+
+    rescores = False
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Return the indices of the highest scores and these scores, best first, at most `limit`."""
+        keep = scores.argsort(descending=True, stable=True)[:limit]
+        return keep, scores[keep]
 
 
 @dataclass(frozen=True)
@@ -220,6 +250,8 @@ class DetectionSelector:
     fusion: ScoreFusion
     suppression: Suppression
     reported_score: ReportedScore = report_score
+    clips_boxes: bool = True
+    """Clip boxes to the image before suppression."""
 
     def __call__(
         self,
@@ -255,7 +287,8 @@ class DetectionSelector:
         rows = (finite & self.fusion.scorable(objectness_logits)).nonzero()[:, 0]
         boxes, objectness_logits = boxes[rows], objectness_logits[rows]
         clipped = Boxes(boxes.reshape(-1, 4))
-        clipped.clip(image_size)
+        if self.clips_boxes:
+            clipped.clip(image_size)
         boxes = clipped.tensor.view(len(rows), boxes.shape[1] // 4, 4)  # [R', 1 or K, 4]
         known = probabilities if len(rows) == len(probabilities) else probabilities[rows]  # copied only where needed
         least = self.fusion.min_probability(max(self.score_threshold, 0.0), objectness_logits).nan_to_num(nan=0.0)

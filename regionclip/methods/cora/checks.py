@@ -1,0 +1,72 @@
+"""Contradictions of a config of CORA, reported before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+
+from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.errors import Problem, UserError
+
+META_ARCHITECTURES = ("CORA", "RegionPromptCLIP")
+
+LEAST = {"NUM_QUERIES": 1, "ENC_LAYERS": 0, "DEC_LAYERS": 1, "NHEADS": 1, "TEXT_BOTTLENECK": 1}
+"""Minimum of some keys of MODEL.CORA."""
+
+SOURCES = ("GT", "FILE", "GRID", "NONE", "RPN")
+"""Values of CROP_REGION_TYPE with RegionPromptCLIP."""
+
+
+def config_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield the contradictions in a config."""
+    if cfg.MODEL.META_ARCHITECTURE not in META_ARCHITECTURES:
+        return
+    yield from _embedding_problems(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "CORA":
+        yield from _localizer_problems(cfg)
+        return
+    key = "MODEL.CLIP.CROP_REGION_TYPE"
+    if cfg.MODEL.CLIP.CROP_REGION_TYPE not in SOURCES:
+        yield Problem(key, " or ".join(SOURCES), repr(cfg.MODEL.CLIP.CROP_REGION_TYPE), f"add {key} GT")
+
+
+def training_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what prevents training."""
+    if cfg.MODEL.META_ARCHITECTURE in META_ARCHITECTURES and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        fix = "write them with `regionclip concepts --templates cora`, and name the file"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the trained classes", "none", fix)
+
+
+def _embedding_problems(cfg: CfgNode) -> Iterator[Problem]:
+    clip = cfg.MODEL.CLIP
+    for name, rows in (("TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES), ("OPENSET_TEST_TEXT_EMB_PATH", None)):
+        if clip[name]:
+            try:
+                load_class_embeddings(clip[name], rows=rows, dim=clip.TEXT_EMB_DIM, key=f"MODEL.CLIP.{name}")
+            except UserError as error:
+                yield from error.problems
+
+
+def _localizer_problems(cfg: CfgNode) -> Iterator[Problem]:
+    cora = cfg.MODEL.CORA
+    for name, least in (
+        ("NUM_QUERIES", 1),
+        ("ENC_LAYERS", 0),
+        ("DEC_LAYERS", 1),
+        ("NHEADS", 1),
+        ("TEXT_BOTTLENECK", 1),
+    ):
+        if cora[name] < least:
+            yield Problem(f"MODEL.CORA.{name}", f"at least {least}", str(cora[name]), f"add MODEL.CORA.{name} {least}")
+    if cora.NHEADS >= 1 and 256 % cora.NHEADS:
+        yield Problem("MODEL.CORA.NHEADS", "a divisor of 256", str(cora.NHEADS), "add MODEL.CORA.NHEADS 8")
+    if not 0 <= cora.SPLIT_PROBABILITY <= 1:
+        key = "MODEL.CORA.SPLIT_PROBABILITY"
+        yield Problem(key, "a probability", str(cora.SPLIT_PROBABILITY), f"add {key} 0.2")
+    if not cora.NOVEL_FACTOR > 0:
+        key = "MODEL.CORA.NOVEL_FACTOR"
+        yield Problem(key, "a factor above 0", str(cora.NOVEL_FACTOR), f"add {key} 1")
+    if cora.NOVEL_FACTOR != 1 and not cora.NOVEL_CLASSES:
+        fix = "name them (coco17, a file, or names with commas), or add MODEL.CORA.NOVEL_FACTOR 1"
+        yield Problem("MODEL.CORA.NOVEL_CLASSES", "the novel class names of NOVEL_FACTOR", "none", fix)

@@ -1,0 +1,96 @@
+"""Class embeddings of the config, and the prior of novel classes by their names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.clip.class_embeddings import load_class_embeddings, read_names
+from regionclip.clip.class_name_files import read_class_names, split_synonyms
+from regionclip.clip.prompts import same_to_clip
+from regionclip.data.class_lists import CLASS_LISTS, names_of_published
+from regionclip.files import existing_file
+from regionclip.methods.cora.prematching import NovelPrior
+
+logger = logging.getLogger(__name__)
+
+
+class ConfiguredClasses(nn.Module):
+    """The classes of an embedding file, as a `Classifier`; they are no weights."""
+
+    embeddings: Tensor
+    """Unit vectors [K, D]."""
+
+    def __init__(self, embeddings: Tensor, names: Sequence[str] = ()) -> None:
+        """Store embeddings [K, D] and, if known, K names."""
+        super().__init__()
+        self.register_buffer("embeddings", F.normalize(embeddings, dim=1), persistent=False)
+        self.names = tuple(names)
+
+    @property
+    def classes(self) -> int:
+        """Number K of classes."""
+        return len(self.embeddings)
+
+    def forward(self, unit_regions: Tensor) -> Tensor:
+        """Return cosines [R, K] of unit region embeddings [R, D]."""
+        return unit_regions @ self.embeddings.T
+
+
+def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> ConfiguredClasses | None:
+    """Return the classes of the file that MODEL.CLIP.`key` names; None if it names none.
+
+    Raises:
+        UserError: unreadable file, or one of another shape.
+    """
+    path = cfg.MODEL.CLIP[key]
+    if not path:
+        return None
+    embeddings = load_class_embeddings(path, rows=rows, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
+    return ConfiguredClasses(embeddings, read_names(path) or names_of_published(path))
+
+
+@dataclass
+class NovelClasses:
+    """Names whose probability is multiplied in anchor pre-matching (MODEL.CORA.NOVEL_CLASSES, NOVEL_FACTOR)."""
+
+    names: frozenset[str]
+    """As CLIP reads them."""
+    factor: float
+    _said: set[tuple[str, ...]] = field(default_factory=set)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> NovelClasses:
+        """Return the names of a class list, of a file, or separated by commas."""
+        text = cfg.MODEL.CORA.NOVEL_CLASSES
+        groups: Sequence[str | Sequence[str]] = []
+        if text in CLASS_LISTS:
+            groups = CLASS_LISTS[text]()
+        elif text and existing_file(text) is not None:
+            groups = read_class_names(text)
+        elif text:
+            groups = [split_synonyms(part) for part in text.split(",")]
+        names = [name for group in groups for name in ([group] if isinstance(group, str) else group)]
+        return cls(frozenset(map(same_to_clip, names)), cfg.MODEL.CORA.NOVEL_FACTOR)
+
+    def prior(self, names: Sequence[str], device: torch.device) -> NovelPrior | None:
+        """Return the prior over K classes by name; None if the factor is 1, or none of the names is novel."""
+        if self.factor == 1.0:
+            return None
+        novel = [same_to_clip(name) in self.names for name in names]
+        if any(novel):
+            return NovelPrior(torch.tensor(novel, device=device), self.factor)
+        if tuple(names) not in self._said:
+            self._said.add(tuple(names))
+            logger.warning(
+                "MODEL.CORA.NOVEL_FACTOR %g has no effect: none of the %d class names is in NOVEL_CLASSES",
+                self.factor,
+                len(names),
+            )
+        return None

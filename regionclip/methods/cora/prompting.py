@@ -1,0 +1,238 @@
+"""Region prompting: CLIP's attention pool learns what regions look like (CORA, section 3.2; stage A)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import build_backbone
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regionclip.clip.resnet import ModifiedResNet
+from regionclip.errors import user_error
+from regionclip.methods.cora.checkpoints import PROMPT
+from regionclip.methods.cora.classes import ConfiguredClasses, build_classes
+from regionclip.methods.cora.encodings import ValidCells, padding_of, valid_cells
+from regionclip.methods.cora.heads import RegionPromptHead
+from regionclip.methods.cora.prematching import LOGIT_SCALE
+from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
+from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
+from regionclip.modeling.inference.prepare import prepare_for_inference
+from regionclip.modeling.postprocess import DetectionSelector, NoSuppression, ProbabilityOnly
+from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.proposals.build import build_proposal_source
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
+from regionclip.modeling.region_encoding import RegionEncoding
+
+
+class RegionPromptCLIP(nn.Module):
+    """Frozen CLIP ResNet that classifies given boxes; the positional embedding of its attention pool is trained."""
+
+    frozen_parts = ("backbone.",)
+    """Key prefixes that need loaded weights before training."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: ModifiedResNet,
+        preprocessor: ImagePreprocessor,
+        proposal_source: ProposalSource,
+        selector: DetectionSelector,
+        classes: ConfiguredClasses | None = None,
+        test_classes: ConfiguredClasses | None = None,
+    ) -> None:
+        """Create a classifier of regions.
+
+        Args:
+            backbone: CLIP ResNet with its attention pool.
+            preprocessor: normalizes images.
+            proposal_source: source of the boxes in evaluation.
+            selector: selects (box, class) pairs.
+            classes: of training.
+            test_classes: of evaluation; None takes `classes`.
+        """
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        backbone.get_parameter(PROMPT).requires_grad_(True)
+        self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
+        self.roi_heads = RegionPromptHead(grid=backbone.architecture.attention_grid)
+        self.roi_heads.borrow(backbone)
+        self.train_classes, self.test_classes = classes, test_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the arguments of the constructor; reads the embedding files."""
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
+        return {
+            "backbone": build_backbone(cfg),
+            "preprocessor": ImagePreprocessor(
+                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
+            ),
+            "proposal_source": build_proposal_source(cfg),
+            "selector": DetectionSelector(
+                score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+                max_detections=None if limit < 0 else limit,
+                fusion=ProbabilityOnly(),
+                suppression=NoSuppression(),
+            ),
+            "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),
+            "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.preprocessor.mean.device
+
+    @property
+    def text_space(self) -> TextSpace:
+        """The embedding space of the CLIP image encoder."""
+        return TextSpace(self.backbone.architecture.embedding_dim, self.backbone.architecture.name)
+
+    @property
+    def score_threshold(self) -> float:
+        """SCORE_THRESH_TEST."""
+        return self.selector.score_threshold
+
+    @property
+    def unused_with_class_names(self) -> tuple[str, ...]:
+        """Nothing: class embeddings are no weights."""
+        return ()
+
+    def require_open_vocabulary(self) -> None:
+        """Return: regions are compared with any class names."""
+
+    def train(self, mode: bool = True) -> RegionPromptCLIP:
+        """Set training mode; the backbone always stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
+        """Return a dict of losses in training mode, and detections in evaluation mode.
+
+        Args:
+            batched_inputs: for each image `image`, uint8 [3, H, W] in INPUT.FORMAT; `instances` with `gt_boxes` and
+                `gt_classes` in training and for ground-truth boxes; `height` and `width` of the original image.
+        """
+        if self.training:
+            return {"loss_region_prompt": self._loss(batched_inputs)}
+        found = [self.detect(encoding, None, Selection()) for encoding in self.encode_images(batched_inputs)]
+        return GeneralizedRCNN._postprocess(found, batched_inputs, [instances.image_size for instances in found])
+
+    def _loss(self, inputs: Sequence[ImageInput]) -> Tensor:
+        """Return the cross entropy over the classes, without background; a zero with gradient if there are no boxes."""
+        classes = self.train_classes
+        assert classes is not None, "training_problems() was not asked"
+        targets = [image["instances"].to(self.device) for image in inputs]
+        with torch.no_grad():
+            features, cells = self._features(inputs)
+            boxes = [
+                _on_cells(target.gt_boxes, target.image_size, cells, number) for number, target in enumerate(targets)
+            ]
+            maps = self.roi_heads.encoder.region_maps([features], boxes)  # [R, C, S, S]
+        if not len(maps):
+            return self.backbone.get_parameter(PROMPT).sum() * 0
+        embeddings = F.normalize(self.roi_heads.encoder.embed(maps), dim=1)
+        labels = torch.cat([target.gt_classes for target in targets])
+        return F.cross_entropy(LOGIT_SCALE * classes(embeddings), labels)
+
+    def _features(self, inputs: Sequence[ImageInput]) -> tuple[Tensor, ValidCells]:
+        images = self.preprocessor([image["image"] for image in inputs])
+        features = self.backbone.feature_maps(images.tensor, ["res4"])["res4"]
+        padding = padding_of(images.image_sizes, *images.tensor.shape[2:], self.device)
+        return features, valid_cells(padding, (features.shape[2], features.shape[3]))
+
+    @torch.no_grad()
+    def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[PromptEncoding]:
+        """Return the feature map of each image with its boxes, found now or on first access."""
+        features, cells = self._features(inputs)
+        encodings = []
+        for number, image in enumerate(inputs):
+            own = ValidCells(*(part[number : number + 1] for part in cells))
+            size = (image["image"].shape[1], image["image"].shape[2])
+            maps, propose = {"res4": features[number : number + 1]}, partial(self._propose, image)
+            encodings.append(PromptEncoding(maps, propose, partial(self._regions, own, size), own, size))
+        if proposals:
+            for encoding in encodings:
+                _ = encoding.proposals
+        return encodings
+
+    def _propose(self, image: ImageInput) -> Instances:
+        return self.proposal_source.propose([image], self.device)[0]
+
+    def _regions(
+        self, cells: ValidCells, size: tuple[int, int], maps: dict[str, Tensor], proposals: Instances
+    ) -> LazyRegions:
+        def make_encoder(count: int) -> Any:
+            encode = self.roi_heads.encoder_of_image(maps, count)
+            return lambda boxes: encode(_on_cells(boxes, size, cells))
+
+        return LazyRegions(proposals, make_encoder)
+
+    @torch.no_grad()
+    def detect(self, encoding: PromptEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
+        """Return (box, class) pairs by probability; see `OpenVocabularyDetector.detect`. Boxes are not refined."""
+        known = classifier or self._configured_classes()
+
+        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
+            return proposals.proposal_boxes.tensor, self.probabilities(embeddings, known)
+
+        return detect_selected(encoding.regions, classify, known.classes, self.selector, selection)
+
+    @torch.no_grad()
+    def embed_regions(self, encoding: PromptEncoding, boxes: Boxes) -> Tensor:
+        """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
+        return self.roi_heads.encode(encoding.maps, [_on_cells(boxes, encoding.size, encoding.cells)])
+
+    @torch.no_grad()
+    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
+        """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
+        known = classifier or self._configured_classes()
+        probabilities = (LOGIT_SCALE * known(F.normalize(embeddings, dim=1))).softmax(dim=1)
+        rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
+        return torch.cat([probabilities[:, : known.classes], rest], dim=1)
+
+    def _configured_classes(self) -> ConfiguredClasses:
+        classes = self.test_classes or self.train_classes
+        if classes is None:
+            fix = "set MODEL.CLIP.TEXT_EMB_PATH, or give class names"
+            raise user_error("classes of the detector", "class embeddings", "none", fix)
+        return classes
+
+    def prepare_for_inference(
+        self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
+    ) -> RegionPromptCLIP:
+        """Optimize the model in place for inference; see `modeling.inference.prepare`."""
+        prepare_for_inference(self, precision, first_stage, when_emulated)
+        return self
+
+    def export_parts(self) -> Iterator[Part]:
+        """Raise a `UserError`: this stage is not a detector of its own."""
+        fix = "export a RegionCLIP detector"
+        raise user_error("export", "a detector", "RegionPromptCLIP, which classifies given boxes", fix)
+
+
+class PromptEncoding(RegionEncoding):
+    """Feature map and boxes of one image, with its valid cells."""
+
+    def __init__(
+        self, maps: dict[str, Tensor], propose: Any, make_regions: Any, cells: ValidCells, size: tuple[int, int]
+    ) -> None:
+        """Store the feature map [1, C, H, W], and the size (height, width) of the network input."""
+        super().__init__(maps, propose, make_regions)
+        self.cells, self.size = cells, size
+
+
+def _on_cells(boxes: Boxes, size: tuple[int, int], cells: ValidCells, number: int = 0) -> Boxes:
+    """Return boxes in cells of a map, from pixels of a network input of `size` (height, width)."""
+    height, width = size
+    scale = torch.stack([cells.columns[number] / width, cells.rows[number] / height] * 2)
+    return Boxes(boxes.tensor * scale)

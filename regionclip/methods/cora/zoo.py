@@ -1,0 +1,5 @@
+"""CORA's published detectors and files."""
+
+from __future__ import annotations
+
+MODELS, FILES = (), ()
