@@ -44,6 +44,8 @@ class Method:
     """Module with LAYOUTS and SLOTS, the key layouts of its published files and its weight slots."""
     zoo: str
     """Module with MODELS and FILES, its `PublishedModel`s and `PublishedFile`s."""
+    commands: str = ""
+    """Module with `app`, a `typer.Typer` of the method's own commands under its name; it imports typer only."""
     roi_heads: Parts = field(default_factory=dict)
     """Values of MODEL.ROI_HEADS.NAME."""
     image_text_architectures: tuple[str, ...] = ()

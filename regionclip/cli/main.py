@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import typer
 
 from regionclip.cli import concepts, config, delegated, detect, download, export, pack
+from regionclip.method import methods
 
 app = typer.Typer(
     name="regionclip",
@@ -23,6 +26,9 @@ app.command("export", no_args_is_help=True)(export.export)
 app.command("download")(download.download)
 app.command("config")(config.config)
 app.command("doctor")(delegated.doctor)
+for method in methods():
+    if method.commands:
+        app.add_typer(import_module(method.commands).app, name=method.name)
 
 
 @app.callback(invoke_without_command=True)

@@ -134,6 +134,7 @@ KEYS: tuple[Key, ...] = (
     ),
     *section(
         "Training",
+        Key("INPUT.CROP_FIRST", 0.0, "probability of DETR's crop of 384 to 600 pixels before an image is resized"),
         Key("INPUT.SCALE_JITTER", (), "large-scale jitter: smallest and largest scale, such as (0.1, 2.0); () is off"),
         Key(
             "INPUT.SCALE_JITTER_SIZE",
@@ -154,6 +155,12 @@ KEYS: tuple[Key, ...] = (
             "SGD as upstream; ADAMW for encoders from scratch",
             choices=("SGD", "ADAMW"),
         ),
+        Key(
+            "SOLVER.ADAM_BETAS",
+            (0.9, 0.98),
+            "AdamW's decays of averaged gradients and squares; CLIP's by default",
+        ),
+        Key("SOLVER.ADAM_EPSILON", 1e-6, "added to AdamW's divisor; CLIP's by default"),
         Key("SOLVER.GRADIENT_ACCUMULATION", 1, "parts that a batch is computed in, one after the other"),
         Key("DATASETS.LOG_SAMPLES", False, "write the ids of the images of each step to samples.jsonl"),
         Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),

@@ -57,6 +57,9 @@ class TrainingMapper(DatasetMapper):
             flips = [step for step in arguments["augmentations"] if isinstance(step, T.RandomFlip)]
             arguments["augmentations"] = [resize, crop, *flips]
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        if cfg.INPUT.CROP_FIRST:
+            arguments["augmentations"].insert(0, T.RandomApply(_crop_first(), cfg.INPUT.CROP_FIRST))
+            arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         if arguments["recompute_boxes"]:
             arguments["instance_mask_format"] = "bitmask"  # cropping polygons would need another library
         return arguments
@@ -83,6 +86,13 @@ class TrainingMapper(DatasetMapper):
         result["annotations"] = record["annotations"]
         self._transform_annotations(result, transforms, augmented.image.shape[:2])
         return result
+
+
+def _crop_first() -> T.AugmentationList:
+    """Return the crop of DETR: of an image with a shorter side of 400, 500 or 600, 384 to 600 pixels high and wide."""
+    return T.AugmentationList(
+        [T.ResizeShortestEdge([400, 500, 600], sample_style="choice"), T.RandomCrop("absolute_range", (384, 600))]
+    )
 
 
 class Records(Protocol):

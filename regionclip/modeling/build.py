@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from regionclip.config.resolve import uses_clip_backbone
+from regionclip.config.resolve import clip_architecture, uses_clip_backbone
 
 _ON_CLIP = {"GeneralizedRCNN": "CLIPGeneralizedRCNN", "ProposalNetwork": "CLIPProposalNetwork"}
 """CLIP variants of Detectron2's meta-architectures, used when the backbone is CLIP."""
@@ -23,3 +23,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
     if uses_clip_backbone(cfg):
         name = _ON_CLIP.get(name, name)
     return META_ARCH_REGISTRY.get(name)(cfg).to(torch.device(cfg.MODEL.DEVICE))
+
+
+def build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
+    """Build the text encoder (`lang_encoder`) of MODEL.CLIP.GET_CONCEPT_EMB; None if it is not set."""
+    if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
+        return None
+    from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
+
+    return TextEncoder(clip_architecture(cfg))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import warnings
 import zipfile
@@ -19,8 +20,11 @@ from regionclip.config.resolve import find_weights
 from regionclip.errors import UserError, user_error
 from regionclip.files import is_pickle
 
-STATE_KEYS = ("model", "state_dict", "model_state")
-"""Keys under which trainers store the state dict: Detectron2, open_clip, pycls."""
+STATE_KEYS = ("model_ema", "model", "state_dict", "model_state")
+"""Keys under which trainers store the state dict: CORA's average, which it evaluates; Detectron2, open_clip, pycls."""
+
+_SAFE_CLASSES = (argparse.Namespace,)
+"""Classes that hold data only: command lines, which the checkpoints of DETR's family include."""
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _SAFE_PICKLE_GLOBALS = {
@@ -83,7 +87,8 @@ def _read_content(path: Path, trust_pickle: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.jit.load(path, map_location="cpu").state_dict()
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(list(_SAFE_CLASSES)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not is_pickle(path):
             raise

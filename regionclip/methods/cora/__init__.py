@@ -17,4 +17,5 @@ METHOD = Method(
     checks="regionclip.methods.cora.checks",
     checkpoints="regionclip.methods.cora.checkpoints",
     zoo="regionclip.methods.cora.zoo",
+    commands="regionclip.methods.cora.commands",
 )

@@ -23,10 +23,11 @@ from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
 from regionclip.methods.cora.encodings import encode_grid, padding_of, valid_cells
 from regionclip.methods.cora.heads import RegionPromptHead, class_probabilities
 from regionclip.methods.cora.losses import LocalizerLosses
-from regionclip.methods.cora.matching import Matcher, MatchingWeights, Predictions, Targets
+from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import draw_split, match_classes, match_halves
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
+from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -136,7 +137,7 @@ class CORA(nn.Module):
             "novel": NovelClasses.from_config(cfg),
             "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
-            "lang_encoder": _build_text_encoder_if_wanted(cfg),
+            "lang_encoder": build_text_encoder_if_wanted(cfg),
         }
 
     @property
@@ -205,7 +206,7 @@ class CORA(nn.Module):
         with torch.no_grad():
             maps = self.backbone.feature_maps(images.tensor, ["res4", "res5"])
         layer3, layer4 = maps["res4"], maps["res5"]
-        padding = padding_of(images.image_sizes, *images.tensor.shape[2:], self.device)
+        padding = padding_of(images.image_sizes, (images.tensor.shape[2], images.tensor.shape[3]), self.device)
         cells3, cells4 = (valid_cells(padding, (layer.shape[2], layer.shape[3])) for layer in (layer3, layer4))
         position = encode_grid(cells3.padding, self.settings.grid_temperature).flatten(2).transpose(1, 2)
         tokens = self.input_proj[0](layer3).flatten(2).transpose(1, 2)  # [N, 256, H, W] -> [N, H * W, 256]
@@ -220,7 +221,7 @@ class CORA(nn.Module):
         embeddings = self.roi_heads.embed_cheaply(encoding.layer4, boxes, with_mean_token=self.settings.with_mean_token)
         return embeddings.unflatten(0, (len(encoding), -1))
 
-    def decode(self, encoding: LocalizerEncoding, classes: Tensor, text: Tensor) -> list[Predictions]:
+    def decode(self, encoding: LocalizerEncoding, classes: Tensor, text: Tensor) -> list[LayerOutput]:
         """Return objectness [N, Q] and boxes [N, Q, 4] of each decoder layer, for queries of classes [N, Q].
 
         Args:
@@ -235,7 +236,7 @@ class CORA(nn.Module):
         decoded = decoder(content, anchors, encoding.memory, encoding.memory_position, padding)
         boxes = predict_boxes(list(decoder.bbox_embed), decoded)
         logits = self.objectness_embed(decoded.states)[..., 0]
-        return [Predictions(*layer) for layer in zip(logits, boxes, strict=True)]
+        return [LayerOutput(*layer) for layer in zip(logits, boxes, strict=True)]
 
     @torch.no_grad()
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[CORAEncoding]:
@@ -335,11 +336,3 @@ def _build_selector(cfg: CfgNode) -> DetectionSelector:
         suppression=HardSuppression(heads.NMS_THRESH_TEST),
         clips_boxes=cora.CLIP_BOXES,
     )
-
-
-def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
-    if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
-        return None
-    from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
-
-    return TextEncoder(clip_architecture(cfg))

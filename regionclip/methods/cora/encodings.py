@@ -55,9 +55,9 @@ def encode_anchors(boxes: Tensor, temperature: float = ANCHOR_TEMPERATURE) -> Te
     return torch.cat([sine(value, temperature) for value in (y, x, width, height)], dim=-1)
 
 
-def padding_of(sizes: list[tuple[int, int]], height: int, width: int, device: torch.device) -> Tensor:
-    """Return bool [N, height, width], true outside of images of `sizes` (height, width)."""
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool, device=device)
+def padding_of(sizes: list[tuple[int, int]], padded: tuple[int, int], device: torch.device) -> Tensor:
+    """Return bool [N, *padded], true outside of images of `sizes`; all are (height, width)."""
+    padding = torch.ones(len(sizes), *padded, dtype=torch.bool, device=device)
     for image, (rows, columns) in zip(padding, sizes, strict=True):
         image[:rows, :columns] = False
     return padding

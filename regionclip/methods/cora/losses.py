@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from regionclip.methods.cora.matching import Matcher, MatchingWeights, Predictions, Targets
+from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LocalizerLosses:
     weights: MatchingWeights = field(default_factory=MatchingWeights)
 
     def __call__(
-        self, layers: Sequence[Predictions], classes: Tensor, targets: Sequence[Targets]
+        self, layers: Sequence[LayerOutput], classes: Tensor, targets: Sequence[Targets]
     ) -> tuple[dict[str, Tensor], float]:
         """Return the weighted losses, and the share of annotated objects that the last layer matched.
 
@@ -40,7 +40,7 @@ class LocalizerLosses:
                 losses[f"loss_{name}{suffix}"] = getattr(self.weights, name) * value / normalizer
         return losses, matched / max(sum(len(target.labels) for target in targets), 1)
 
-    def of_layer(self, layer: Predictions, pairs: Sequence[Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def of_layer(self, layer: LayerOutput, pairs: Sequence[Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Return the unweighted sums of one layer by name; `pairs` (query, object) of each image."""
         positive = torch.zeros_like(layer.logits)
         for row, found in zip(positive, pairs, strict=True):

@@ -24,7 +24,7 @@ class Targets(NamedTuple):
     """int64 [G]."""
 
 
-class Predictions(NamedTuple):
+class LayerOutput(NamedTuple):
     """Output of one decoder layer."""
 
     logits: Tensor
@@ -67,7 +67,7 @@ class Matcher:
         return self.cost(logits, boxes, targets).masked_fill(~(same & touched), INADMISSIBLE)
 
     @torch.no_grad()
-    def match(self, predictions: Predictions, classes: Tensor, targets: Sequence[Targets]) -> list[Tensor]:
+    def match(self, predictions: LayerOutput, classes: Tensor, targets: Sequence[Targets]) -> list[Tensor]:
         """Return the matched pairs (query, object) of each image, int64 [M, 2]; `classes` [N, Q] of the queries."""
         from scipy.optimize import linear_sum_assignment
 

@@ -21,6 +21,7 @@ from regionclip.methods.cora.classes import ConfiguredClasses, build_classes
 from regionclip.methods.cora.encodings import ValidCells, padding_of, valid_cells
 from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.methods.cora.prematching import LOGIT_SCALE
+from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -47,6 +48,7 @@ class RegionPromptCLIP(nn.Module):
         selector: DetectionSelector,
         classes: ConfiguredClasses | None = None,
         test_classes: ConfiguredClasses | None = None,
+        lang_encoder: nn.Module | None = None,
     ) -> None:
         """Create a classifier of regions.
 
@@ -57,8 +59,10 @@ class RegionPromptCLIP(nn.Module):
             selector: selects (box, class) pairs.
             classes: of training.
             test_classes: of evaluation; None takes `classes`.
+            lang_encoder: text encoder, kept for concept features.
         """
         super().__init__()
+        self.lang_encoder = lang_encoder.requires_grad_(False) if lang_encoder is not None else None
         self.backbone = backbone.requires_grad_(False)
         backbone.get_parameter(PROMPT).requires_grad_(True)
         self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
@@ -84,6 +88,7 @@ class RegionPromptCLIP(nn.Module):
             ),
             "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
+            "lang_encoder": build_text_encoder_if_wanted(cfg),
         }
 
     @property
@@ -112,7 +117,9 @@ class RegionPromptCLIP(nn.Module):
     def train(self, mode: bool = True) -> RegionPromptCLIP:
         """Set training mode; the backbone always stays in evaluation mode."""
         super().train(mode)
-        self.backbone.eval()
+        for module in (self.backbone, self.lang_encoder):
+            if module is not None:
+                module.eval()
         return self
 
     def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
@@ -147,7 +154,7 @@ class RegionPromptCLIP(nn.Module):
     def _features(self, inputs: Sequence[ImageInput]) -> tuple[Tensor, ValidCells]:
         images = self.preprocessor([image["image"] for image in inputs])
         features = self.backbone.feature_maps(images.tensor, ["res4"])["res4"]
-        padding = padding_of(images.image_sizes, *images.tensor.shape[2:], self.device)
+        padding = padding_of(images.image_sizes, (images.tensor.shape[2], images.tensor.shape[3]), self.device)
         return features, valid_cells(padding, (features.shape[2], features.shape[3]))
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,18 @@ class Attention(nn.Module):
 
 class DecoderLayer(FeedForward):
     """Self-attention of the queries, cross-attention to the image with position and content side by side."""
+
+    sa_qcontent_proj: nn.Linear
+    sa_qpos_proj: nn.Linear
+    sa_kcontent_proj: nn.Linear
+    sa_kpos_proj: nn.Linear
+    sa_v_proj: nn.Linear
+    ca_qcontent_proj: nn.Linear
+    ca_qpos_proj: nn.Linear
+    ca_kcontent_proj: nn.Linear
+    ca_kpos_proj: nn.Linear
+    ca_v_proj: nn.Linear
+    ca_qpos_sine_proj: nn.Linear
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float, *, first: bool) -> None:
         """Create a layer; only the `first` adds the projected query position to the content."""
@@ -240,8 +252,9 @@ class DABTransformer(nn.Module):
             if weight.dim() > 1:
                 nn.init.xavier_uniform_(weight)
         for head in self.decoder.bbox_embed:
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
+            last = cast(nn.Linear, cast(MLP, head).layers[-1])
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
 
 def predict_boxes(heads: Sequence[nn.Module], decoded: Decoded, margin: float = 1e-5) -> Tensor:

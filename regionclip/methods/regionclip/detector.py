@@ -14,12 +14,12 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from regionclip.clip.architectures import TRANSFORMER_EMBEDDING_DIM
-from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
 from regionclip.methods.regionclip.checks import DENSE_HEADS
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
+from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, EmbedsClassNames, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -93,7 +93,7 @@ class CLIPFastRCNN(nn.Module):
                 size_divisibility=backbone.size_divisibility,
             ),
             "proposal_source": build_proposal_source(cfg),
-            "lang_encoder": _build_text_encoder_if_wanted(cfg),
+            "lang_encoder": build_text_encoder_if_wanted(cfg),
             "image_projection": _build_projection_if_wanted(cfg, backbone),
         }
 
@@ -281,11 +281,3 @@ def _build_projection_if_wanted(cfg: CfgNode, backbone: Backbone) -> nn.Paramete
 
     (name,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
     return make_projection(backbone.output_shape()[name].channels, TRANSFORMER_EMBEDDING_DIM)
-
-
-def _build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:
-    if not cfg.MODEL.CLIP.GET_CONCEPT_EMB:
-        return None
-    from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
-
-    return TextEncoder(clip_architecture(cfg))

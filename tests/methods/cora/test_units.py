@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.methods.cora import encodings, pooling, prematching
 from regionclip.methods.cora.losses import LocalizerLosses
-from regionclip.methods.cora.matching import Matcher, Predictions, Targets
+from regionclip.methods.cora.matching import LayerOutput, Matcher, Targets
 from regionclip.methods.cora.transformer import MLP, DABTransformer, Decoded, predict_boxes
 from regionclip.modeling.postprocess import ProbabilityTimesObjectness
 from regionclip.testing.deterministic import deterministic_text_embeddings
@@ -65,7 +65,7 @@ def test_anchors_are_encoded_y_x_w_h():
 
 def test_valid_cells_of_padded_images():
     for height, width, high, wide, rows, columns, valid_columns, valid_rows in golden("valid/cases").tolist():
-        padding = encodings.padding_of([(height, width)], high, wide, torch.device("cpu"))
+        padding = encodings.padding_of([(height, width)], (high, wide), torch.device("cpu"))
         found = encodings.valid_cells(padding, (rows, columns))
         assert (int(found.columns[0]), int(found.rows[0])) == (valid_columns, valid_rows)
 
@@ -167,7 +167,7 @@ def match_case(case):
         for i in range(images)
     ]
     layers = [
-        Predictions(
+        LayerOutput(
             golden(f"match/{case}/layer{layer}/logits")[..., 0].clone().requires_grad_(),
             golden(f"match/{case}/layer{layer}/boxes").clone().requires_grad_(),
         )

@@ -1,0 +1,174 @@
+"""Training of both stages: what moves, resumption, several processes; and relabelling."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from regionclip.cli.main import app
+from regionclip.config.loading import load_config
+from regionclip.modeling.build import build_model
+from tests.helpers.cora import fill
+from tests.helpers.detectors import flat
+from tests.helpers.training import (
+    differing,
+    final_state,
+    logged,
+    start_training,
+    train,
+    train_in_processes,
+    training_config,
+    write_pictures,
+)
+from tests.methods.cora.tiny import OVERRIDES
+
+PROMPT = "backbone.attnpool.positional_embedding"
+STAGES = {"localizer": "configs/cora/coco_rn50.yaml", "prompt": "configs/cora/region_coco_rn50.yaml"}
+FAST = {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__BASE_LR": 0.001, "SOLVER__WARMUP_ITERS": 0, "SOLVER__STEPS": "()"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return a folder with images, annotations, class embeddings, and weights of a tiny CLIP."""
+    folder = tmp_path_factory.mktemp("cora")
+    write_pictures(folder)
+    model = fill(build_model(load_config(STAGES["prompt"], flat(OVERRIDES | {"MODEL.CLIP.CROP_REGION_TYPE": "GT"}))))
+    torch.save({"model": model.state_dict()}, folder / "clip.pth")
+    return folder
+
+
+def settings(world, stage, **overrides):
+    model = {key.replace(".", "__"): value for key, value in OVERRIDES.items() if key.startswith("MODEL.")}
+    source = "GT" if stage == "prompt" else ""
+    return {
+        "config": STAGES[stage],
+        **model,
+        **FAST,
+        "MODEL__WEIGHTS": str(world / "clip.pth"),
+        "MODEL__CLIP__CROP_REGION_TYPE": source,
+        "MODEL__CLIP__OFFLINE_RPN_CONFIG": "",
+        "INPUT__CROP_FIRST": 0.0,
+        "SOLVER__MAX_ITER": 12,
+        **overrides,
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_the_trained_part_moves(stage, world, tmp_path):
+    trainer, _ = train(world, tmp_path, **settings(world, stage, SOLVER__MAX_ITER=2))
+    before = torch.load(world / "clip.pth", weights_only=True)["model"]
+    after = trainer.model.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == ({PROMPT} if stage == "prompt" else set())
+    trained = {key for key, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert trained == {PROMPT} if stage == "prompt" else not any(key.startswith("backbone.") for key in trained)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_training_ends_with_the_same_bits(stage, world, tmp_path):
+    options = settings(world, stage, SOLVER__MAX_ITER=16, MODEL__CORA__SPLIT_PROBABILITY=0.5)
+    train(world, tmp_path / "whole", **options)
+    process = start_training(world, tmp_path / "killed", **options)
+    while process.is_alive() and not (tmp_path / "killed" / "checkpoints.json").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "killed" / "model_final.pth").exists()
+    trainer, _ = train(world, tmp_path / "killed", **options)
+    assert trainer.start_iter >= 7
+    for part in ("model", "trainer"):
+        found, expected = (final_state(tmp_path / run)[part] for run in ("killed", "whole"))
+        assert differing(found, expected) == []
+    assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_are_as_one(stage, world, tmp_path):
+    # The published learning rate, and images of one size: padding changes what is next to it.
+    options = settings(
+        world, stage, SOLVER__MAX_ITER=5, MODEL__CORA__SPLIT_PROBABILITY=0.0, INPUT__MIN_SIZE_TRAIN="(64,)"
+    )
+    found = {count: train_in_processes(count, world, tmp_path / str(count), **options) for count in (1, 2)}
+    assert found[1].keys() == found[2].keys()
+    for name, losses in found[1].items():
+        assert found[2][name] == pytest.approx(losses, abs=1e-5, rel=1e-5), name
+
+
+def test_images_without_boxes_are_trained_on(world):
+    model = build_model(training_config(world, "unused", **settings(world, "localizer"))).train()
+    from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    empty = Instances((64, 96), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+    batch = [{"image": torch.zeros(3, 64, 96, dtype=torch.uint8), "instances": empty}] * 2
+    with EventStorage() as storage:
+        losses = model(batch)
+        assert storage.latest()["matched_objects"][0] == 0
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert float(losses["loss_l1"].detach()) == 0 < float(losses["loss_objectness"].detach())
+    prompt = build_model(training_config(world, "unused", **settings(world, "prompt"))).train()
+    loss = prompt(batch)["loss_region_prompt"]
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert float(prompt.get_parameter(PROMPT).grad.abs().sum()) == 0
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def relabel(world, output, *more):
+    options = settings(world, "prompt")
+    overrides = {
+        key.replace("__", "."): str(value) for key, value in options.items() if key not in ("config", *FAST)
+    } | {
+        "MODEL.ROI_HEADS.NUM_CLASSES": "3",
+        "MODEL.CLIP.TEXT_EMB_PATH": str(world / "embeddings.pth"),
+        "DATASETS.TEST": "()",
+        "INPUT.MIN_SIZE_TEST": "64",
+    }
+    files = ("--annotations", world / "annotations.json", "--images", world / "pictures", "--output", output)
+    return run("cora", "relabel", "--config-file", STAGES["prompt"], "--num-gpus", "0", *files, *more, *flat(overrides))
+
+
+def test_relabelling_changes_category_ids_only(world, tmp_path):
+    done = relabel(world, tmp_path / "new.json")
+    assert done.exit_code == 0, done.output
+    before, after = (json.loads(path.read_text()) for path in (world / "annotations.json", tmp_path / "new.json"))
+    labels = [annotation.pop("category_id") for annotation in after["annotations"]]
+    old = [annotation.pop("category_id") for annotation in before["annotations"]]
+    assert after == before
+    assert len(set(labels)) > 1
+    assert set(labels) <= set(old)
+    unchanged = 100 * sum(a == b for a, b in zip(labels, old, strict=True)) / len(old)
+    assert f"{len(old)} boxes, {unchanged:.1f} % of the classes unchanged" in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"]
+
+
+def test_relabelling_with_other_classes_is_an_error(world, tmp_path):
+    torch.save(torch.randn(4, 32), tmp_path / "four.pth")
+    more = ("MODEL.ROI_HEADS.NUM_CLASSES", "4", "MODEL.CLIP.TEXT_EMB_PATH", tmp_path / "four.pth")
+    options = [*map(str, more)]
+    done = relabel(world, tmp_path / "new.json")
+    assert done.exit_code == 0
+    content = json.loads((world / "annotations.json").read_text())
+    content["categories"].append({"id": 90, "name": "toothbrush"})
+    (world / "more.json").write_text(json.dumps(content))
+    done = relabel(world, tmp_path / "other.json", "--annotations", world / "more.json", *options[:0])
+    assert done.exit_code == 2
+    assert "categories: expected the 3 classes of the model, got 4" in done.output
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_the_prompt_of_a_training_is_written_alone(world, tmp_path):
+    trainer, report = train(world, tmp_path / "run", **settings(world, "prompt", SOLVER__MAX_ITER=2))
+    done = run("cora", "prompt", report.weights, tmp_path / "prompt.pth")
+    assert done.exit_code == 0, done.output
+    content = torch.load(tmp_path / "prompt.pth", weights_only=True)
+    assert list(content) == ["attnpool.positional_embedding"]
+    assert torch.equal(content["attnpool.positional_embedding"], trainer.model.get_parameter(PROMPT).detach())
