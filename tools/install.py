@@ -54,6 +54,7 @@ PACKAGES = (
     Package("detectron2", "sal-detectron2==0.7.2", DETECTRON2_OPTIONS),
     Package("safetensors", "safetensors"),
     Package("tqdm", "tqdm"),
+    Package("scipy", "scipy"),
     Package("cv2", "opencv-python-headless"),
     Package("lvis", "lvis==0.5.3", ("--no-deps",)),  # it requires OpenCV with GUI, which servers lack
     Package("faster_coco_eval", "faster-coco-eval>=1.6"),

@@ -173,8 +173,8 @@ def _published(model: PublishedModel, source: str) -> _Parts:
         model.config,
         (*model.overrides, *(("MODEL.CLIP.BB_RPN_WEIGHTS", str(paths[1])) if len(paths) > 1 else ())),
         str(paths[0]),
-        published_clip=model.clip,
-        vocabulary=resolve_path(FILES[model.vocabulary].place),
+        published_clip=model.clip if model.text_weights else "",
+        vocabulary=resolve_path(FILES[model.vocabulary].place) if model.vocabulary else None,
         published_suffix=model.suffix,
     )
 

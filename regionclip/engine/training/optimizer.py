@@ -33,10 +33,11 @@ def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         },
     )
     if solver.OPTIMIZER == "SGD":
-        options: dict[str, Any] = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-        return _with_clipping(cfg, torch.optim.SGD)(groups, lr=solver.BASE_LR, **options)
+        sgd: Any = _with_clipping(cfg, torch.optim.SGD)
+        return sgd(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    adam: Any = _with_clipping(cfg, torch.optim.AdamW)
     options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPSILON, "fused": True}
-    return _with_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR, **options)
+    return adam(groups, lr=solver.BASE_LR, **options)
 
 
 def _with_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:

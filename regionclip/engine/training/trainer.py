@@ -149,7 +149,8 @@ class DetectorTrainer(TrainerBase):
 
     def _required_weights(self) -> tuple[str, ...]:
         # New heads are trained from scratch. Frozen parts need weights, as does the backbone if MODEL.WEIGHTS is set.
-        frozen = (*(slot.prefix for slot in weight_slots()), *getattr(self.model, "frozen_parts", ()))
+        slots = (slot.prefix for slot in weight_slots() if slot.is_used(self.cfg))
+        frozen = (*slots, *getattr(self.model, "frozen_parts", ()))
         return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else frozen
 
     def _resume(self, path: Path) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from regionclip.engine.checkpoint.layouts.layout import Layout, State, WeightSlot
 from regionclip.errors import user_error
 
+META_ARCHITECTURES = ("CORA", "RegionPromptCLIP")
+
 PROMPT = "attnpool.positional_embedding"
 """The one key of a prompt file, and without its first part the prompt's key in the attention pool."""
 
@@ -54,4 +56,12 @@ def rename_prompt(path: str, state: State) -> dict[str, Tensor]:
 
 LAYOUTS = (Layout("CORA", _recognizes, _rename),)
 
-SLOTS = (WeightSlot("region_prompt", "MODEL.CORA.PROMPT_WEIGHTS", f"backbone.{PROMPT}", rename_prompt),)
+SLOTS = (
+    WeightSlot(
+        "region_prompt",
+        "MODEL.CORA.PROMPT_WEIGHTS",
+        f"backbone.{PROMPT}",
+        rename_prompt,
+        is_used=lambda cfg: cfg.MODEL.META_ARCHITECTURE in META_ARCHITECTURES,
+    ),
+)

@@ -8,8 +8,7 @@ from detectron2.config import CfgNode
 
 from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.errors import Problem, UserError
-
-META_ARCHITECTURES = ("CORA", "RegionPromptCLIP")
+from regionclip.methods.cora.checkpoints import META_ARCHITECTURES
 
 LEAST = {"NUM_QUERIES": 1, "ENC_LAYERS": 0, "DEC_LAYERS": 1, "NHEADS": 1, "TEXT_BOTTLENECK": 1}
 """Minimum of some keys of MODEL.CORA."""

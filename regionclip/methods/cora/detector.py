@@ -15,18 +15,18 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from regionclip.clip.resnet import ModifiedResNet
 from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
 from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses, build_classes
 from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
-from regionclip.methods.cora.encodings import encode_grid, padding_of, valid_cells
+from regionclip.methods.cora.encodings import encode_grid, padded_size, padding_of, valid_cells
 from regionclip.methods.cora.heads import RegionPromptHead, class_probabilities
 from regionclip.methods.cora.losses import LocalizerLosses
 from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import draw_split, match_classes, match_halves
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
+from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
@@ -34,6 +34,9 @@ from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.sources import ImageInput
+
+LAYER4_STRIDE = 32
+"""The backbone pads smaller images to it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class CORA(nn.Module):
     def __init__(
         self,
         *,
-        backbone: ModifiedResNet,
+        backbone: CLIPResNetBackbone,
         preprocessor: ImagePreprocessor,
         transformer: DABTransformer,
         queries: int,
@@ -204,9 +207,9 @@ class CORA(nn.Module):
     def _encode(self, inputs: Sequence[ImageInput]) -> LocalizerEncoding:
         images = self.preprocessor([image["image"] for image in inputs])
         with torch.no_grad():
-            maps = self.backbone.feature_maps(images.tensor, ["res4", "res5"])
+            maps = self.backbone(images.tensor)
         layer3, layer4 = maps["res4"], maps["res5"]
-        padding = padding_of(images.image_sizes, (images.tensor.shape[2], images.tensor.shape[3]), self.device)
+        padding = padding_of(images.image_sizes, padded_size(images.tensor, LAYER4_STRIDE), self.device)
         cells3, cells4 = (valid_cells(padding, (layer.shape[2], layer.shape[3])) for layer in (layer3, layer4))
         position = encode_grid(cells3.padding, self.settings.grid_temperature).flatten(2).transpose(1, 2)
         tokens = self.input_proj[0](layer3).flatten(2).transpose(1, 2)  # [N, 256, H, W] -> [N, H * W, 256]

@@ -63,6 +63,11 @@ def padding_of(sizes: list[tuple[int, int]], padded: tuple[int, int], device: to
     return padding
 
 
+def padded_size(images: Tensor, stride: int) -> tuple[int, int]:
+    """Return the (height, width) of a batch [N, C, H, W], padded to at least the stride of a feature map."""
+    return max(images.shape[2], stride), max(images.shape[3], stride)
+
+
 def valid_cells(padding: Tensor, size: tuple[int, int]) -> ValidCells:
     """Return the valid part of a feature map, by nearest-neighbor sampling of the padding of the images.
 

@@ -15,7 +15,7 @@ from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeigh
 
 @dataclass(frozen=True)
 class LocalizerLosses:
-    """Weighted sum over all decoder layers, each matched anew."""
+    """Weighted losses of all decoder layers; each layer is matched for itself."""
 
     matcher: Matcher
     weights: MatchingWeights = field(default_factory=MatchingWeights)

@@ -14,13 +14,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regionclip.clip.resnet import ModifiedResNet
 from regionclip.errors import user_error
 from regionclip.methods.cora.checkpoints import PROMPT
 from regionclip.methods.cora.classes import ConfiguredClasses, build_classes
-from regionclip.methods.cora.encodings import ValidCells, padding_of, valid_cells
+from regionclip.methods.cora.encodings import ValidCells, padded_size, padding_of, valid_cells
 from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.methods.cora.prematching import LOGIT_SCALE
+from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
@@ -30,6 +30,9 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.build import build_proposal_source
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding
+
+LAYER3_STRIDE = 16
+"""The backbone pads smaller images to it."""
 
 
 class RegionPromptCLIP(nn.Module):
@@ -42,7 +45,7 @@ class RegionPromptCLIP(nn.Module):
     def __init__(
         self,
         *,
-        backbone: ModifiedResNet,
+        backbone: CLIPResNetBackbone,
         preprocessor: ImagePreprocessor,
         proposal_source: ProposalSource,
         selector: DetectionSelector,
@@ -153,8 +156,8 @@ class RegionPromptCLIP(nn.Module):
 
     def _features(self, inputs: Sequence[ImageInput]) -> tuple[Tensor, ValidCells]:
         images = self.preprocessor([image["image"] for image in inputs])
-        features = self.backbone.feature_maps(images.tensor, ["res4"])["res4"]
-        padding = padding_of(images.image_sizes, (images.tensor.shape[2], images.tensor.shape[3]), self.device)
+        features = self.backbone(images.tensor)["res4"]
+        padding = padding_of(images.image_sizes, padded_size(images.tensor, LAYER3_STRIDE), self.device)
         return features, valid_cells(padding, (features.shape[2], features.shape[3]))
 
     @torch.no_grad()

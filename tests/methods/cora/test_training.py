@@ -91,7 +91,12 @@ def test_a_killed_training_ends_with_the_same_bits(stage, world, tmp_path):
 def test_two_processes_are_as_one(stage, world, tmp_path):
     # The published learning rate, and images of one size: padding changes what is next to it.
     options = settings(
-        world, stage, SOLVER__MAX_ITER=5, MODEL__CORA__SPLIT_PROBABILITY=0.0, INPUT__MIN_SIZE_TRAIN="(64,)"
+        world,
+        stage,
+        SOLVER__MAX_ITER=5,
+        MODEL__CORA__SPLIT_PROBABILITY=0.0,
+        INPUT__MIN_SIZE_TRAIN="(64,)",
+        SOLVER__BASE_LR=1e-4,
     )
     found = {count: train_in_processes(count, world, tmp_path / str(count), **options) for count in (1, 2)}
     assert found[1].keys() == found[2].keys()
