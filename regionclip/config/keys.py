@@ -146,6 +146,7 @@ KEYS: tuple[Key, ...] = (
         ),
         Key("MODEL_EMA.ENABLED", False, "keep, evaluate and save an exponential moving average of the weights"),
         Key("MODEL_EMA.DECAY", 0.999, "weight of the old average at each step"),
+        Key("MODEL_EMA.WARMUP", False, "let the decay grow from 0.1 in the first iterations, for short runs"),
         Key(
             "SOLVER.BEST_CHECKPOINT_METRIC", "", "metric, such as 'bbox/AP50', whose best weights go to model_best.pth"
         ),

@@ -85,7 +85,7 @@ class GeometricMeanWithSigmoid:
 
 @dataclass(frozen=True)
 class ProbabilityTimesObjectness:
-    """p * sigmoid(logit) ** power: CORA's score."""
+    """p * sigmoid(logit) ** power: class and object are independent."""
 
     power: float = 1.0
 

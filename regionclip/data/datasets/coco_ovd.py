@@ -1,4 +1,4 @@
-"""Open-vocabulary COCO: the six `coco_2017_ovd_*` datasets and their annotation files."""
+"""Open-vocabulary COCO: the six `coco_2017_ovd_*` datasets, and the base classes with CLIP-aligned labels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ SPLITS: dict[str, Categories] = {"all": ALL_CATEGORIES, "b": BASE_CATEGORIES, "t
 YEARS = {"train": "train2017", "test": "val2017"}
 """Image folder by the suffix of the dataset name."""
 
+RELABELED = {
+    "coco_2017_ovd_b_train_relabel_rn50": "instances_train2017_base_RN50relabel.json",
+    "coco_2017_ovd_b_train_relabel_rn50x4": "instances_train2017_base_RN50x4relabel_pre.json",
+}
+"""Published files of the base classes with the labels that a region classifier gives, by dataset name."""
+
 FIX = "run tools/prepare_coco_ovd.py (datasets/README.md)"
-"""Fix for a missing or unexpected annotation file."""
+RELABELED_FIX = "write it with `regionclip cora relabel`, or download it (docs/methods/cora.md)"
+"""Fixes for a missing or unexpected annotation file."""
 
 
 def datasets_root() -> str:
@@ -33,24 +40,28 @@ def datasets_root() -> str:
 
 
 def register() -> None:
-    """Register `coco_2017_ovd_{all,b,t}_{train,test}` with their classes."""
-    root = datasets_root()
+    """Register `coco_2017_ovd_{all,b,t}_{train,test}` and `RELABELED` with their classes."""
     for split, categories in SPLITS.items():
         for ending, year in YEARS.items():
-            name = f"coco_2017_ovd_{split}_{ending}"
-            images = f"{root}/coco/{year}"
-            annotations = f"{root}/coco/annotations/ovd_ins_{year}_{split}.json"
-            names = list(categories.values())
-            DatasetCatalog.register(name, partial(load_coco, annotations, images, names, fix=FIX))
-            MetadataCatalog.get(name).set(
-                json_file=annotations,
-                image_root=images,
-                evaluator_type="coco",
-                thing_classes=names,
-                thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(categories)},
-                class_groups=class_groups(categories),
-                fix_when_missing=FIX,
-            )
+            _register(f"coco_2017_ovd_{split}_{ending}", f"ovd_ins_{year}_{split}.json", year, categories, FIX)
+    for name, file in RELABELED.items():
+        _register(name, file, YEARS["train"], BASE_CATEGORIES, RELABELED_FIX)
+
+
+def _register(name: str, file: str, year: str, categories: Categories, fix: str) -> None:
+    root = datasets_root()
+    images, annotations = f"{root}/coco/{year}", f"{root}/coco/annotations/{file}"
+    names = list(categories.values())
+    DatasetCatalog.register(name, partial(load_coco, annotations, images, names, fix=fix))
+    MetadataCatalog.get(name).set(
+        json_file=annotations,
+        image_root=images,
+        evaluator_type="coco",
+        thing_classes=names,
+        thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(categories)},
+        class_groups=class_groups(categories),
+        fix_when_missing=fix,
+    )
 
 
 def class_groups(categories: Categories) -> dict[str, list[str]]:

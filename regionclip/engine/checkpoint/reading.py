@@ -21,7 +21,7 @@ from regionclip.errors import UserError, user_error
 from regionclip.files import is_pickle
 
 STATE_KEYS = ("model_ema", "model", "state_dict", "model_state")
-"""Keys under which trainers store the state dict: CORA's average, which it evaluates; Detectron2, open_clip, pycls."""
+"""Keys under which trainers store the state dict: the average of DETR's family; Detectron2, open_clip, pycls."""
 
 _SAFE_CLASSES = (argparse.Namespace,)
 """Classes that hold data only: command lines, which the checkpoints of DETR's family include."""

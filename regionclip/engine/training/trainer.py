@@ -80,7 +80,8 @@ class DetectorTrainer(TrainerBase):
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.autocast = autocast_dtype(cfg, self.device)
         self.scaler = GradScaler(enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda")
-        self.average = WeightAverage(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        ema = cfg.MODEL_EMA
+        self.average = WeightAverage(self.model, ema.DECAY, warms_up=ema.WARMUP) if ema.ENABLED else None
         self.checkpoints = RunCheckpoints(cfg.OUTPUT_DIR)
         self.done = self.start_iter = 0
         self.max_iter, self.parts = cfg.SOLVER.MAX_ITER, cfg.SOLVER.GRADIENT_ACCUMULATION
@@ -265,7 +266,7 @@ class DetectorTrainer(TrainerBase):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
-            self.average.update()
+            self.average.update(self.iter)
 
     def _accumulate_gradients(self, batch: Batch) -> dict[str, float]:
         """Process a batch in SOLVER.GRADIENT_ACCUMULATION chunks; return the means of their losses."""

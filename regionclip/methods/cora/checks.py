@@ -21,6 +21,9 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield the contradictions in a config."""
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCHITECTURES:
         return
+    if not cfg.MODEL.CLIP.CLSS_TEMP > 0:
+        key = "MODEL.CLIP.CLSS_TEMP"
+        yield Problem(key, "a temperature above 0", str(cfg.MODEL.CLIP.CLSS_TEMP), f"add {key} 0.01")
     yield from _embedding_problems(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "CORA":
         yield from _localizer_problems(cfg)

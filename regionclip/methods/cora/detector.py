@@ -45,11 +45,11 @@ class LocalizerSettings:
 
     split_probability: float
     """Of class splitting in an iteration (`split_class_p`)."""
-    objectness_power: float
-    """Exponent of the objectness in a score (`objectness_alpha`)."""
     with_mean_token: bool
     """Pre-match with the attention pool's mean token (PREMATCHING_POOL `exact`); the published system has none."""
     grid_temperature: float
+    temperature: float
+    """Divides the cosines of regions and classes (CLSS_TEMP)."""
 
 
 class CORA(nn.Module):
@@ -133,7 +133,10 @@ class CORA(nn.Module):
             "text_bottleneck": cora.TEXT_BOTTLENECK,
             "group_norm": cora.INPUT_GROUP_NORM,
             "settings": LocalizerSettings(
-                cora.SPLIT_PROBABILITY, cora.OBJECTNESS_POWER, cora.PREMATCHING_POOL == "exact", cora.GRID_TEMPERATURE
+                cora.SPLIT_PROBABILITY,
+                cora.PREMATCHING_POOL == "exact",
+                cora.GRID_TEMPERATURE,
+                cfg.MODEL.CLIP.CLSS_TEMP,
             ),
             "losses": LocalizerLosses(Matcher(cost), loss),
             "selector": _build_selector(cfg),
@@ -258,7 +261,7 @@ class CORA(nn.Module):
         """
         (size,) = encoding.image.image_sizes
         prior = self.novel.prior(classifier.names, self.device)
-        classes = match_classes(encoding.anchor_embeddings, classifier.embeddings, prior)
+        classes = match_classes(encoding.anchor_embeddings, classifier.embeddings, prior, self.settings.temperature)
         (logits,), (boxes,) = self.decode(encoding.image, classes, classifier.embeddings)[-1]
         order = logits.argsort(descending=True, stable=True)
         scale = boxes.new_tensor([size[1], size[0]] * 2)
@@ -277,7 +280,7 @@ class CORA(nn.Module):
         regions = LazyRegions(self.localize(encoding, known), lambda count: self._encoder_of(encoding, count))
 
         def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
-            return proposals.proposal_boxes.tensor, class_probabilities(embeddings, known)
+            return proposals.proposal_boxes.tensor, class_probabilities(embeddings, known, self.settings.temperature)
 
         found = detect_selected(regions, classify, known.classes, self.selector, selection)
         encoding.encoded_regions = regions.encoded
@@ -301,7 +304,8 @@ class CORA(nn.Module):
     @torch.no_grad()
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         """Return the softmax [R, K + 1] over all classes and one with cosine 0; the last column has the rest."""
-        return class_probabilities(embeddings, classifier or self._configured_classes())
+        known = classifier or self._configured_classes()
+        return class_probabilities(embeddings, known, self.settings.temperature)
 
     def _configured_classes(self) -> ConfiguredClasses:
         classes = self.test_classes or self.train_classes

@@ -15,7 +15,6 @@ from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.clip.resnet import ModifiedResNet
 from regionclip.config.resolve import clip_architecture
 from regionclip.methods.cora.pooling import cheap_embeddings
-from regionclip.methods.cora.prematching import LOGIT_SCALE
 from regionclip.modeling.detector import Classifier
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 
@@ -48,15 +47,16 @@ class RegionPromptHead(BorrowsLastStage, nn.Module):
         return cheap_embeddings(pool, layer4, boxes, with_mean_token=with_mean_token)
 
 
-def class_probabilities(embeddings: Tensor, classifier: Classifier) -> Tensor:
+def class_probabilities(embeddings: Tensor, classifier: Classifier, temperature: float) -> Tensor:
     """Return the softmax [R, K + 1] over all classes and one with cosine 0; the last column has what is not reported.
 
     Args:
         embeddings: region embeddings [R, D].
         classifier: of K classes, and perhaps background classes.
+        temperature: divides the cosines.
     """
     cosines = classifier(F.normalize(embeddings, dim=1))
-    logits = LOGIT_SCALE * F.pad(cosines, (0, 1))
+    logits = F.pad(cosines, (0, 1)) / temperature
     probabilities = logits.softmax(dim=1)
     classes = classifier.classes
     rest = probabilities[:, classes:].sum(dim=1, keepdim=True)

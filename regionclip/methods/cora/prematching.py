@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOGIT_SCALE = 100.0
-"""Multiplies cosines; CLIP's learned scale is not used."""
+TEMPERATURE = 0.01
+"""Divides cosines (MODEL.CLIP.CLSS_TEMP); the published system has it fixed, and not CLIP's learned one."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,19 @@ class NovelPrior:
         return logits + self.classes.to(logits) * math.log(self.factor)
 
 
-def match_classes(embeddings: Tensor, text: Tensor, prior: NovelPrior | None = None) -> Tensor:
+def match_classes(
+    embeddings: Tensor, text: Tensor, prior: NovelPrior | None = None, temperature: float = TEMPERATURE
+) -> Tensor:
     """Return the most similar class of each anchor, int64 [N, Q].
 
     Args:
         embeddings: region embeddings of the anchors [N, Q, D].
         text: text embeddings of the classes [K, D].
         prior: of novel classes, at inference.
+        temperature: divides the cosines, before the prior is added.
     """
     cosines = F.normalize(embeddings, dim=-1) @ F.normalize(text, dim=-1).T
-    logits = LOGIT_SCALE * cosines
+    logits = cosines / temperature
     return (logits if prior is None else prior.add_to(logits)).argmax(dim=-1)
 
 

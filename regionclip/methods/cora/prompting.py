@@ -19,7 +19,6 @@ from regionclip.methods.cora.checkpoints import PROMPT
 from regionclip.methods.cora.classes import ConfiguredClasses, build_classes
 from regionclip.methods.cora.encodings import ValidCells, padded_size, padding_of, valid_cells
 from regionclip.methods.cora.heads import RegionPromptHead
-from regionclip.methods.cora.prematching import LOGIT_SCALE
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
@@ -49,6 +48,7 @@ class RegionPromptCLIP(nn.Module):
         preprocessor: ImagePreprocessor,
         proposal_source: ProposalSource,
         selector: DetectionSelector,
+        temperature: float,
         classes: ConfiguredClasses | None = None,
         test_classes: ConfiguredClasses | None = None,
         lang_encoder: nn.Module | None = None,
@@ -60,6 +60,7 @@ class RegionPromptCLIP(nn.Module):
             preprocessor: normalizes images.
             proposal_source: source of the boxes in evaluation.
             selector: selects (box, class) pairs.
+            temperature: divides the cosines of regions and classes (CLSS_TEMP).
             classes: of training.
             test_classes: of evaluation; None takes `classes`.
             lang_encoder: text encoder, kept for concept features.
@@ -71,7 +72,7 @@ class RegionPromptCLIP(nn.Module):
         self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
         self.roi_heads = RegionPromptHead(grid=backbone.architecture.attention_grid)
         self.roi_heads.borrow(backbone)
-        self.train_classes, self.test_classes = classes, test_classes
+        self.train_classes, self.test_classes, self.temperature = classes, test_classes, temperature
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -89,6 +90,7 @@ class RegionPromptCLIP(nn.Module):
                 fusion=ProbabilityOnly(),
                 suppression=NoSuppression(),
             ),
+            "temperature": cfg.MODEL.CLIP.CLSS_TEMP,
             "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
@@ -152,7 +154,7 @@ class RegionPromptCLIP(nn.Module):
             return self.backbone.get_parameter(PROMPT).sum() * 0
         embeddings = F.normalize(self.roi_heads.encoder.embed(maps), dim=1)
         labels = torch.cat([target.gt_classes for target in targets])
-        return F.cross_entropy(LOGIT_SCALE * classes(embeddings), labels)
+        return F.cross_entropy(classes(embeddings) / self.temperature, labels)
 
     def _features(self, inputs: Sequence[ImageInput]) -> tuple[Tensor, ValidCells]:
         images = self.preprocessor([image["image"] for image in inputs])
@@ -206,7 +208,7 @@ class RegionPromptCLIP(nn.Module):
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
         known = classifier or self._configured_classes()
-        probabilities = (LOGIT_SCALE * known(F.normalize(embeddings, dim=1))).softmax(dim=1)
+        probabilities = (known(F.normalize(embeddings, dim=1)) / self.temperature).softmax(dim=1)
         rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
         return torch.cat([probabilities[:, : known.classes], rest], dim=1)
 

@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         return x
 
 
-class Attention(nn.Module):
+class ProjectedAttention(nn.Module):
     """Multi-head attention of projected queries, keys and values (key `out_proj`)."""
 
     def __init__(self, heads: int, width: int, dropout: float) -> None:
@@ -136,11 +136,11 @@ class DecoderLayer(FeedForward):
         self.heads = heads
         for name in ("qcontent", "qpos", "kcontent", "kpos", "v"):
             self.add_module(f"sa_{name}_proj", nn.Linear(width, width))
-        self.self_attn = Attention(heads, width, dropout)
+        self.self_attn = ProjectedAttention(heads, width, dropout)
         self.norm1 = nn.LayerNorm(width)
         for name in ("qcontent", *(("qpos",) if first else ()), "kcontent", "kpos", "v", "qpos_sine"):
             self.add_module(f"ca_{name}_proj", nn.Linear(width, width))
-        self.cross_attn = Attention(heads, width, dropout)
+        self.cross_attn = ProjectedAttention(heads, width, dropout)
         self._make_feed_forward(width, hidden, dropout)
         self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.first = first
