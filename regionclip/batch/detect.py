@@ -161,8 +161,8 @@ def _encode_ahead(
     if count == 1:
         return reader
 
-    def encode(drawings: Sequence[tuple[ImageFile, Prepared]]) -> None:
-        wanted = [image for file, (frame, image) in drawings if _image_id(file, frame.number) not in finished]
+    def encode(prepared: Sequence[tuple[ImageFile, Prepared]]) -> None:
+        wanted = [image for file, (frame, image) in prepared if _image_id(file, frame.number) not in finished]
         EncodedImage.encode_together(wanted, proposals=proposals)
 
     return EncodeAhead(reader, files, encode, count)

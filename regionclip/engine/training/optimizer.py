@@ -11,7 +11,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 FULL_MODEL = "full_model"
-"""Value of SOLVER.CLIP_GRADIENTS.CLIP_TYPE, beside those of Detectron2, which clip each parameter alone."""
+"""Value of SOLVER.CLIP_GRADIENTS.CLIP_TYPE, in addition to those of Detectron2, which clip each parameter alone."""
 
 
 def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.errors import Problem, UserError
 from regionclip.methods.cora.checkpoints import META_ARCHITECTURES
 
-LEAST = {"NUM_QUERIES": 1, "ENC_LAYERS": 0, "DEC_LAYERS": 1, "NHEADS": 1, "TEXT_BOTTLENECK": 1}
+MINIMA = {"NUM_QUERIES": 1, "ENC_LAYERS": 0, "DEC_LAYERS": 1, "NHEADS": 1, "TEXT_BOTTLENECK": 1}
 """Minimum of some keys of MODEL.CORA."""
 
 SOURCES = ("GT", "FILE", "GRID", "NONE", "RPN")
@@ -52,15 +52,10 @@ def _embedding_problems(cfg: CfgNode) -> Iterator[Problem]:
 
 def _localizer_problems(cfg: CfgNode) -> Iterator[Problem]:
     cora = cfg.MODEL.CORA
-    for name, least in (
-        ("NUM_QUERIES", 1),
-        ("ENC_LAYERS", 0),
-        ("DEC_LAYERS", 1),
-        ("NHEADS", 1),
-        ("TEXT_BOTTLENECK", 1),
-    ):
-        if cora[name] < least:
-            yield Problem(f"MODEL.CORA.{name}", f"at least {least}", str(cora[name]), f"add MODEL.CORA.{name} {least}")
+    for name, minimum in MINIMA.items():
+        if cora[name] < minimum:
+            key = f"MODEL.CORA.{name}"
+            yield Problem(key, f"at least {minimum}", str(cora[name]), f"add {key} {minimum}")
     if cora.NHEADS >= 1 and 256 % cora.NHEADS:
         yield Problem("MODEL.CORA.NHEADS", "a divisor of 256", str(cora.NHEADS), "add MODEL.CORA.NHEADS 8")
     if not 0 <= cora.SPLIT_PROBABILITY <= 1:

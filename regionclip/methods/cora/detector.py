@@ -20,6 +20,7 @@ from regionclip.errors import user_error
 from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses, build_classes
 from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
 from regionclip.methods.cora.encodings import encode_grid, padded_size, padding_of, valid_cells
+from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
 from regionclip.methods.cora.heads import RegionPromptHead, class_probabilities
 from regionclip.methods.cora.losses import LocalizerLosses
 from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
@@ -28,9 +29,8 @@ from regionclip.methods.cora.prematching import draw_split, match_classes, match
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
+from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
-from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.sources import ImageInput
@@ -52,11 +52,8 @@ class LocalizerSettings:
     """Divides the cosines of regions and classes (CLSS_TEMP)."""
 
 
-class CORA(nn.Module):
+class CORA(OnFrozenCLIP):
     """Class-agnostic localizer with anchor pre-matching; regions are classified with the region prompt."""
-
-    frozen_parts = ("backbone.",)
-    """Key prefixes that need loaded weights before training."""
 
     @configurable
     def __init__(
@@ -146,37 +143,6 @@ class CORA(nn.Module):
             "lang_encoder": build_text_encoder_if_wanted(cfg),
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.preprocessor.mean.device
-
-    @property
-    def text_space(self) -> TextSpace:
-        """The embedding space of the CLIP image encoder."""
-        return TextSpace(self.backbone.architecture.embedding_dim, self.backbone.architecture.name)
-
-    @property
-    def score_threshold(self) -> float:
-        """SCORE_THRESH_TEST."""
-        return self.selector.score_threshold
-
-    @property
-    def unused_with_class_names(self) -> tuple[str, ...]:
-        """Nothing: class embeddings are no weights."""
-        return ()
-
-    def require_open_vocabulary(self) -> None:
-        """Return: any class names condition the queries."""
-
-    def train(self, mode: bool = True) -> CORA:
-        """Set training mode; the backbone always stays in evaluation mode."""
-        super().train(mode)
-        self.backbone.eval()
-        if self.lang_encoder is not None:
-            self.lang_encoder.eval()
-        return self
-
     def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
         """Return a dict of losses in training mode, and detections in evaluation mode.
 
@@ -251,7 +217,7 @@ class CORA(nn.Module):
         return [CORAEncoding(batch[i], self.embed_anchors, self._propose) for i in range(len(batch))]
 
     def _propose(self, encoding: CORAEncoding) -> Instances:
-        return self.localize(encoding, self._configured_classes())
+        return self.localize(encoding, self.configured_classes())
 
     @torch.no_grad()
     def localize(self, encoding: CORAEncoding, classifier: Classifier) -> Instances:
@@ -275,7 +241,7 @@ class CORA(nn.Module):
         The class that a query was conditioned on has no part in its score, which is the product of the probability
         of each class and the objectness.
         """
-        classifier = classifier or self._configured_classes()
+        classifier = classifier or self.configured_classes()
         known = classifier
         regions = LazyRegions(self.localize(encoding, known), lambda count: self._encoder_of(encoding, count))
 
@@ -304,22 +270,8 @@ class CORA(nn.Module):
     @torch.no_grad()
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         """Return the softmax [R, K + 1] over all classes and one with cosine 0; the last column has the rest."""
-        known = classifier or self._configured_classes()
+        known = classifier or self.configured_classes()
         return class_probabilities(embeddings, known, self.settings.temperature)
-
-    def _configured_classes(self) -> ConfiguredClasses:
-        classes = self.test_classes or self.train_classes
-        if classes is None:
-            fix = "set MODEL.CLIP.TEXT_EMB_PATH, or give class names"
-            raise user_error("classes of the detector", "class embeddings", "none", fix)
-        return classes
-
-    def prepare_for_inference(
-        self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
-    ) -> CORA:
-        """Optimize the detector in place for inference; see `modeling.inference.prepare`."""
-        prepare_for_inference(self, precision, first_stage, when_emulated)
-        return self
 
     def export_parts(self) -> Iterator[Part]:
         """Raise a `UserError`: the decoder depends on class names."""

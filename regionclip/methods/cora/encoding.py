@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from detectron2.structures import Instances
 from torch import Tensor
@@ -59,7 +58,6 @@ class CORAEncoding:
     propose: Callable[[CORAEncoding], Instances]
     encoded_regions: int = 0
     """Number of regions encoded so far."""
-    _cache: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def anchor_embeddings(self) -> Tensor:

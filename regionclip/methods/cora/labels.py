@@ -39,8 +39,6 @@ class RelabelReport:
     """Boxes that were classified."""
     unchanged: int = 0
     """Those whose class stayed."""
-    resumed: int = 0
-    """Images of an interrupted run."""
     failures: list[str] = field(default_factory=list)
     """One line for each unreadable image, whose classes stay."""
 
@@ -73,7 +71,7 @@ def relabel(
     journal = PredictionJournal(output.parent, run, output.stem)
     journal.require_own()
     finished = {entry["image_id"]: entry for entry in journal.finished()}
-    report = RelabelReport(resumed=len(finished))
+    report = RelabelReport()
     missing = [image for image in content["images"] if id_key(image["id"]) not in finished]
     comm.synchronize()  # before any process writes
     share = missing[comm.get_rank() :: comm.get_world_size()]

@@ -1,16 +1,15 @@
-"""Region embeddings with the region prompt: exact, and the cheap form of anchor pre-matching (CORA, section 3)."""
+"""Region embeddings of anchor pre-matching: the attention pool applied to the whole map (CORA, section 3.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.methods.cora.encodings import ValidCells
-from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE
 from regionclip.ops import roi_align
 
 
@@ -20,38 +19,6 @@ def boxes_on_map(boxes: Tensor, columns: int | Tensor, rows: int | Tensor) -> Te
     corners = torch.cat([center - half, center + half], dim=-1)
     scale = torch.stack([torch.as_tensor(columns), torch.as_tensor(rows)] * 2, dim=-1).to(corners)
     return corners * scale
-
-
-def exact_embeddings(
-    layer3: Tensor, boxes: Sequence[Tensor], layer4: nn.Module, pool: Callable[[Tensor], Tensor], grid: int
-) -> Tensor:
-    """Embed boxes as the region prompt was trained: RoIAlign on `layer3`, then `layer4`, then the attention pool.
-
-    Without gradients the regions are processed in chunks, which bounds the memory.
-
-    Args:
-        layer3: map [N, C, H, W].
-        boxes: for each image [R_i, 4], xyxy in cells of the map.
-        layer4: CLIP's last stage.
-        pool: CLIP's attention pool, with the prompt.
-        grid: side of its map.
-
-    Returns:
-        [sum R_i, D], not normalized.
-    """
-
-    def embed(rois: list[Tensor]) -> Tensor:
-        return pool(layer4(roi_align(layer3, rois, 2 * grid, 1.0, 0, True)))
-
-    if torch.is_grad_enabled():
-        return embed(list(boxes))
-    chunks = []
-    for number, own in enumerate(boxes):
-        for part in own.split(REGIONS_AT_ONCE):
-            rois = [own[:0]] * len(boxes)
-            rois[number] = part
-            chunks.append(embed(rois))
-    return torch.cat(chunks) if chunks else embed(list(boxes))
 
 
 def cheap_embeddings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,4 @@ def draw_split(iteration: int, probability: float) -> bool:
 
     The published draw depends on the iteration within the epoch; here the iteration counts from the start of training.
     """
-    import random
-
     return random.Random(iteration).random() < probability

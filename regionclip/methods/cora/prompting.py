@@ -18,12 +18,12 @@ from regionclip.errors import user_error
 from regionclip.methods.cora.checkpoints import PROMPT
 from regionclip.methods.cora.classes import ConfiguredClasses, build_classes
 from regionclip.methods.cora.encodings import ValidCells, padded_size, padding_of, valid_cells
+from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
 from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
+from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
-from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector, NoSuppression, ProbabilityOnly
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.build import build_proposal_source
@@ -34,11 +34,8 @@ LAYER3_STRIDE = 16
 """The backbone pads smaller images to it."""
 
 
-class RegionPromptCLIP(nn.Module):
+class RegionPromptCLIP(OnFrozenCLIP):
     """Frozen CLIP ResNet that classifies given boxes; the positional embedding of its attention pool is trained."""
-
-    frozen_parts = ("backbone.",)
-    """Key prefixes that need loaded weights before training."""
 
     @configurable
     def __init__(
@@ -95,37 +92,6 @@ class RegionPromptCLIP(nn.Module):
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
         }
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.preprocessor.mean.device
-
-    @property
-    def text_space(self) -> TextSpace:
-        """The embedding space of the CLIP image encoder."""
-        return TextSpace(self.backbone.architecture.embedding_dim, self.backbone.architecture.name)
-
-    @property
-    def score_threshold(self) -> float:
-        """SCORE_THRESH_TEST."""
-        return self.selector.score_threshold
-
-    @property
-    def unused_with_class_names(self) -> tuple[str, ...]:
-        """Nothing: class embeddings are no weights."""
-        return ()
-
-    def require_open_vocabulary(self) -> None:
-        """Return: regions are compared with any class names."""
-
-    def train(self, mode: bool = True) -> RegionPromptCLIP:
-        """Set training mode; the backbone always stays in evaluation mode."""
-        super().train(mode)
-        for module in (self.backbone, self.lang_encoder):
-            if module is not None:
-                module.eval()
-        return self
 
     def forward(self, batched_inputs: Sequence[ImageInput]) -> Any:
         """Return a dict of losses in training mode, and detections in evaluation mode.
@@ -192,7 +158,7 @@ class RegionPromptCLIP(nn.Module):
     @torch.no_grad()
     def detect(self, encoding: PromptEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
         """Return (box, class) pairs by probability; see `OpenVocabularyDetector.detect`. Boxes are not refined."""
-        known = classifier or self._configured_classes()
+        known = classifier or self.configured_classes()
 
         def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
             return proposals.proposal_boxes.tensor, self.probabilities(embeddings, known)
@@ -207,24 +173,10 @@ class RegionPromptCLIP(nn.Module):
     @torch.no_grad()
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
-        known = classifier or self._configured_classes()
+        known = classifier or self.configured_classes()
         probabilities = (known(F.normalize(embeddings, dim=1)) / self.temperature).softmax(dim=1)
         rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
         return torch.cat([probabilities[:, : known.classes], rest], dim=1)
-
-    def _configured_classes(self) -> ConfiguredClasses:
-        classes = self.test_classes or self.train_classes
-        if classes is None:
-            fix = "set MODEL.CLIP.TEXT_EMB_PATH, or give class names"
-            raise user_error("classes of the detector", "class embeddings", "none", fix)
-        return classes
-
-    def prepare_for_inference(
-        self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"
-    ) -> RegionPromptCLIP:
-        """Optimize the model in place for inference; see `modeling.inference.prepare`."""
-        prepare_for_inference(self, precision, first_stage, when_emulated)
-        return self
 
     def export_parts(self) -> Iterator[Part]:
         """Raise a `UserError`: this stage is not a detector of its own."""

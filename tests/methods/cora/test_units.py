@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes
 from torch.nn import functional as F
 
 from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.methods.cora import encodings, pooling, prematching
+from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.methods.cora.losses import LocalizerLosses
 from regionclip.methods.cora.matching import LayerOutput, Matcher, Targets
 from regionclip.methods.cora.transformer import MLP, DABTransformer, Decoded, predict_boxes
+from regionclip.modeling.heads.region_encoder import RegionEncoder
 from regionclip.modeling.postprocess import ProbabilityTimesObjectness
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.cora import fill, seeded, value
@@ -82,7 +85,8 @@ def test_region_embeddings(kind, pool):
     elif kind == "exact":
         embeddings = pool(pooling.roi_align(features, boxes, 7, 1.0, 0, True))
     else:
-        embeddings = pooling.exact_embeddings(features, boxes, torch.nn.AvgPool2d(2), pool, 7)
+        encoder = RegionEncoder(RegionPromptHead(grid=7).pooler, torch.nn.AvgPool2d(2), pool)
+        embeddings = encoder.encode([features], [Boxes(own) for own in boxes])
     assert_close(F.normalize(embeddings, dim=1).reshape(2, 12, 64), f"pool/{kind}")
 
 
