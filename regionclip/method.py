@@ -56,8 +56,10 @@ class Method:
     """Keys of the published code that never had an effect; they are accepted with a warning."""
     dead_nodes: tuple[str, ...] = ()
     """Config nodes with dead keys only."""
-    region_features: Mapping[str, str] = field(default_factory=dict)
-    """Config values for region feature extraction; empty if not supported."""
+    region_features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Allowed config values by key in region feature extraction; empty if not supported."""
+    class_conditioned: tuple[str, ...] = ()
+    """Those of `meta_architectures` whose own proposals depend on class names; they have no other proposal source."""
 
     def config_problems(self, cfg: CfgNode) -> Iterator[Problem]:
         """Yield the config's contradictions to the method."""

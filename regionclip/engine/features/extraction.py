@@ -40,6 +40,8 @@ from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
+from regionclip.modeling.proposals.build import build_proposal_source
+from regionclip.modeling.proposals.sources import ProposalSource
 from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Record
 
@@ -104,14 +106,13 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
     without_data.defrost()
     without_data.DATASETS.TEST = ()  # the images come from INPUT_DIR
     check_config(without_data)
-    wanted = dict(values_for_features(cfg))
-    if not job.keeps_regions:
-        wanted["MODEL.CLIP.CROP_REGION_TYPE"] = "RPN"
     problems = [
-        Problem(key, f"{expected} to extract region features", repr(actual), f"add {key} {expected}")
-        for key, expected in wanted.items()
-        if (actual := str(get_value(cfg, key))) != expected
+        Problem(key, f"{' or '.join(allowed)} to extract region features", repr(actual), f"add {key} {allowed[0]}")
+        for key, allowed in values_for_features(cfg).items()
+        if (actual := str(get_value(cfg, key))) not in allowed
     ]
+    if not job.keeps_regions:
+        problems += _proposal_problems(cfg)
     if job.dataset:
         problems += dataset_problems(job.dataset, "--dataset")
         if job.regions != PROPOSALS:
@@ -120,8 +121,20 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
         raise UserError(problems)
 
 
-def values_for_features(cfg: CfgNode) -> Mapping[str, str]:
-    """Return the config values for feature extraction with the config's method, or the first method that has some."""
+def _proposal_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield why the detector would have no proposals of its own."""
+    method = method_of(cfg)
+    conditioned = method is not None and cfg.MODEL.META_ARCHITECTURE in method.class_conditioned
+    if conditioned and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        fix = "set it, or give boxes with --regions"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "class embeddings, which the proposals depend on", "none", fix)
+    elif not conditioned and cfg.MODEL.CLIP.CROP_REGION_TYPE != "RPN":
+        key, actual = "MODEL.CLIP.CROP_REGION_TYPE", repr(cfg.MODEL.CLIP.CROP_REGION_TYPE)
+        yield Problem(key, "RPN to extract region features", actual, f"add {key} RPN")
+
+
+def values_for_features(cfg: CfgNode) -> Mapping[str, tuple[str, ...]]:
+    """Return the allowed values by config key, of the config's method or else of the first method that has some."""
     own = method_of(cfg)
     if own is not None and own.region_features:
         return own.region_features
@@ -169,6 +182,7 @@ def _extract(
     cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, records: dict[str, Record], output: Path
 ) -> ExtractionReport:
     choose = _choice(cfg, job)
+    source = build_proposal_source(cfg) if job.keeps_regions else None
     target = make_format(job.format, output, job.images_per_shard)
     chunks = target.chunks(list(records), job.images_at_once)
     _claim(output, _fingerprint(cfg, job, records))
@@ -188,7 +202,7 @@ def _extract(
     with progress_bar(total=total, unit="image", hidden=not comm.is_main_process()) as progress:
         for chunk in share:
             images = _read(chunk, records, mapper, cfg.DATALOADER.NUM_WORKERS)
-            features, failures = _chunk_features(model, images, choose, job.images_at_once, progress)
+            features, failures = _chunk_features(model, images, choose, source, job.images_at_once, progress)
             target.write(chunk, features, failures)
             written += len(features)
             lines += failures.values()
@@ -254,6 +268,7 @@ def _chunk_features(
     model: OpenVocabularyDetector,
     images: DataLoader[Any],
     choose: Choice,
+    source: ProposalSource | None,
     images_at_once: int,
     progress: tqdm[Any],
 ) -> tuple[dict[str, Features], dict[str, str]]:
@@ -262,7 +277,7 @@ def _chunk_features(
     for batch in _batches(images, images_at_once):
         failures |= {image["name"]: image["error"] for image in batch if "error" in image}
         good = [image for image in batch if "error" not in image]
-        found, bad = _features_of(model, good, choose)
+        found, bad = _features_of(model, good, choose, source)
         features |= found
         failures |= bad
         progress.update(len(batch))
@@ -270,17 +285,17 @@ def _chunk_features(
 
 
 def _features_of(
-    model: OpenVocabularyDetector, images: list[MappedImage], choose: Choice
+    model: OpenVocabularyDetector, images: list[MappedImage], choose: Choice, source: ProposalSource | None
 ) -> tuple[dict[str, Features], dict[str, str]]:
     """Return the features of images, and the error of each image with invalid boxes."""
     if not images:
         return {}, {}
     try:
-        found = region_features(model, images, choose)
+        found = region_features(model, images, choose, source)
     except UserError as error:
         if len(images) == 1:
             return {}, {images[0]["name"]: str(error)}
-        alone = [_features_of(model, [image], choose) for image in images]
+        alone = [_features_of(model, [image], choose, source) for image in images]
         return (
             {name: content for features, _ in alone for name, content in features.items()},
             {name: line for _, failures in alone for name, line in failures.items()},

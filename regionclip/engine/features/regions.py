@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, Selection
-from regionclip.modeling.proposals.sources import ImageInput
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
 Features = dict[str, Tensor]
 """`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized;
@@ -22,18 +22,24 @@ and further entries."""
 
 
 @torch.no_grad()
-def region_features(model: OpenVocabularyDetector, images: Sequence[ImageInput], choose: Choice) -> list[Features]:
+def region_features(
+    model: OpenVocabularyDetector, images: Sequence[ImageInput], choose: Choice, source: ProposalSource | None = None
+) -> list[Features]:
     """Return the features of each image.
 
     Args:
         model: in evaluation mode.
         images: mapped images, with `height` and `width` of the originals.
         choose: selects regions, and adds further entries.
+        source: of the regions; None takes the detector's own proposals.
     """
     results = []
-    for image, encoding in zip(images, model.encode_images(images), strict=True):
-        boxes, embeddings, entries = choose(model, encoding, encoding.proposals)
-        boxes, kept = _to_original(boxes, encoding.proposals.image_size, image)
+    encodings = model.encode_images(images, proposals=source is None)
+    given = None if source is None else source.propose(images, model.device)
+    for number, (image, encoding) in enumerate(zip(images, encodings, strict=True)):
+        regions = encoding.proposals if given is None else given[number]
+        boxes, embeddings, entries = choose(model, encoding, regions)
+        boxes, kept = _to_original(boxes, regions.image_size, image)
         features = {"boxes": boxes, **entries, "feats": embeddings}
         results.append({name: value[kept].cpu() for name, value in features.items()})
     return results

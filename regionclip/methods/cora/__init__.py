@@ -18,4 +18,6 @@ METHOD = Method(
     checkpoints="regionclip.methods.cora.checkpoints",
     zoo="regionclip.methods.cora.zoo",
     commands="regionclip.methods.cora.commands",
+    region_features={"MODEL.META_ARCHITECTURE": ("CORA", "RegionPromptCLIP")},
+    class_conditioned=("CORA",),
 )

@@ -26,8 +26,8 @@ METHOD = Method(
     checkpoints="regionclip.methods.regionclip.checkpoints",
     zoo="regionclip.methods.regionclip.zoo",
     region_features={
-        "MODEL.META_ARCHITECTURE": "CLIPFastRCNN",
-        "MODEL.ROI_HEADS.NAME": "CLIPRes5ROIHeads",
-        "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER": "True",
+        "MODEL.META_ARCHITECTURE": ("CLIPFastRCNN",),
+        "MODEL.ROI_HEADS.NAME": ("CLIPRes5ROIHeads",),
+        "MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER": ("True",),
     },
 )

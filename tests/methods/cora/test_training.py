@@ -1,8 +1,10 @@
-"""Training of both stages: what moves, resumption, several processes; and relabelling."""
+"""Training of both stages: what moves, resumption, several processes; and relabeling."""
 
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +16,7 @@ from regionclip.config.loading import load_config
 from regionclip.modeling.build import build_model
 from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import (
     differing,
     final_state,
@@ -127,7 +130,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def relabel(world, output, *more):
+def relabel_arguments(world, output, *more):
     options = settings(world, "prompt")
     overrides = {
         key.replace("__", "."): str(value) for key, value in options.items() if key not in ("config", *FAST)
@@ -138,10 +141,50 @@ def relabel(world, output, *more):
         "INPUT.MIN_SIZE_TEST": "64",
     }
     files = ("--annotations", world / "annotations.json", "--images", world / "pictures", "--output", output)
-    return run("cora", "relabel", "--config-file", STAGES["prompt"], "--num-gpus", "0", *files, *more, *flat(overrides))
+    config = ("--config-file", STAGES["prompt"])
+    return [str(part) for part in ("cora", "relabel", *config, *files, *more, *flat(overrides))]
 
 
-def test_relabelling_changes_category_ids_only(world, tmp_path):
+def relabel(world, output, *more):
+    return run(*relabel_arguments(world, output, "--num-gpus", "0", *more))
+
+
+def start_relabeling(world, output, *more):
+    command = [sys.executable, "-m", "regionclip", *relabel_arguments(world, output, *more)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes)
+
+
+@pytest.mark.slow
+def test_relabeling_in_two_processes_and_after_a_kill_is_as_one(world, tmp_path):
+    assert relabel(world, tmp_path / "whole.json").exit_code == 0
+    whole = (tmp_path / "whole.json").read_bytes()
+    two = start_relabeling(world, tmp_path / "two" / "new.json", "--num-gpus", "2", "--dist-url", "auto")
+    output, _ = two.communicate(timeout=200)
+    assert two.returncode == 0, output
+    assert output.count("% of the classes unchanged") == 1
+    assert (tmp_path / "two" / "new.json").read_bytes() == whole
+    killed = tmp_path / "killed" / "new.json"
+    process = start_relabeling(world, killed, "--num-gpus", "0")
+    while process.poll() is None and not any(path.stat().st_size for path in journals(killed.parent)):
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert not killed.exists()
+    finished = sum(len(path.read_text().splitlines()) for path in journals(killed.parent))
+    assert 0 < finished
+    done = relabel(world, killed)
+    assert done.exit_code == 0, done.output
+    assert killed.read_bytes() == whole
+    assert [path.name for path in killed.parent.iterdir()] == ["new.json"]
+
+
+def journals(folder):
+    return list(folder.glob("new.*.jsonl"))
+
+
+def test_relabeling_changes_category_ids_only(world, tmp_path):
     done = relabel(world, tmp_path / "new.json")
     assert done.exit_code == 0, done.output
     before, after = (json.loads(path.read_text()) for path in (world / "annotations.json", tmp_path / "new.json"))
@@ -155,7 +198,7 @@ def test_relabelling_changes_category_ids_only(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"]
 
 
-def test_relabelling_with_other_classes_is_an_error(world, tmp_path):
+def test_relabeling_with_other_classes_is_an_error(world, tmp_path):
     torch.save(torch.randn(4, 32), tmp_path / "four.pth")
     more = ("MODEL.ROI_HEADS.NUM_CLASSES", "4", "MODEL.CLIP.TEXT_EMB_PATH", tmp_path / "four.pth")
     options = [*map(str, more)]
