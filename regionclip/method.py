@@ -17,6 +17,8 @@ from regionclip.errors import Problem
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from regionclip.records import Record
+
 METHODS = ("regionclip", "cora")
 """Packages in `regionclip.methods`; each has a `Method` named METHOD."""
 
@@ -46,6 +48,8 @@ class Method:
     """Module with MODELS and FILES, its `PublishedModel`s and `PublishedFile`s."""
     commands: str = ""
     """Module with `app`, a `typer.Typer` of the method's own commands under its name; it imports typer only."""
+    records: str = ""
+    """Module with `extend_records(cfg, records)`, which adds annotations to cleaned training records."""
     roi_heads: Parts = field(default_factory=dict)
     """Values of MODEL.ROI_HEADS.NAME."""
     image_text_architectures: tuple[str, ...] = ()
@@ -64,6 +68,10 @@ class Method:
     def config_problems(self, cfg: CfgNode) -> Iterator[Problem]:
         """Yield the config's contradictions to the method."""
         return import_module(self.checks).config_problems(cfg)
+
+    def extend_records(self, cfg: CfgNode, records: list[Record]) -> list[Record]:
+        """Return cleaned training records with the annotations that the config adds to them."""
+        return import_module(self.records).extend_records(cfg, records) if self.records else records
 
     def training_problems(self, cfg: CfgNode) -> Iterator[Problem]:
         """Yield the problems that prevent training with an otherwise valid config."""

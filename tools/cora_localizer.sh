@@ -2,7 +2,7 @@
 
 source tools/published_cases.sh
 
-# localize RN50|RN50x4 CONFIG PROMPT NAME GPUS LAUNCHER [--resume FILE] [--eval] [KEY VALUE ...]
+# localize RN50|RN50x4 CONFIG PROMPT NAME GPUS LAUNCHER [--resume FILE] [--eval] [--pseudo_box FILE] [KEY VALUE ...]
 localize() {
   if [ $# -lt 6 ]; then fail "expected NAME GPUS local, then options"; fi
   local clip=$1 config=configs/cora/$2.yaml prompt=logs/$3 name=$4 count=$5 launcher=$6
@@ -10,12 +10,17 @@ localize() {
   if [ "$launcher" != local ]; then
     fail "launcher '$launcher': use local; under SLURM, call this script in each task (docs/scaling.md)"
   fi
-  local file="" flags=() overrides=()
+  local file="" pseudo="" flags=() overrides=()
   while [ $# -gt 0 ]; do
     case $1 in
       --resume)
         if [ $# -lt 2 ]; then fail "--resume needs a file"; fi
         file=$2
+        shift
+        ;;
+      --pseudo_box)
+        if [ $# -lt 2 ]; then fail "--pseudo_box needs a file"; fi
+        pseudo=$2
         shift
         ;;
       --eval) flags+=(--eval-only) ;;
@@ -39,6 +44,10 @@ localize() {
   for classes in coco48 coco65; do
     embed_classes "$classes" "$clip" "${file:-$weights/clip/$clip.pt}"
   done
+  if [ -n "$pseudo" ]; then
+    embed_pseudo_classes "$pseudo" "$clip" "${file:-$weights/clip/$clip.pt}"
+    settings+=(MODEL.CORA.PSEUDO_BOXES "$pseudo" MODEL.CORA.PSEUDO_EMBEDDINGS "${pseudo%.json}_$clip.safetensors")
+  fi
   exec "$python" ./tools/train_net.py --num-gpus "$count" --config-file "$config" "${flags[@]}" \
     "${settings[@]}" "${overrides[@]}"
 }
@@ -48,4 +57,14 @@ embed_classes() {
   if [ -f "logs/$1_$2.safetensors" ]; then return; fi
   "$python" -m regionclip concepts --vocabulary "$1" --templates cora --architecture "$2" --weights "$3" \
     --output "logs/$1_$2.safetensors"
+}
+
+# embed_pseudo_classes FILE CLIP CHECKPOINT: writes embeddings of all names in a file of pseudo boxes beside it.
+embed_pseudo_classes() {
+  local output=${1%.json}_$2.safetensors names=${1%.json}.txt
+  if [ -f "$output" ]; then return; fi
+  "$python" -c 'import json, sys
+print(*sorted({box["category_name"] for box in json.load(open(sys.argv[1]))}), sep="\n")' "$1" > "$names"
+  "$python" -m regionclip concepts --vocabulary "$names" --templates cora --architecture "$2" --weights "$3" \
+    --output "$output"
 }

@@ -32,6 +32,7 @@ from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
 from regionclip.data.stacking import StackedBatch
 from regionclip.errors import UserError, user_error
+from regionclip.method import methods_of
 from regionclip.randomness import derived_seed, seeded_on_cpu
 from regionclip.records import MappedImage, Record
 
@@ -192,6 +193,8 @@ def read_training_records(cfg: CfgNode) -> list[Record]:
             raise user_error(f"DATASETS.TRAIN {name}", "images with boxes", f"none of {len(dataset)}", fix)
         logger.info("%s: %d of %d images to learn from", name, len(usable), len(dataset))
         records += usable
+    for method in methods_of(cfg):
+        records = method.extend_records(cfg, records)
     return records
 
 

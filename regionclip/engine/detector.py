@@ -54,8 +54,8 @@ def load_detector(
     *,
     trust_pickle: bool = False,
     allow_missing: Sequence[str] = (),
+    sets_class_names: bool = False,
 ) -> nn.Module:
     """Return `load_model`'s model optimized for inference, as the config says."""
-    return prepare_as_configured(
-        load_model(cfg, weights, slots, trust_pickle=trust_pickle, allow_missing=allow_missing), cfg
-    )
+    options = {"trust_pickle": trust_pickle, "sets_class_names": sets_class_names}
+    return prepare_as_configured(load_model(cfg, weights, slots, allow_missing=allow_missing, **options), cfg)

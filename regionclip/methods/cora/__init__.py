@@ -20,4 +20,5 @@ METHOD = Method(
     commands="regionclip.methods.cora.commands",
     region_features={"MODEL.META_ARCHITECTURE": ("CORA", "RegionPromptCLIP")},
     class_conditioned=("CORA",),
+    records="regionclip.methods.cora.pseudo_boxes",
 )

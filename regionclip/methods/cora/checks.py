@@ -25,6 +25,7 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
         key = "MODEL.CLIP.CLSS_TEMP"
         yield Problem(key, "a temperature above 0", str(cfg.MODEL.CLIP.CLSS_TEMP), f"add {key} 0.01")
     yield from _embedding_problems(cfg)
+    yield from _pseudo_box_problems(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "CORA":
         yield from _localizer_problems(cfg)
         return
@@ -38,6 +39,22 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.META_ARCHITECTURE in META_ARCHITECTURES and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
         fix = "write them with `regionclip concepts --templates cora`, and name the file"
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the trained classes", "none", fix)
+
+
+def _pseudo_box_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what is wrong with the files of pseudo boxes (CORA+)."""
+    cora, key = cfg.MODEL.CORA, "MODEL.CORA.PSEUDO_EMBEDDINGS"
+    if bool(cora.PSEUDO_BOXES) != bool(cora.PSEUDO_EMBEDDINGS):
+        fix = "write embeddings with `regionclip concepts --templates cora`, and set both keys"
+        yield Problem("MODEL.CORA.PSEUDO_BOXES, PSEUDO_EMBEDDINGS", "both or neither", "one of them", fix)
+    elif cora.PSEUDO_BOXES and cfg.MODEL.META_ARCHITECTURE != "CORA":
+        fix = f"add {key} '' MODEL.CORA.PSEUDO_BOXES ''"
+        yield Problem("MODEL.CORA.PSEUDO_BOXES", "the localizer, CORA", cfg.MODEL.META_ARCHITECTURE, fix)
+    elif cora.PSEUDO_BOXES:
+        try:
+            load_class_embeddings(cora.PSEUDO_EMBEDDINGS, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=key)
+        except UserError as error:
+            yield from error.problems
 
 
 def _embedding_problems(cfg: CfgNode) -> Iterator[Problem]:

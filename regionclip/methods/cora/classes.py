@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from regionclip.clip.class_embeddings import load_class_embeddings, read_names
 from regionclip.clip.class_name_files import read_class_names, split_synonyms
 from regionclip.clip.prompts import same_to_clip
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.class_lists import CLASS_LISTS, names_of_published
 from regionclip.files import existing_file
 from regionclip.methods.cora.prematching import NovelPrior
@@ -54,6 +55,14 @@ def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> Configured
         return None
     embeddings = load_class_embeddings(path, rows=rows, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
     return ConfiguredClasses(embeddings, read_names(path) or names_of_published(path))
+
+
+def build_pseudo_classes(cfg: CfgNode) -> ConfiguredClasses | None:
+    """Return the classes of MODEL.CORA.PSEUDO_EMBEDDINGS; None if the config has no pseudo boxes."""
+    if not cfg.MODEL.CORA.PSEUDO_BOXES:
+        return None
+    vocabulary = Vocabulary.from_file(cfg.MODEL.CORA.PSEUDO_EMBEDDINGS)
+    return ConfiguredClasses(vocabulary.class_embeddings(), vocabulary.names)
 
 
 @dataclass

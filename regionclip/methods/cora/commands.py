@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,37 +48,55 @@ def prompt(
 @app.command("relabel", context_settings=FORWARDED)
 def relabel(context: typer.Context) -> None:
     """Write an annotation file whose boxes have the classes that CLIP, with the region prompt, sees in them."""
-    main(context.args, "regionclip cora relabel")
+    parser = _image_pass_parser(str(relabel.__doc__), "relabel")
+    _start(parser.parse_args(context.args), run_relabel)
 
 
-def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
-    """Parse a command line, that of the process unless given, and start one process for each GPU."""
-    from regionclip.engine.command import detector_argument_parser, plan_processes, report_user_errors
+@app.command("pseudo-boxes", context_settings=FORWARDED)
+def pseudo_boxes(context: typer.Context) -> None:
+    """Write what a detector finds of the names of each image, for MODEL.CORA.PSEUDO_BOXES (CORA+)."""
+    parser = _image_pass_parser(str(pseudo_boxes.__doc__), "pseudo-boxes")
+    names = parser.add_mutually_exclusive_group(required=True)
+    names.add_argument("--tags", type=Path, help="JSON object: image id to a list of names")
+    names.add_argument("--captions", type=Path, help="COCO's caption file, whose nouns are the names")
+    parser.add_argument("--vocabulary", required=True, help="embeddings of the names, from regionclip concepts")
+    parser.add_argument("--threshold", type=float, default=0.2, help="minimum score")
+    _start(parser.parse_args(context.args), run_pseudo_boxes)
+
+
+def _image_pass_parser(description: str, name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that goes through the images of an annotation file with a detector."""
+    from regionclip.engine.command import detector_argument_parser
+
+    parser = detector_argument_parser(description)
+    parser.prog = f"regionclip cora {name}"
+    parser.add_argument("--annotations", required=True, type=Path, help="COCO or LVIS file with the images")
+    parser.add_argument("--images", required=True, type=Path, help="folder of its images")
+    parser.add_argument("--output", required=True, type=Path, help="file to write")
+    return parser
+
+
+def _start(args: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> None:
+    """Start one process for each GPU, or on each machine."""
+    from regionclip.engine.command import plan_processes, report_user_errors
     from regionclip.engine.distributed import launch
 
-    parser = detector_argument_parser(str(relabel.__doc__))
-    parser.prog = program or parser.prog
-    parser.add_argument("--annotations", required=True, help="COCO or LVIS file of the base classes")
-    parser.add_argument("--images", required=True, help="folder of its images")
-    parser.add_argument("--output", required=True, type=Path, help="annotation file to write")
-    args = parser.parse_args(arguments)
     processes, on_gpu = report_user_errors(lambda: plan_processes(args))
+    work = partial(_work, run)
     report_user_errors(lambda: launch(work, args, processes=processes, on_gpu=on_gpu))
 
 
-def work(args: argparse.Namespace) -> None:
+def _work(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> None:
     """Do the work of one process and exit with its code."""
     from regionclip.engine.command import log_to_console, run_command
 
     log_to_console()
-    run_command(lambda: run_relabel(args))
+    run_command(lambda: run(args))
 
 
 def run_relabel(args: argparse.Namespace) -> int:
     """Relabel, and return the exit code."""
-    from detectron2.utils import comm
-
-    from regionclip.engine.command import DONE, SOME_FAILED, load_checked_config
+    from regionclip.engine.command import load_checked_config
     from regionclip.engine.detector import load_detector
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error
@@ -92,13 +111,39 @@ def run_relabel(args: argparse.Namespace) -> int:
     assert isinstance(model, RegionPromptCLIP)
     with own_folder(args.output.parent, f"folder {args.output.parent}"):
         report = relabel_file(cfg, model, args.annotations, args.images, args.output)
+    share = 100 * report.unchanged / max(report.boxes, 1)
+    return _finish(f"{report.boxes} boxes, {share:.1f} % of the classes unchanged", report.failures, args.output)
+
+
+def run_pseudo_boxes(args: argparse.Namespace) -> int:
+    """Export pseudo boxes, and return the exit code."""
+    from regionclip.clip.vocabulary import Vocabulary
+    from regionclip.engine.command import load_checked_config
+    from regionclip.engine.detector import load_detector
+    from regionclip.engine.ownership import own_folder
+    from regionclip.methods.cora.export import PseudoBoxJob, export_pseudo_boxes, read_captions, read_tags
+    from regionclip.modeling.detector import require_detector
+
+    cfg = load_checked_config(args)
+    names = read_tags(args.tags) if args.tags else read_captions(args.captions)
+    vocabulary = Vocabulary.from_file(args.vocabulary)
+    job = PseudoBoxJob(args.annotations, args.images, names, vocabulary, args.output, args.threshold)
+    options = {"trust_pickle": args.trust_pickle, "allow_missing": args.allow_missing}
+    model = load_detector(cfg, **options, sets_class_names=True)
+    with own_folder(args.output.parent, f"folder {args.output.parent}"):
+        report = export_pseudo_boxes(cfg, require_detector(model), job)
+    return _finish(f"{report.boxes} pseudo boxes in {report.images} images", report.failures, args.output)
+
+
+def _finish(result: str, failures: Sequence[str], output: Path) -> int:
+    """Report a pass over images, in the main process, and return the exit code."""
+    from detectron2.utils import comm
+
+    from regionclip.engine.command import DONE, SOME_FAILED
+
     if comm.is_main_process():
         logger = logging.getLogger(__name__)
-        for failure in report.failures:
-            logger.error("Kept the classes of image %s", failure)
-        share = 100 * report.unchanged / max(report.boxes, 1)
-        logger.info(
-            "Done: %d boxes, %.1f %% of the classes unchanged, %d images failed; labels in %s",
-            *(report.boxes, share, len(report.failures), args.output),
-        )
-    return SOME_FAILED if report.failures else DONE
+        for failure in failures:
+            logger.error("Left out image %s", failure)
+        logger.info("Done: %s, %d images failed; in %s", result, len(failures), output)
+    return SOME_FAILED if failures else DONE

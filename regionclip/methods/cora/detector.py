@@ -17,7 +17,7 @@ from torchvision.ops import box_convert
 
 from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
-from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses, build_classes
+from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses, build_classes, build_pseudo_classes
 from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
 from regionclip.methods.cora.encodings import encode_grid, padded_size, padding_of, valid_cells
 from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
@@ -26,6 +26,7 @@ from regionclip.methods.cora.losses import LocalizerLosses
 from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import draw_split, match_classes, match_halves
+from regionclip.methods.cora.pseudo_boxes import classes_of_batch
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
@@ -73,6 +74,7 @@ class CORA(OnFrozenCLIP):
         novel: NovelClasses,
         classes: ConfiguredClasses | None = None,
         test_classes: ConfiguredClasses | None = None,
+        pseudo_classes: ConfiguredClasses | None = None,
         lang_encoder: nn.Module | None = None,
     ) -> None:
         """Create a localizer.
@@ -92,6 +94,7 @@ class CORA(OnFrozenCLIP):
             novel: prior of novel classes at inference.
             classes: of training.
             test_classes: of evaluation; None takes `classes`.
+            pseudo_classes: further ones of pseudo boxes, each in the batches that have it (CORA+).
             lang_encoder: text encoder, kept for concept features.
         """
         super().__init__()
@@ -108,7 +111,7 @@ class CORA(OnFrozenCLIP):
         self.roi_heads = RegionPromptHead(grid=backbone.architecture.attention_grid)
         self.roi_heads.borrow(backbone)
         self.settings, self.losses, self.selector, self.novel = settings, losses, selector, novel
-        self.train_classes, self.test_classes = classes, test_classes
+        self.train_classes, self.test_classes, self.pseudo_classes = classes, test_classes, pseudo_classes
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -140,6 +143,7 @@ class CORA(OnFrozenCLIP):
             "novel": NovelClasses.from_config(cfg),
             "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
+            "pseudo_classes": build_pseudo_classes(cfg),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
         }
 
@@ -160,15 +164,17 @@ class CORA(OnFrozenCLIP):
         assert classes is not None, "training_problems() was not asked"
         encoding = self._encode(batched_inputs)
         targets = [_targets_of(image["instances"].to(self.device)) for image in batched_inputs]
+        pseudo = None if self.pseudo_classes is None else self.pseudo_classes.embeddings
+        text, targets = classes_of_batch(classes.embeddings, pseudo, targets)
         anchors = self.embed_anchors(encoding)  # [N, Q, D]
         storage = get_event_storage()
         if draw_split(storage.iter, self.settings.split_probability):
-            second = torch.rand(classes.classes, device=self.device) > 0.5
-            of_queries = match_halves(anchors, classes.embeddings, second)  # [2 N, Q]
+            second = torch.rand(len(text), device=self.device) > 0.5
+            of_queries = match_halves(anchors, text, second)  # [2 N, Q]
             encoding, targets = encoding.repeated(2), targets * 2
         else:
-            of_queries = match_classes(anchors, classes.embeddings)
-        layers = self.decode(encoding, of_queries, classes.embeddings)
+            of_queries = match_classes(anchors, text)
+        layers = self.decode(encoding, of_queries, text)
         losses, matched = self.losses(layers, of_queries, targets)
         storage.put_scalar("matched_objects", matched)
         return losses

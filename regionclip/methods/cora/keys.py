@@ -32,5 +32,7 @@ KEYS = section(
     Key("MODEL.CORA.LOSS.OBJECTNESS", 2.0, "weight of the focal loss (cls_loss_coef)"),
     Key("MODEL.CORA.LOSS.L1", 5.0, "weight of the L1 loss of boxes (bbox_loss_coef)"),
     Key("MODEL.CORA.LOSS.GIOU", 2.0, "weight of the GIoU loss of boxes (giou_loss_coef)"),
+    Key("MODEL.CORA.PSEUDO_BOXES", "", "pseudo boxes of further classes in training (pseudo_box)", is_file=True),
+    Key("MODEL.CORA.PSEUDO_EMBEDDINGS", "", "embeddings, with names, of the classes in PSEUDO_BOXES", is_file=True),
     Key("MODEL.CORA.PROMPT_WEIGHTS", "", "file of a region prompt (region_prompt_path)", is_file=True),
 )

@@ -15,15 +15,13 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes
 from detectron2.utils import comm
 
-from regionclip.data.datasets.annotation_file import by_id, id_key, read_annotation_file
-from regionclip.data.datasets.coco_json import image_file
-from regionclip.data.test_loader import TestMapper
+from regionclip.data.datasets.annotation_file import Entry, by_id, id_key, read_annotation_file
 from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.fingerprints import config_parts, file_state, fingerprint
+from regionclip.methods.cora.image_pass import each_image
 from regionclip.methods.cora.prompting import RegionPromptCLIP
-from regionclip.progress import progress_bar
 from regionclip.records import MappedImage
 
 FORMAT, FIX = "COCO's JSON format", "name the annotation file of the base classes"
@@ -68,24 +66,16 @@ def relabel(
     for place, annotation in enumerate(content.get("annotations") or ()):
         of_image[id_key(annotation.get("image_id"))].append(place)
     run = fingerprint([*config_parts(cfg), file_state(Path(annotations))])
-    journal = PredictionJournal(output.parent, run, output.stem)
-    journal.require_own()
-    finished = {entry["image_id"]: entry for entry in journal.finished()}
-    report = RelabelReport()
-    missing = [image for image in content["images"] if id_key(image["id"]) not in finished]
-    comm.synchronize()  # before any process writes
-    share = missing[comm.get_rank() :: comm.get_world_size()]
-    mapper = TestMapper(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=False)
     model.eval()
-    for image in progress_bar(share, unit="image", hidden=not comm.is_main_process()):
-        places = of_image[id_key(image["id"])]
-        mapped = mapper({"file_name": image_file(image, str(image_root), str(annotations))})
-        labels, error = _labels_of(model, mapped, content, places), mapped.get("error")
-        entry = {"image_id": id_key(image["id"]), "labels": labels} | ({"error": error} if error else {})
-        journal.append([entry])
-    comm.synchronize()
+
+    def label(image: Entry, mapped: MappedImage) -> dict[str, Any]:
+        return {"labels": _labels_of(model, mapped, content, of_image[id_key(image["id"])])}
+
+    journal = PredictionJournal(output.parent, run, output.stem)
+    finished = each_image(cfg, content["images"], image_root, annotations, journal, label)
+    report = RelabelReport()
     if comm.is_main_process():
-        _write(content, categories, journal.finished(), output, report)
+        _write(content, categories, finished, output, report)
     comm.synchronize()
     journal.remove()
     return report
@@ -104,8 +94,6 @@ def _labels_of(
     model: RegionPromptCLIP, image: MappedImage, content: dict[str, Any], places: Sequence[int]
 ) -> dict[str, int]:
     """Return the most similar class index of each classified annotation, by its place in the file."""
-    if "image" not in image:
-        return {}
     boxes = {place: box for place in places if (box := _corners(content["annotations"][place])) is not None}
     if not boxes:
         return {}
@@ -132,7 +120,7 @@ def _write(
     for entry in finished:
         if "error" in entry:
             report.failures.append(entry["error"])
-        for place, number in entry["labels"].items():
+        for place, number in entry.get("labels", {}).items():
             annotation = content["annotations"][int(place)]
             report.boxes += 1
             report.unchanged += id_key(annotation["category_id"]) == id_key(categories[number])

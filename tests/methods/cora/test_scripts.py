@@ -71,6 +71,19 @@ def test_training(script, size, calls):
     assert (cfg.MODEL_EMA.ENABLED, cfg.MODEL_EMA.DECAY, cfg.MODEL.CORA.SPLIT_PROBABILITY) == (True, 0.99996, 0.2)
 
 
+def test_pseudo_boxes(calls, tmp_path):
+    boxes = tmp_path / "pseudo.json"
+    boxes.write_text("[]")
+    script = next(iter(SCRIPTS))
+    done, (*_, embedded, last) = calls(script, "run", "2", "local", "--pseudo_box", str(boxes))
+    assert done.returncode == 0, done.stderr
+    start = last.index("MODEL.CORA.PSEUDO_BOXES")
+    embeddings = str(tmp_path / "pseudo_RN50.safetensors")
+    assert last[start : start + 4] == [last[start], str(boxes), "MODEL.CORA.PSEUDO_EMBEDDINGS", embeddings]
+    assert embedded[2:5] == ["concepts", "--vocabulary", str(tmp_path / "pseudo.txt")]
+    assert embedded[-2:] == ["--output", embeddings]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

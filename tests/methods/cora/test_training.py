@@ -27,11 +27,9 @@ from tests.helpers.training import (
     training_config,
     write_pictures,
 )
-from tests.methods.cora.tiny import OVERRIDES
+from tests.methods.cora.tiny import FAST, OVERRIDES, STAGES, settings
 
 PROMPT = "backbone.attnpool.positional_embedding"
-STAGES = {"localizer": "configs/cora/coco_rn50.yaml", "prompt": "configs/cora/region_coco_rn50.yaml"}
-FAST = {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__BASE_LR": 0.001, "SOLVER__WARMUP_ITERS": 0, "SOLVER__STEPS": "()"}
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +40,6 @@ def world(tmp_path_factory):
     model = fill(build_model(load_config(STAGES["prompt"], flat(OVERRIDES | {"MODEL.CLIP.CROP_REGION_TYPE": "GT"}))))
     torch.save({"model": model.state_dict()}, folder / "clip.pth")
     return folder
-
-
-def settings(world, stage, **overrides):
-    model = {key.replace(".", "__"): value for key, value in OVERRIDES.items() if key.startswith("MODEL.")}
-    source = "GT" if stage == "prompt" else ""
-    return {
-        "config": STAGES[stage],
-        **model,
-        **FAST,
-        "MODEL__WEIGHTS": str(world / "clip.pth"),
-        "MODEL__CLIP__CROP_REGION_TYPE": source,
-        "MODEL__CLIP__OFFLINE_RPN_CONFIG": "",
-        "INPUT__CROP_FIRST": 0.0,
-        "SOLVER__MAX_ITER": 12,
-        **overrides,
-    }
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -173,7 +155,7 @@ def test_relabeling_in_two_processes_and_after_a_kill_is_as_one(world, tmp_path)
     process.communicate()
     assert not killed.exists()
     finished = sum(len(path.read_text().splitlines()) for path in journals(killed.parent))
-    assert 0 < finished
+    assert finished > 0
     done = relabel(world, killed)
     assert done.exit_code == 0, done.output
     assert killed.read_bytes() == whole

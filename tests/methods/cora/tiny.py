@@ -19,3 +19,23 @@ OVERRIDES = {
     "DATALOADER.NUM_WORKERS": "0",
 }
 TRAINED = OVERRIDES
+
+STAGES = {"localizer": "configs/cora/coco_rn50.yaml", "prompt": "configs/cora/region_coco_rn50.yaml"}
+FAST = {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__BASE_LR": 0.001, "SOLVER__WARMUP_ITERS": 0, "SOLVER__STEPS": "()"}
+
+
+def settings(world, stage, **overrides):
+    """Return the overrides of a short training of a stage in a folder with `clip.pth`."""
+    model = {key.replace(".", "__"): value for key, value in OVERRIDES.items() if key.startswith("MODEL.")}
+    source = "GT" if stage == "prompt" else ""
+    return {
+        "config": STAGES[stage],
+        **model,
+        **FAST,
+        "MODEL__WEIGHTS": str(world / "clip.pth"),
+        "MODEL__CLIP__CROP_REGION_TYPE": source,
+        "MODEL__CLIP__OFFLINE_RPN_CONFIG": "",
+        "INPUT__CROP_FIRST": 0.0,
+        "SOLVER__MAX_ITER": 12,
+        **overrides,
+    }
