@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from regionclip.methods.cora.encodings import CHANNELS, encode_anchors, logit
 
 REFERENCE_MARGIN = 1e-3
 """Of the logit of references that a decoder layer refines."""
+
+LARGE_MAP = 2**22
+"""Entries of an attention map of a head, above which memory counts more than time."""
 
 
 class MLP(nn.Module):
@@ -61,6 +66,19 @@ class FeedForward(nn.Module):
         self.activation, self.dropout = nn.PReLU(), dropout
 
 
+def attend_with_little_memory(attend: Callable[..., Tensor], *inputs: Tensor, dropout: float) -> Tensor:
+    """Return `attend(*inputs)`; its attention maps are computed again in the backward pass if they would be kept.
+
+    PyTorch's fused attention has no dropout on a CPU: four maps [heads, Q, L] of every layer would be kept, 6 of the 8
+    GiB of an image of 800 x 1333. The result has the same bits.
+    """
+    query, value = inputs[0], inputs[-1]  # [N, ..., Q, C], [N, ..., L, C]
+    entries = len(query) * query.shape[-2] * value.shape[-2]
+    if entries > LARGE_MAP and dropout and torch.is_grad_enabled() and query.device.type == "cpu":
+        return cast(Tensor, checkpoint(attend, *inputs, use_reentrant=False))
+    return attend(*inputs)
+
+
 class EncoderLayer(FeedForward):
     """Self-attention over the cells of an image."""
 
@@ -73,7 +91,12 @@ class EncoderLayer(FeedForward):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
         """Map tokens [N, L, C] with their position encoding [N, L, C]; `padding` bool [N, L] is not attended to."""
-        attended, _ = self.self_attn(x + position, x + position, x, key_padding_mask=padding, need_weights=False)
+
+        def attend(key: Tensor, value: Tensor) -> Tensor:
+            return self.self_attn(key, key, value, key_padding_mask=padding, need_weights=False)[0]
+
+        dropout = self.dropout if self.training else 0.0
+        attended = attend_with_little_memory(attend, x + position, x, dropout=dropout)
         x = self.norm1(x + self._drop(attended))
         return self.norm2(x + self._drop(self.feed_forward(x)))
 
@@ -111,7 +134,8 @@ class ProjectedAttention(nn.Module):
         query, key, value = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         mask = None if padding is None else ~padding[:, None, None]  # [N, 1, 1, L]
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout)
+        attended = attend_with_little_memory(attend, query, key, value, dropout=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # [N, heads, Q, C / heads] -> [N, Q, C]
 
 

@@ -206,3 +206,24 @@ def test_matching_and_losses(case):
         assert_close(layer.logits.grad[..., None], f"match/{case}/layer{number}/grad_logits")
         boxes = layer.boxes.grad if layer.boxes.grad is not None else torch.zeros_like(layer.boxes)
         assert_close(boxes, f"match/{case}/layer{number}/grad_boxes")
+
+
+def test_attention_with_little_memory_has_the_same_bits(monkeypatch):
+    inputs = [torch.randn(2, 12, 256), torch.randn(2, 12, 256), torch.zeros(2, 12, dtype=torch.bool)]
+    content, anchors = torch.randn(2, 5, 256), torch.randn(2, 5, 4)
+    torch.manual_seed(1)
+    module = DABTransformer(1, 2, 256, 8, 32, 0.3).train()
+    results = []
+    for limit in (2**22, 0):
+        monkeypatch.setattr("regionclip.methods.cora.transformer.LARGE_MAP", limit)
+        module.zero_grad()
+        torch.manual_seed(2)
+        memory = module.encoder(*inputs)
+        states = module.decoder(content, anchors, memory, inputs[1], inputs[2]).states
+        states.square().sum().backward()
+        results.append(
+            [states.detach(), *(weight.grad.clone() for weight in module.parameters() if weight.grad is not None)]
+        )
+    assert len(results[0]) > 20
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+    assert not torch.equal(results[0][0], module.decoder(content, anchors, memory, inputs[1], inputs[2]).states)
