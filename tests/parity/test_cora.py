@@ -14,7 +14,11 @@ from torch.nn import functional as F
 from regionclip.config.loading import load_config
 from regionclip.methods.cora import detector as cora
 from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses
-from regionclip.methods.cora.prematching import match_classes
+from regionclip.methods.cora.heads import class_probabilities
+from regionclip.methods.cora.matching import LayerOutput, Matcher
+from regionclip.methods.cora.pooling import boxes_of_images
+from regionclip.methods.cora.prematching import NovelPrior, match_classes
+from regionclip.methods.cora.prompting import _on_cells
 from regionclip.modeling.build import build_model
 from regionclip.modeling.detector import Selection
 from regionclip.testing.deterministic import deterministic_text_embeddings
@@ -77,9 +81,19 @@ def test_maps_and_memory(localizer, encoded):
     found = {}
     for name, tensor in (("layer3", encoded.layer3), ("layer4", encoded.layer4)):
         found |= sampled(name, tensor, golden[f"{name}/stride"])
-    padding = encoded.cells3.padding.flatten(1)
-    memory = encoded.memory.masked_fill(padding[..., None], 0)
-    found |= sampled("memory2", memory, golden["memory2/stride"])
+    padding = encoded.cells3.padding
+    with torch.no_grad():
+        projected = localizer.input_proj[0](encoded.layer3)
+        found |= sampled("input_proj", projected, golden["input_proj/stride"])
+        position = encoded.memory_position.masked_fill(padding.flatten(1)[..., None], 0)
+        by_place = position.transpose(1, 2).unflatten(2, tuple(padding.shape[1:]))
+        found |= sampled("pos_layer3", by_place, golden["pos_layer3/stride"])
+        memory, encoder = projected.flatten(2).transpose(1, 2), localizer.transformer.encoder
+        for number, layer in enumerate(encoder.layers):
+            memory = layer(memory, encoded.memory_position * encoder.query_scale(memory), padding.flatten(1))
+            visible = memory.masked_fill(padding.flatten(1)[..., None], 0)
+            found |= sampled(f"memory{number}", visible, golden[f"memory{number}/stride"])
+    assert torch.equal(memory, encoded.memory)
     report = compare({key: golden[key] for key in found}, found)
     assert report.ok, report.text()
     for name, cells in (("layer3", encoded.cells3), ("layer4", encoded.cells4)):
@@ -101,17 +115,37 @@ def test_boxes_and_objectness_of_all_layers(localizer, encoded):
     assert np.array_equal(found.numpy()[~close], golden["prematch/classes_factor8"][~close])
     with torch.no_grad():
         layers = localizer.decode(encoded, torch.from_numpy(golden["prematch/classes_factor8"]), text.embeddings)
+        matched = torch.from_numpy(golden["prematch/classes_factor8"])
+        content = localizer.text_proj(text.embeddings)[matched]
+        queries = localizer.query_embed.weight.expand(len(matched), -1, -1)
+        decoder, cells = localizer.transformer.decoder, encoded.cells3.padding.flatten(1)
+        decoded = decoder(content, queries, encoded.memory, encoded.memory_position, cells)
+        last = boxes_of_images(layers[-1].boxes[:, golden["final/rows"]], encoded.cells3)
+        regions = localizer.roi_heads.encode({"res4": encoded.layer3}, [Boxes(part) for part in last])
+    unit = F.normalize(regions, dim=1).unflatten(0, (2, -1))
+    rows = golden["prematch/rows"]
+    best = (F.normalize(anchors, dim=-1) @ text.embeddings.T).max(dim=-1).values
     computed = {
+        "anchors": localizer.query_embed.weight.detach().sigmoid().numpy(),
+        "prematch/features": F.normalize(anchors[:, rows], dim=-1).numpy(),
+        "prematch/cosine_best_factor1": best.numpy(),
+        "content": content[:, rows].numpy(),
         "boxes": torch.stack([layer.boxes for layer in layers]).numpy(),
         "objectness": torch.stack([layer.logits for layer in layers]).numpy(),
+        "references": decoded.references[:, :, rows].numpy(),
+        "hs": decoded.states[:, :, golden["hs_rows"]].numpy(),
+        "final/features": unit.numpy(),
     }
     report = compare({key: golden[key] for key in computed}, computed)
-    assert report.ok, report.text()
+    assert report.ok and report.rows, report.text()
+    probabilities = class_probabilities(regions, text, 0.01)[:, :-1].unflatten(0, (2, -1))
+    scores = probabilities * layers[-1].logits[:, golden["final/rows"], None].sigmoid()
+    expected = golden["final/logits"][:, golden["final/rows"]]
+    found = scores.clamp(1e-5, 1 - 1e-5).logit().numpy()
+    assert np.abs(found - expected).max() <= 3e-4 * np.abs(expected).max() + 3e-3
 
 
 def cora_prior(novel):
-    from regionclip.methods.cora.prematching import NovelPrior
-
     return NovelPrior(novel, 8.0)
 
 
@@ -155,8 +189,18 @@ def test_losses_and_gradients(case, monkeypatch):
     monkeypatch.setattr(cora, "draw_split", lambda iteration, probability: case == "split")
     if case == "split":
         monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.from_numpy(golden["split/rand"]))
-    with EventStorage():
+    found = {}
+    compute = model.losses.__call__
+
+    def losses_of(layers, matched, targets):
+        found.update(layers=layers, classes=matched, targets=targets)
+        return compute(layers, matched, targets)
+
+    monkeypatch.setattr(model, "losses", losses_of)
+    with EventStorage() as storage:
         losses = model(batch)
+        if f"{case}/losses/matched_gt" in golden.files:
+            assert storage.latest()["matched_objects"][0] == pytest.approx(float(golden[f"{case}/losses/matched_gt"]))
     total = sum(losses.values())
     names = {"loss_objectness": ("loss_ce", 2), "loss_l1": ("loss_bbox", 5), "loss_giou": ("loss_giou", 2)}
     for name, (published, weight) in names.items():
@@ -168,9 +212,32 @@ def test_losses_and_gradients(case, monkeypatch):
     trained = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
     expected = json.loads(str(golden[f"{case}/grad_names"]))
     assert set(trained) == set(expected)
+    check_matching(golden, case, found)
+    for name in {key.split("/")[2] for key in golden.files if key.startswith(f"{case}/grad/")}:
+        sample = golden[f"{case}/grad/{name}/sample"]
+        own = trained[name].grad.flatten()[:: int(golden[f"{case}/grad/{name}/stride"])].numpy()
+        assert np.abs(own - sample).max() <= 5e-3 * np.abs(sample).max(), name
     norms = np.array([float(trained[key].grad.norm()) for key in expected])
+    whole = float(golden[f"{case}/grad_norm_total"])
+    assert float((norms**2).sum() ** 0.5) == pytest.approx(whole, rel=1e-2)
     allowed = 1e-2 * np.abs(golden[f"{case}/grad_norms"]) + 1e-4
     assert (np.abs(norms - golden[f"{case}/grad_norms"]) <= allowed).all()
+
+
+def check_matching(golden, case, found):
+    """Compare classes, boxes, objectness, and matched pairs of all layers."""
+    layers, classes = found["layers"], found["classes"]
+    assert np.array_equal(classes, golden[f"{case}/classes"])
+    computed = {
+        f"{case}/boxes": torch.stack([layers[number].boxes for number in (0, 3, 5)]).detach().numpy(),
+        f"{case}/objectness": torch.stack([layer.logits for layer in layers]).detach().numpy(),
+    }
+    report = compare({key: golden[key] for key in computed}, computed)
+    assert report.ok and report.rows, report.text()
+    for number, layer in enumerate(layers):
+        pairs = Matcher().match(LayerOutput(*(part.detach() for part in layer)), classes, found["targets"])
+        rows = [[image, *pair] for image, of_image in enumerate(pairs) for pair in of_image.tolist()]
+        assert sorted(rows) == golden[f"{case}/pairs_layer{number}"].tolist(), number
 
 
 @pytest.mark.parametrize("case", ["clip_embedding", "prompt"])
@@ -208,5 +275,30 @@ def test_region_prompting(case):
             ]
         )
     assert np.abs(F.normalize(features, dim=1).numpy() - golden[f"{case}/features"]).max() <= 2e-4
+    logits = 100 * model.train_classes(F.normalize(features, dim=1)).numpy()
+    assert np.abs(logits - golden[f"{case}/logits"]).max() <= 3e-4 * np.abs(logits).max() + 3e-3
+    assert np.linalg.norm(gradient) == pytest.approx(float(golden[f"{case}/grad_norm"]), rel=2e-3)
+    check_given_boxes(golden, case, model, batch)
     best = model.train_classes(F.normalize(features, dim=1)).argmax(dim=1)
     assert np.array_equal(golden["base_category_ids"][best], golden[f"{case}/relabel"][:, 1])
+
+
+def check_given_boxes(golden, case, model, batch):
+    """Compare the evaluation with ground-truth boxes among 65 classes, and the maps that enter the attention pool."""
+    text, found, maps = classes("coco_65", 65), {}, []
+    with torch.no_grad():
+        encodings = model.encode_images(batch)
+        for photo, image, encoding in zip(PHOTOS, batch, encodings, strict=True):
+            detections = model.detect(encoding, text, Selection(threshold=0.0, topk=100))
+            height, width = detections.image_size
+            scale = torch.tensor([image["width"] / width, image["height"] / height] * 2)
+            name = f"{case}/eval65/{photo}/det"
+            found[f"{name}_boxes"] = (detections.pred_boxes.tensor * scale).numpy()
+            found[f"{name}_scores"] = detections.scores.numpy()
+            found[f"{name}_classes"] = detections.pred_classes.numpy()
+            boxes = _on_cells(image["instances"].gt_boxes, encoding.size, encoding.cells)
+            maps.append(model.roi_heads.encoder.region_maps([encoding.maps["res4"]], [boxes]))
+    if case == "clip_embedding":
+        found |= sampled("pooled", torch.cat(maps), golden["pooled/stride"])
+    report = compare({key: golden[key] for key in found}, found)
+    assert report.ok and report.rows, report.text()
