@@ -43,6 +43,8 @@ class CLIPArchitecture:
     text_layers: int = 12
     context_length: int = CONTEXT_LENGTH
     vocabulary_size: int = 49408
+    quick_gelu: bool = True
+    """Activation of the text encoder: the sigmoid approximation of GELU, as OpenAI's models have; else GELU itself."""
 
     @property
     def stage_channels(self) -> dict[str, int]:
@@ -140,6 +142,7 @@ def _from_open_clip_json(path: Path) -> CLIPArchitecture:
             text_layers=text["layers"],
             context_length=text.get("context_length", 77),
             vocabulary_size=text.get("vocab_size", 49408),
+            quick_gelu=bool(content.get("quick_gelu", False)),  # open_clip's default
         )
     except (KeyError, TypeError, ValueError) as error:
         raise user_error(

@@ -105,8 +105,11 @@ class NameEmbedder:
 
     @cached_property
     def weights_hash(self) -> str:
-        """A short hash of the text encoder's weights: the same for the same values in different files."""
-        digest = hashlib.sha256()
+        """A short hash of the text encoder's weights: the same for the same values in different files.
+
+        The activation belongs to them: with another one the same weights embed differently.
+        """
+        digest = hashlib.sha256(b"" if self.encoder.quick_gelu else b"gelu")
         for key, value in sorted(self.encoder.state_dict().items()):
             digest.update(key.encode())
             digest.update(value.detach().float().cpu().contiguous().numpy())

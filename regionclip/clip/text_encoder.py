@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, text_global_pool
-from torch import Tensor
+from torch import Tensor, nn
 
 from regionclip.clip.architectures import CONTEXT_LENGTH, END_OF_TEXT, START_OF_TEXT, CLIPArchitecture
 
@@ -31,10 +31,11 @@ class TextEncoder(TextTransformer):
             heads=architecture.text_heads,
             layers=architecture.text_layers,
             output_dim=architecture.embedding_dim,
-            act_layer=QuickGELU,
+            act_layer=QuickGELU if architecture.quick_gelu else nn.GELU,
             norm_layer=LayerNorm,
             pool_type="none",
         )
+        self.quick_gelu = architecture.quick_gelu
 
     def token_embeddings(self, tokens: Tensor) -> Tensor:
         """Embed every token of int [N, L] ids, L at most 77: float [N, L, D], not normalized.

@@ -62,6 +62,20 @@ def _image_encoder_targets(name: str, model_state: State) -> list[str]:
 
 CLIP = Layout("CLIP or RegionCLIP", lambda state, model_state: True, _rename)
 
+_TINY_CLIP_PREFIX = re.compile(r"^_(image_encoder|text_encoder|logit_scale)\.(module\.)?")
+
+
+def _rename_tiny_clip(path: str, state: State, model_state: State) -> dict[str, Tensor]:
+    """Rename the keys of TinyCLIP, which keeps image and text encoder in modules of their own, perhaps distributed."""
+    return _rename(path, {_TINY_CLIP_PREFIX.sub("", key): value for key, value in state.items()}, model_state)
+
+
+TINY_CLIP = Layout(
+    "TinyCLIP",
+    lambda state, model_state: any(key.startswith("_image_encoder.") for key in state),
+    _rename_tiny_clip,
+)
+
 VIT_CLIP = Layout(
     "CLIP with a transformer image encoder",
     lambda state, model_state: any(key.startswith("visual.transformer.") for key in state),
