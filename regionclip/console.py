@@ -1,4 +1,4 @@
-"""Standard streams of a command: a closed pipe does not abort the run."""
+"""Standard streams of a command: a closed pipe does not abort the run; questions."""
 
 from __future__ import annotations
 
@@ -53,3 +53,14 @@ def streams_that_may_close() -> Iterator[None]:
             with suppress(ValueError):  # closed already
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def can_ask() -> bool:
+    """Return whether there is a person at a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal, and return whether the answer is yes, which an empty line is."""
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().lower() in ("\n", "y\n", "yes\n")

@@ -16,12 +16,18 @@ class PublishedFile:
 
     path: str
     """Relative to `pretrained_ckpt/`."""
-    url: str = ""
-    """Empty if it has to be downloaded by hand from `folder_url`."""
-    folder_url: str = ""
-    """Web page of the publishers' folder that has it."""
+    sources: tuple[str, ...] = ()
+    """Addresses, tried in order: `https://`, `hf://`, `drive://` (see `hub.downloads.download`)."""
     sha256: str = ""
     """Empty if none is published."""
+    md5_prefix: str = ""
+    """First digits of the MD5, as Detectron2's file names have them."""
+    megabytes: int = 0
+    """Size, about; 0 if unknown."""
+    license: str = "Apache-2.0"
+    """SPDX identifier."""
+    instead: str = ""
+    """Path of another published file with the same weights, for when this one cannot be had."""
     shape: tuple[int, ...] = ()
     """Shape of the single tensor, for embeddings; of `key` otherwise."""
     key: str = ""
@@ -58,6 +64,12 @@ class PublishedModel:
     """Embeddings of the default vocabulary."""
     suffix: str = ""
     """Suffix of its embedding files."""
+    rank: int = 0
+    """Order of photo detectors as the default of `regionclip detect`, the best first; 0 is never the default."""
+    summary: str = ""
+    """One sentence: what it was trained on, and what its RPN has seen."""
+    figures: str = ""
+    """Accuracy as its paper reports it, quoted."""
 
     @property
     def files(self) -> tuple[str, ...]:

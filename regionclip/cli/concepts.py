@@ -75,13 +75,15 @@ def find_embedder(args: Namespace) -> NameEmbedder:
     from regionclip.clip.architectures import get_architecture
     from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.errors import user_error
+    from regionclip.hub.default import default_model
+    from regionclip.hub.fetching import text_weights_of
     from regionclip.hub.pretrained import require_device
-    from regionclip.hub.zoo import DEFAULT_MODEL, MODELS, text_weights_of
+    from regionclip.hub.zoo import MODELS
     from regionclip.inference.text_encoder import load_embedder
 
     if args.model and (args.weights or args.architecture):
         raise user_error("--model, and --weights or --architecture", "one of them", "both", "leave one out")
-    name, architecture = args.model or DEFAULT_MODEL, args.architecture
+    name, architecture = args.model or default_model().name, args.architecture
     if not (args.weights or architecture):
         if name not in MODELS:
             return shared.load_detector(name, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder

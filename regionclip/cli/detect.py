@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from regionclip import RegionCLIP
     from regionclip.batch.detect import DetectReport
     from regionclip.data.image_listing import LeftOut
+
+logger = logging.getLogger(__name__)
 
 SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 """Number of images whose detections are printed, and of rows for each."""
@@ -51,6 +54,8 @@ def detect(
     drawings: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     model: shared.Model = "",
+    yes: shared.Yes = False,
+    verbose: shared.Verbose = False,
     config: shared.Config = "",
     text_weights: shared.TextWeights = "",
     device: shared.Device = "",
@@ -74,7 +79,7 @@ def detect(
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command
 
-    log_to_console()
+    log_to_console(weight_tables=verbose)
     run_command(lambda: run(arguments))
 
 
@@ -87,15 +92,20 @@ def run(args: Namespace) -> int:
     from regionclip.data.images import require_color
     from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
+    from regionclip.hub.default import DefaultModel, default_or_offer
     from regionclip.limits import require_limits
 
     require_color(args.matte)
     left_out = LeftOut()
     files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
+    chosen = DefaultModel(args.model, "") if args.model else default_or_offer(agreed=args.yes)
     detector = shared.load_detector(
-        args.model, args.config, args.overrides, args.text_weights, args.device, trust_pickle=args.trust_pickle
+        *(chosen.name, args.config, args.overrides, args.text_weights, args.device),
+        trust_pickle=args.trust_pickle,
+        agreed=args.yes,
     )
+    logger.info("Detector %s%s", chosen.name, f": {chosen.reason}" if chosen.reason else "")
     choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-from regionclip.cli import concepts, config, delegated, detect, download, export, pack
+from regionclip.cli import concepts, config, delegated, detect, download, export, models, pack
 from regionclip.method import methods
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
 app.command("pack", no_args_is_help=True)(pack.pack)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("download")(download.download)
+app.command("models")(models.models)
 app.command("config")(config.config)
 app.command("doctor")(delegated.doctor)
 for method in methods():

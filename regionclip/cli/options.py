@@ -22,24 +22,55 @@ Set = Annotated[
 ]
 Templates = Annotated[str, typer.Option(help="Prompts around words: regionclip, cora, single, or a text file.")]
 Synonyms = Annotated[str, typer.Option(help="Synonyms (a | b) count by their max or their mean.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download what is missing without asking.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the table of loaded weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 def load_detector(
-    model: str, config: str, overrides: list[str], text_weights: str, device: str, *, trust_pickle: bool
+    model: str,
+    config: str,
+    overrides: list[str],
+    text_weights: str,
+    device: str,
+    *,
+    trust_pickle: bool,
+    agreed: bool = False,
 ) -> RegionCLIP:
-    """Return the detector of the options; raises `UserError` if they are invalid."""
-    from regionclip import RegionCLIP
-    from regionclip.hub.zoo import DEFAULT_MODEL
+    """Return the detector of the options; raises `UserError` if they are invalid.
 
+    The files of a published one are downloaded, after a question if they are large; `agreed` (--yes) answers it.
+    """
+    from regionclip import RegionCLIP
+    from regionclip.hub.default import default_model
+
+    name = model or default_model().name
+    fetch_files(name, agreed=agreed)
     return RegionCLIP.from_pretrained(
-        model or DEFAULT_MODEL,
+        name,
         config=config,
         overrides=override_pairs(overrides),
         text_weights=text_weights,
         device=device,
         trust_pickle=trust_pickle,
     )
+
+
+def fetch_files(model: str, source: str = "", *, agreed: bool) -> None:
+    """Download what a published detector lacks on this machine, after a question if that is much.
+
+    Raises:
+        UserError: no consent, or a file that no source has.
+    """
+    from regionclip.hub.fetching import fetch_all, one_error, require_consent
+    from regionclip.hub.zoo import MODELS, files_of
+
+    if model not in MODELS:
+        return
+    files = files_of(MODELS[model])
+    require_consent(files, agreed=agreed)
+    if errors := fetch_all(files, source):
+        raise one_error(errors)
 
 
 def override_pairs(overrides: list[str]) -> list[str]:

@@ -153,8 +153,15 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def log_to_console() -> None:
-    """Show log messages of this package and Detectron2; only warnings from other than the main process."""
+def log_to_console(*, weight_tables: bool = True) -> None:
+    """Show log messages of this package and Detectron2; only warnings from other than the main process.
+
+    Args:
+        weight_tables: show which weights matched each time some are loaded; else only if something is wrong.
+    """
+    logging.getLogger("regionclip.engine.checkpoint.loading").setLevel(
+        logging.NOTSET if weight_tables else logging.WARNING
+    )
     # Detectron2 uses two torch features whose deprecation warnings users cannot act on.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)

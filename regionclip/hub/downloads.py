@@ -1,36 +1,79 @@
-"""Downloads: atomic, resumable, and verified by hash."""
+"""Downloads: atomic, resumable, and verified."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import logging
 import os
-import shutil
-import tempfile
+import time
 import urllib.error
-import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock
 
 from regionclip.errors import UserError, user_error
 from regionclip.files import cache_folder
+from regionclip.hub.addresses import HUB, locate
+from regionclip.hub.drive import DRIVE, fetch_from_drive
+from regionclip.hub.transfer import Progress, WebPageError, forget, seconds_to_wait, transfer
 from regionclip.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 1 << 20
-TRIES = 3
-"""Attempts per download when connections break."""
+TRIES = 5
+"""Attempts per download when connections break or the server is busy."""
 
-TIMEOUT = 30.0
-"""Seconds without data after which a connection counts as broken."""
+LONGEST_WAIT = 300.0
+"""Seconds that a busy server may ask to wait."""
 
-HUB = "hf://"
-"""Scheme of the Hugging Face hub: `hf://owner/repository/path/in/it`."""
+BUSY = (429, 500, 502, 503, 504)
+"""HTTP errors that pass."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a file before it is there; empty if unknown."""
+
+    sha256: str = ""
+    md5_prefix: str = ""
+    """First digits, as Detectron2's file names have them."""
+    content: Callable[[Path], None] | None = None
+    """Raises `UserError` for a file of another content."""
+
+    def require(self, path: Path, what: str, fix: str) -> None:
+        """Raise `UserError` unless a file is as expected; `what` and `fix` are for the message."""
+        for name, wanted in (("sha256", self.sha256), ("md5", self.md5_prefix)):
+            found = file_hash(path, name) if wanted else ""
+            if not found.startswith(wanted):
+                label = "SHA-256" if name == "sha256" else "MD5 that begins with"
+                raise user_error(what, f"{label} {wanted}", found, fix)
+        if self.content is not None:
+            self.content(path)
+
+
+class ByteCount:
+    """A progress bar of bytes over all files of a download."""
+
+    def __init__(self, description: str, total: int = 0) -> None:
+        """Show a bar; a `total` of 0 grows with the files."""
+        self._fixed = bool(total)
+        self._bar = progress_bar(total=total, unit="B", description=description, unit_scale=True, unit_divisor=1024)
+
+    def expect(self, size: int) -> None:
+        """Add to the total, unless it was known."""
+        if not self._fixed:
+            self._bar.total += size
+
+    def advance(self, size: int) -> None:
+        """Add to what is done."""
+        self._bar.update(size)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
 
 
 def is_offline() -> bool:
@@ -38,133 +81,100 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in ("REGIONCLIP_OFFLINE", "HF_HUB_OFFLINE"))
 
 
-def download(address: str, target: Path, sha256: str = "") -> Path:
+def download(
+    address: str, target: Path, sha256: str = "", *, expected: Expected | None = None, progress: Progress | None = None
+) -> Path:
     """Download a file unless it exists, and return its path.
 
-    Partial downloads stay in `<target>.part` and are resumed by the next call. The target is
-    created only when it is complete and has the hash.
+    Partial downloads stay in `<target>.part` and are resumed by the next call. The target is created only when it is
+    complete and as expected; the hub's own hash counts where none is given.
 
     Args:
-        address: `http://`, `https://`, `file://`, or `hf://owner/repository/path`.
+        address: `http://`, `https://`, `file://`, `hf://[spaces/|datasets/]owner/repository[@revision]/path`,
+            `drive://FILE_ID` or `drive://folders/FOLDER_ID/name`.
         target: file to write.
         sha256: of the whole file; empty if none is published.
+        expected: what else is known of it.
+        progress: counts bytes; None shows a bar of this file.
 
     Raises:
-        UserError: offline, no such file, repeatedly broken connections, or a hash mismatch.
+        UserError: offline, no such file, repeatedly broken connections, no space, or another file than expected.
     """
+    wanted = expected or Expected(sha256)
     if target.is_file():
-        _require_hash(target, sha256, str(target), "remove it and download it again")
+        wanted.require(target, str(target), "remove it and download it again")
         return target
     if is_offline():
         fix = f"unset REGIONCLIP_OFFLINE and HF_HUB_OFFLINE, or put the file there from {address}"
         raise user_error(str(target), "the file, for downloads are switched off", "no such file", fix)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
     locks = cache_folder() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
     with FileLock(locks / hashlib.sha256(str(part.resolve()).encode()).hexdigest()[:16]):
         if not target.is_file():
-            fetch = _fetch_from_hub if address.startswith(HUB) else _fetch_with_retries
-            fetch(address, part)
-            try:
-                _require_hash(part, sha256, address, "try again, or report it: the file on the server is another one")
-            except UserError:
-                _forget(part)
-                raise
-            part.replace(target)
-            _forget(part)
-    logger.info("Downloaded %s (%.0f MB)", target, target.stat().st_size / 1e6)
+            _fetch_and_verify(address, target, part, wanted, progress)
+            logger.info("Downloaded %s (%.0f MB) from %s", target, target.stat().st_size / 1e6, address)
     return target
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hash of a file in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _require_hash(path: Path, sha256: str, what: str, fix: str) -> None:
-    if sha256 and (found := file_hash(path)) != sha256:
-        raise user_error(what, f"SHA-256 {sha256}", found, fix)
+def _fetch_and_verify(address: str, target: Path, part: Path, wanted: Expected, progress: Progress | None) -> None:
+    bar = progress or ByteCount(target.name)
+    try:
+        if address.startswith(DRIVE):
+            fetch_from_drive(address, part, bar)
+            said = ""
+        else:
+            said = _fetch_with_retries(address, part, bar)
+    finally:
+        if isinstance(bar, ByteCount) and progress is None:
+            bar.close()
+    complete = target.with_name(f".{target.stem}.complete{target.suffix}")  # readers go by the suffix
+    part.replace(complete)
+    forget(part)
+    try:
+        fix = "try again, or report it: the file on the server is another one"
+        Expected(said).require(complete, address, fix)
+        wanted.require(complete, address, fix)
+    except UserError:
+        complete.unlink()
+        raise
+    complete.replace(target)
 
 
-def _fetch_with_retries(address: str, part: Path) -> None:
+def _fetch_with_retries(address: str, part: Path, progress: Progress) -> str:
+    """Fetch a file, and return the SHA-256 that the hub says it has."""
+    location, fix = locate(address), "correct the address, or put the file in place by hand (docs/MODEL_ZOO.md)"
+    if address.startswith(HUB):
+        fix = "correct owner, repository and path; private ones need a token (HF_TOKEN)"
     for attempt in range(TRIES):
+        last = attempt == TRIES - 1
         try:
-            _fetch(address, part)
-            return
+            return transfer(location, part, progress).sha256
         except urllib.error.HTTPError as error:
-            if error.code < 500 or attempt == TRIES - 1:
-                fix = "correct the address, or put the file in place by hand (docs/MODEL_ZOO.md)"
-                raise user_error(address, "a file", f"HTTP {error.code} {error.reason}", fix) from error
+            wait = seconds_to_wait(error, attempt)
+            if error.code not in BUSY or last or wait > LONGEST_WAIT:
+                waiting = f", which asks to wait {wait:.0f} s" if wait > LONGEST_WAIT else ""
+                actual = f"HTTP {error.code} {error.reason}{waiting}"
+                raise user_error(address, "a file", actual, fix) from error
+            if wait > 1:
+                logger.info("%s is busy (HTTP %d): waiting %.0f s", location.url, error.code, wait)
+            time.sleep(wait)
+        except WebPageError:
+            forget(part)
+            raise user_error(address, "a file", "a web page", fix) from None
         except ValueError as error:
-            raise user_error(
-                address, "https://..., file://... or hf://...", str(error), "correct the address"
-            ) from error
+            expected = "https://..., file://..., hf://... or drive://..."
+            raise user_error(address, expected, str(error), "correct the address") from error
         except (OSError, http.client.HTTPException) as error:
-            if attempt == TRIES - 1:
+            if last:
                 reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
                 fix = "check the connection and run it again: it goes on where it stopped"
                 raise user_error(address, "a file", f"no connection that lasts ({reason})", fix) from error
     raise AssertionError("every attempt returns or raises")
-
-
-def _fetch(address: str, part: Path) -> None:
-    """Complete `part`, resuming at its end if the server still has the same file."""
-    tag_file = Path(f"{part}.tag")
-    done = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
-    request = urllib.request.Request(address, headers={"User-Agent": "regionclip"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
-        request.add_header("If-Range", tag_file.read_text())
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # `part` is not a prefix of the server's file
-            raise
-        _forget(part)
-        response = urllib.request.urlopen(request.full_url, timeout=TIMEOUT)
-    with response:
-        resumed = response.status == 206
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        with part.open("ab" if resumed else "wb") as file:
-            # Without an ETag it is unknown whether the rest belongs to the same file.
-            if tag and not tag.startswith("W/"):
-                tag_file.write_text(tag)
-            else:
-                tag_file.unlink(missing_ok=True)
-            _copy(response, file, done if resumed else 0)
-
-
-def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int) -> None:
-    length = response.headers.get("Content-Length")
-    total = done + int(length) if length else None
-    name = Path(response.url).name
-    with progress_bar(
-        total=total, unit="B", description=name, initial=done, unit_scale=True, unit_divisor=1024
-    ) as progress:
-        while chunk := response.read(CHUNK):
-            file.write(chunk)
-            progress.update(len(chunk))
-    if total is not None and file.tell() != total:
-        raise http.client.IncompleteRead(b"", total - file.tell())
-
-
-def _fetch_from_hub(address: str, part: Path) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    owner, repository, *path = address.removeprefix(HUB).split("/")
-    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".hub-") as folder:
-        try:
-            fetched = hf_hub_download(f"{owner}/{repository}", "/".join(path), cache_dir=None, local_dir=folder)
-        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-            fix = "correct owner, repository and path; private ones need a token (HF_TOKEN)"
-            raise user_error(address, "a file on the hub", " ".join(str(error).split())[:200], fix) from error
-        shutil.move(fetched, part)
-
-
-def _forget(part: Path) -> None:
-    for path in (part, Path(f"{part}.tag")):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()

@@ -23,7 +23,8 @@ from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.detector import load_model
 from regionclip.errors import UserError, user_error
 from regionclip.files import REPOSITORY, resolve_path
-from regionclip.hub.zoo import FILES, MODELS, SHIPPED, fetch, text_weights_of
+from regionclip.hub.fetching import fetch, text_weights_of
+from regionclip.hub.zoo import FILES, MODELS, SHIPPED
 from regionclip.inference.text_encoder import load_embedder
 from regionclip.isolation import with_own_settings
 from regionclip.published import FOLDER, PublishedModel

@@ -1,17 +1,14 @@
-"""The published models and files of all methods: where they are, downloads, and checks of their content."""
+"""The published models and files of all methods, and the detector that is taken when none is named."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 
-from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.errors import user_error
-from regionclip.hub.downloads import download, file_hash
 from regionclip.method import methods
-from regionclip.published import FOLDER, PublishedFile
+from regionclip.published import PublishedFile, PublishedModel
 
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
 
@@ -23,6 +20,37 @@ _CLIP_HASHES = {
     "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
 }
 
+_TIMM = (
+    ("RN50", "timm/resnet50_clip.openai@00fd56258d8020fda2c9a8b683cf883d477ad3eb", 408, (1024, 2048)),
+    ("RN101", "timm/resnet101_clip.openai", 480, (512, 2048)),
+    ("RN50x4", "timm/resnet50x4_clip.openai", 714, (640, 2560)),
+    ("RN50x16", "timm/resnet50x16_clip.openai", 1160, (768, 3072)),
+    ("RN50x64", "timm/resnet50x64_clip.openai", 2490, (1024, 4096)),
+)
+"""OpenAI's weights as open_clip's author stores them: CLIP size, repository, megabytes, shape that identifies it."""
+
+
+def _clip_files() -> list[PublishedFile]:
+    """Return OpenAI's CLIP files: converted ones from the hub, and the archives from OpenAI, which may be gone."""
+    files = []
+    for name, repository, size, shape in _TIMM:
+        digest, archive = _CLIP_HASHES[name], f"clip/{name}.pt"
+        copies = ("hf://jinaai/clip-models/RN50.pt",) if name == "RN50" else ()
+        make = partial(PublishedFile, megabytes=size, license="MIT", text_encoder=name)
+        sources = (f"{OPENAI}/{digest}/{name}.pt", *copies)
+        files += [
+            make(archive, sources, sha256=digest, instead=f"clip/{name}.safetensors"),
+            make(
+                f"clip/{name}.safetensors",
+                (f"hf://{repository}/open_clip_model.safetensors",),
+                key="visual.attnpool.c_proj.weight",
+                shape=shape,
+                instead=archive,
+            ),
+        ]
+    return files
+
+
 _LISTS = [import_module(method.zoo) for method in methods()]
 
 MODELS = {model.name: model for models in _LISTS for model in models.MODELS}
@@ -31,71 +59,39 @@ MODELS = {model.name: model for models in _LISTS for model in models.MODELS}
 SHIPPED = {"emoji": "emoji"}
 """Detectors in the repository: name, and folder relative to `pretrained_ckpt/`."""
 
-DEFAULT_MODEL = os.environ.get("REGIONCLIP_MODEL", "emoji")
-"""The default detector of commands."""
+EMBEDDED = "emoji"
+"""The detector that is always there; it knows drawings only."""
 
-FILES = {file.path: file for files in _LISTS for file in files.FILES} | {
-    f"clip/{name}.pt": PublishedFile(
-        f"clip/{name}.pt", f"{OPENAI}/{digest}/{name}.pt", sha256=digest, text_encoder=name
-    )
-    for name, digest in _CLIP_HASHES.items()
+FILES: dict[str, PublishedFile] = {
+    file.path: file for files in (*(m.FILES for m in _LISTS), _clip_files()) for file in files
 }
 """Published files by their path."""
 
+PHOTO_MODELS: tuple[PublishedModel, ...] = tuple(
+    sorted((model for model in MODELS.values() if model.rank), key=lambda model: model.rank)
+)
+"""Detectors of photos that can be the default, the best first."""
 
-def fetch(file: PublishedFile, source: str = "") -> Path:
-    """Return the path of a published file, downloaded if missing.
-
-    Args:
-        file: of `FILES`.
-        source: a folder on the web or on the hub (`https://...`, `hf://owner/repository`) with the
-            published subfolders; empty uses the publishers' own URL.
-
-    Raises:
-        UserError: the file is missing and cannot be downloaded.
-    """
-    if file.place.is_file():
-        return file.place
-    address = f"{source.rstrip('/')}/{file.path}" if source else file.url
-    if not address:
-        fix = (
-            f"download {Path(file.path).name} from the folder {Path(file.path).parent} of {file.folder_url} to "
-            f"{file.target}, or name a mirror with `regionclip download --from ADDRESS`"
-        )
-        raise user_error(f"{FOLDER}/{file.path}", "the published file", "no such file", fix)
-    return download(address, file.target, file.sha256)
+OFFERED = "clip_rn50"
+"""The photo detector that is offered where none is on disk: all its files have stable addresses."""
 
 
-def text_weights_of(clip: str) -> str:
-    """Return a published checkpoint with the text encoder of a CLIP size, downloaded if none is present.
+def files_of(model: PublishedModel) -> list[PublishedFile]:
+    """Return the files that a detector needs for any words, whatever file has its text encoder already."""
+    files = [FILES[path] for path in model.files]
+    if model.text_weights and not any(file.place.is_file() for file in text_files(model.clip)):
+        files.append(FILES[model.text_weights])
+    return files
 
-    Raises:
-        UserError: none is published, or it cannot be downloaded.
-    """
+
+def text_files(clip: str) -> list[PublishedFile]:
+    """Return the published files with the text encoder of a CLIP size; raises `UserError` if there is none."""
     known = [file for file in FILES.values() if file.text_encoder == clip]
     if not known:
         raise user_error(f"text encoder of {clip}", "a checkpoint", "none is published", "name one")
-    here = [file.place for file in known if file.place.is_file()]
-    return str(here[0] if here else fetch(known[-1]))
+    return known
 
 
-def check(file: PublishedFile) -> str:
-    """Check a file that exists, and return what was checked: the hash, or an identifying shape.
-
-    Raises:
-        UserError: the content differs from the published one.
-    """
-    if file.sha256:
-        if (found := file_hash(file.place)) != file.sha256:
-            raise user_error(str(file.place), f"SHA-256 {file.sha256}", found, "remove it and download it again")
-        return "hash as published"
-    if not file.key:
-        load_class_embeddings(file.place, rows=file.shape[0], dim=file.shape[1])
-        return f"embeddings {list(file.shape)}"
-    state = read_checkpoint(str(file.place)).state
-    matching = [value for key, value in state.items() if key.endswith(file.key)]
-    if not matching or tuple(matching[0].shape) != file.shape:
-        actual = str(list(matching[0].shape)) if matching else f"no such entry among {len(state)}"
-        fix = "download the file of this name again"
-        raise user_error(str(file.place), f"{file.key} {list(file.shape)}", actual, fix)
-    return f"{len(state)} entries, {file.key.split('.')[-2]} {list(file.shape)}"
+def named_default() -> str:
+    """Return $REGIONCLIP_MODEL, the user's own default detector; empty if unset."""
+    return os.environ.get("REGIONCLIP_MODEL", "")

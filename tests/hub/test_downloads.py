@@ -1,77 +1,22 @@
-"""Fetching files from a local server: whole, resumed, refused, and never half there."""
+"""The downloader against a local server: whole, resumed, refused, and never half there."""
 
 import hashlib
-import http.server
-import json
-import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections import namedtuple
 
-import numpy as np
 import pytest
-import torch
 
-from regionclip import published
 from regionclip.errors import UserError
-from regionclip.hub import downloads, zoo
-from regionclip.hub.downloads import download
-from regionclip.hub.pretrained import load_pretrained
+from regionclip.hub import downloads
+from regionclip.hub.downloads import Expected, download
 from tests.helpers.paths import REPOSITORY
+from tests.hub.conftest import CONTENT
 
-CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the files of its server, in parts if asked; breaks off where its server says so."""
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET(with_body=False)
-
-    def do_GET(self, with_body=True):
-        server = self.server
-        content = server.files.get(self.path)
-        server.requests.append((self.command, self.path, self.headers.get("Range")))
-        if content is None:
-            self.send_error(404)
-            return
-        if server.errors:
-            self.send_error(server.errors.pop())
-            return
-        start, tag = 0, f'"{hashlib.sha256(content).hexdigest()[:8]}"'
-        wanted = self.headers.get("Range")
-        if wanted and self.headers.get("If-Range") in (None, tag):
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                self.send_error(416)
-                return
-        self.send_response(206 if start else 200)
-        if server.tagged:
-            self.send_header("ETag", tag)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        if with_body:
-            end = server.break_after.pop() if server.break_after else None
-            self.wfile.write(content[start:end])
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("REGIONCLIP_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.requests, server.break_after, server.errors = {"/w.pth": CONTENT}, [], [], []
-    server.tagged = True
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def left_in(folder):
@@ -97,14 +42,14 @@ def test_another_hash_leaves_nothing(server, tmp_path):
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(server, tmp_path):
-    server.break_after = [2_500_000, 1_000_000]
+    server.behavior.break_after = [1_500_000, 1_000_000]
     assert download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA).read_bytes() == CONTENT
     assert [wanted for _, _, wanted in server.requests] == [None, "bytes=1000000-", "bytes=2500000-"]
 
 
 def test_an_interrupted_download_goes_on_in_the_next_call(server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "TRIES", 1)
-    server.break_after = [1_000_000]
+    server.behavior.break_after = [1_000_000]
     with pytest.raises(UserError, match="run it again: it goes on where it stopped"):
         download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA)
     assert "w.pth" not in left_in(tmp_path)
@@ -117,16 +62,14 @@ def test_a_killed_download_goes_on(server, tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from regionclip.hub import downloads
-downloads.CHUNK = 100_000
-from tqdm import tqdm
-class Progress(tqdm):
-    def update(self, n=1):
-        if self.n > 1_000_000:
+from regionclip.hub import downloads, transfer
+transfer.CHUNK = 100_000
+class Count(downloads.ByteCount):
+    def advance(self, size):
+        self.done = getattr(self, "done", 0) + size
+        if self.done > 1_000_000:
             os.kill(os.getpid(), 9)
-        super().update(n)
-downloads.progress_bar = lambda description, **options: Progress(desc=description, **options)
-downloads.download("{server.address}/w.pth", Path({str(tmp_path / "w.pth")!r}), "{SHA}")
+downloads.download("{server.address}/w.pth", Path({str(tmp_path / "w.pth")!r}), "{SHA}", progress=Count(""))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=100)
     assert done.returncode == -9
@@ -139,7 +82,7 @@ downloads.download("{server.address}/w.pth", Path({str(tmp_path / "w.pth")!r}), 
 @pytest.mark.parametrize("tagged", [True, False])
 def test_a_file_that_changed_meanwhile_is_not_mixed(tagged, server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "TRIES", 1)
-    server.tagged, server.break_after = tagged, [1_000_000]
+    server.behavior.tagged, server.behavior.break_after = tagged, [1_000_000]
     with pytest.raises(UserError, match="no connection that lasts"):
         download(f"{server.address}/w.pth", tmp_path / "w.pth")
     server.files["/w.pth"] = CONTENT[::-1]
@@ -159,17 +102,78 @@ def test_what_is_not_there_is_said_at_once(server, tmp_path):
     assert left_in(tmp_path) == []
 
 
-def test_a_server_that_is_busy_is_asked_again(server, tmp_path):
-    server.errors = [503]
+@pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
+def test_a_server_that_is_busy_is_asked_again(code, server, tmp_path):
+    server.behavior.errors = [(code, 0), (code, 0)]
     assert download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA).read_bytes() == CONTENT
-    server.errors = [503, 503, 503]
-    with pytest.raises(UserError, match="HTTP 503"):
+    server.behavior.errors = [(code, 0)] * 5
+    with pytest.raises(UserError, match=f"expected a file, got HTTP {code}"):
         download(f"{server.address}/w.pth", tmp_path / "other.pth", SHA)
+    assert left_in(tmp_path) == ["w.pth"]
+
+
+def test_the_server_says_how_long_to_wait(server, tmp_path):
+    server.behavior.errors = [(429, 1)]
+    start = time.monotonic()
+    assert download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA).read_bytes() == CONTENT
+    assert time.monotonic() - start >= 1
+    server.behavior.errors = [(429, 3600)]
+    with pytest.raises(UserError, match="HTTP 429 Too Many Requests, which asks to wait 3600 s"):
+        download(f"{server.address}/w.pth", tmp_path / "other.pth", SHA)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
+def test_a_refusal_is_final(code, server, tmp_path):
+    server.behavior.errors = [code] * 5
+    with pytest.raises(UserError, match=f"got HTTP {code}"):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA)
+    assert len(server.requests) == 1
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("lie", ["whole", "shifted"])
+@pytest.mark.parametrize("sha256", [SHA, ""])
+def test_a_server_that_lies_about_ranges_is_asked_for_the_whole(lie, sha256, server, tmp_path):
+    server.behavior.break_after, server.behavior.lie = [1_000_000], lie
+    assert download(f"{server.address}/w.pth", tmp_path / "w.pth", sha256).read_bytes() == CONTENT
+    assert [wanted for _, _, wanted in server.requests] == [None, "bytes=1000000-", None]
+
+
+def test_a_page_is_no_file(server, tmp_path):
+    server.behavior.lie = "page"
+    with pytest.raises(UserError, match="expected a file, got a web page"):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth")
+    assert left_in(tmp_path) == []
+
+
+def test_a_truncated_file_is_noticed_by_its_hash_or_content(server, tmp_path):
+    server.files["/w.pth"] = CONTENT[:-1000]
+    with pytest.raises(UserError, match=f"expected SHA-256 {SHA}"):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA)
+    prefix = hashlib.md5(CONTENT).hexdigest()[:6]
+    with pytest.raises(UserError, match=f"expected MD5 that begins with {prefix}"):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth", expected=Expected(md5_prefix=prefix))
+
+    def refuse(path):
+        raise UserError([])
+
+    with pytest.raises(UserError):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth", expected=Expected(content=refuse))
+    assert left_in(tmp_path) == []
+
+
+def test_a_full_disk_is_said_before(server, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
+    with pytest.raises(UserError, match=r"expected 3 MB of free space in .*, got 1 MB"):
+        download(f"{server.address}/w.pth", tmp_path / "w.pth", SHA)
+    assert left_in(tmp_path) == []
 
 
 def test_no_server_at_all(tmp_path):
     with pytest.raises(UserError, match="no connection that lasts"):
         download("http://127.0.0.1:9/w.pth", tmp_path / "w.pth")
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["REGIONCLIP_OFFLINE", "HF_HUB_OFFLINE"])
@@ -193,87 +197,3 @@ def test_two_at_once_fetch_one_file(server, tmp_path):
         thread.join()
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
     assert len(server.requests) == 1
-
-
-def test_from_the_hub(server, tmp_path):
-    server.files["/owner/models/resolve/main/regionclip/w.pth"] = CONTENT
-    code = f"""
-from pathlib import Path
-from regionclip.hub.downloads import download
-from regionclip.errors import UserError
-download("hf://owner/models/regionclip/w.pth", Path({str(tmp_path / "w.pth")!r}), "{SHA}")
-try:
-    download("hf://owner/models/nothing.pth", Path({str(tmp_path / "n.pth")!r}))
-except UserError as error:
-    print("refused:", error)
-"""
-    environment = os.environ | {
-        "HF_ENDPOINT": server.address,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "h"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=100, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "w.pth").read_bytes() == CONTENT
-    assert "refused: hf://owner/models/nothing.pth: expected a file on the hub" in done.stdout
-    assert not (tmp_path / "n.pth").exists()
-
-
-@pytest.fixture
-def checkpoints(tmp_path, monkeypatch):
-    """Look for published files in an empty folder."""
-    monkeypatch.setattr(published, "download_folder", lambda: tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("regionclip.files.REPOSITORY", tmp_path)
-    return tmp_path / "pretrained_ckpt"
-
-
-def test_published_files_without_address_are_named_with_their_place(checkpoints):
-    with pytest.raises(UserError) as caught:
-        load_pretrained("regionclip_pretrained-cc_rn50")
-    message = str(caught.value)
-    assert "pretrained_ckpt/regionclip/regionclip_pretrained-cc_rn50.pth: expected the published file" in message
-    assert "drive.google.com/drive/folders/1hzrJBvcCrahoRcqJRqzkIGFO_HUSJIii" in message
-    assert str(checkpoints / "regionclip" / "regionclip_pretrained-cc_rn50.pth") in message
-
-
-def test_a_mirror_serves_published_files(checkpoints, server):
-    file = zoo.FILES["concept_emb/coco_65_cls_emb.pth"]
-    torch.save(torch.rand(65, 1024), checkpoints.parent / "e.pth")
-    server.files["/mirror/concept_emb/coco_65_cls_emb.pth"] = (checkpoints.parent / "e.pth").read_bytes()
-    place = zoo.fetch(file, f"{server.address}/mirror/")
-    assert place == checkpoints / "concept_emb" / "coco_65_cls_emb.pth"
-    assert zoo.check(file) == "embeddings [65, 1024]"
-    torch.save(torch.rand(48, 1024), place)
-    with pytest.raises(UserError, match=r"expected a float tensor \[65, 1024\], got float32 \[48, 1024\]"):
-        zoo.check(file)
-
-
-def test_a_published_file_has_to_be_what_its_name_says(checkpoints):
-    file = zoo.FILES["rpn/rpn_coco_48.pth"]
-    file.target.parent.mkdir(parents=True)
-    torch.save(
-        {"model": {"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(15, 1024, 1, 1)}}, file.target
-    )
-    assert "[15, 1024, 1, 1]" in zoo.check(file)
-    torch.save(
-        {"model": {"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(3, 256, 1, 1)}}, file.target
-    )
-    with pytest.raises(UserError, match=r"expected .* \[15, 1024, 1, 1\], got \[3, 256, 1, 1\]"):
-        zoo.check(file)
-    clip = zoo.FILES["clip/RN50.pt"]
-    clip.target.parent.mkdir(parents=True)
-    clip.target.write_bytes(b"something else")
-    with pytest.raises(UserError, match="expected SHA-256 afeb0e10"):
-        zoo.check(clip)
-
-
-def test_every_model_names_files_and_a_config_that_exist():
-    for model in zoo.MODELS.values():
-        for path in model.all_files:
-            assert path in zoo.FILES, path
-        assert (REPOSITORY / model.config).is_file()
-    addresses = json.dumps([file.url for file in zoo.FILES.values() if file.url])
-    assert all(file.sha256 in addresses for file in zoo.FILES.values() if file.url)

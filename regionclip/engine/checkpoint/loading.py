@@ -105,7 +105,9 @@ def load_weights(
             report.forget(slot.prefix)
             _copy(slot.rename(path, content.state), entries, report)
             files.append(path)
-    logger.info("Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
+    troubled = report.reshaped or _uncovered(report, allow_missing, required)
+    level = logging.WARNING if troubled else logging.INFO
+    logger.log(level, "Weights from %s:\n%s", " and ".join(files) or "no file", report.table())
     require_coverage(report, files, allow_missing, required)
     return report
 
@@ -120,8 +122,7 @@ def require_coverage(
     report: LoadReport, files: Sequence[str], allow_missing: Sequence[str], required: Sequence[str] = ("",)
 ) -> None:
     """Raise a `UserError` listing parts under the required prefixes without weights, except the allowed ones."""
-    needed = [key for key in report.uncovered if key.startswith(tuple(required))]
-    keys = [key for key in needed if not key.startswith(tuple(allow_missing))]
+    keys = _uncovered(report, allow_missing, required)
     parts = Counter(part_of(key) for key in keys)
     if not parts:
         return
@@ -135,6 +136,11 @@ def require_coverage(
             actual += f"; {wrong} has shape {list(found)}, the model needs {list(wanted)}"
         problems.append(Problem(f"weights of {part}", "in the checkpoint", actual, _fix(part)))
     raise UserError(problems)
+
+
+def _uncovered(report: LoadReport, allow_missing: Sequence[str], required: Sequence[str]) -> list[str]:
+    needed = [key for key in report.uncovered if key.startswith(tuple(required))]
+    return [key for key in needed if not key.startswith(tuple(allow_missing))]
 
 
 def part_of(key: str) -> str:
