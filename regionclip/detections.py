@@ -70,6 +70,8 @@ class Detections:
     """[N, D], not normalized, if requested."""
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
     """The image [H, W, 3] in RGB, for `draw`."""
+    warnings: tuple[str, ...] = ()
+    """Why they may be wrong."""
 
     def __post_init__(self) -> None:
         """Raise a `UserError` for arrays that do not fit together."""

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from numpy.typing import ArrayLike, NDArray
@@ -42,12 +43,16 @@ from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
 from regionclip.modeling.detector import Selection, require_detector
 from regionclip.modeling.inference.prepare import prepare_as_configured
+from regionclip.modeling.score_scale import SameScores
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL image, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
 
 MIN_SHOWN = 0.05
 """Minimum score of detections that are shown by default."""
+
+PHOTOGRAPH = "a photograph, of which this detector, trained on drawings, knows nothing"
+"""Warning of detectors whose INPUT.DOMAIN is drawings."""
 
 OWN_WORDS = "own"
 """Value of `background`: the detector's default vocabulary."""
@@ -98,6 +103,9 @@ class RegionCLIP:
         self.background: Vocabulary | None = None
         """Classes that share the softmax and are never reported."""
         self._classifier = BackgroundClassifier(vocabulary, None, self.model.device) if vocabulary else None
+        in_unit_range = cfg.MODEL.CLIP.SHOWN_SCORES == "unit"
+        self._scale = self.model.score_scale if in_unit_range else SameScores()
+        self._knows_drawings = cfg.INPUT.DOMAIN == "drawings"
 
     @classmethod
     @with_own_settings
@@ -251,7 +259,8 @@ class RegionCLIP:
     @property
     def usual_threshold(self) -> float:
         """Default score threshold for showing detections: that of the config, but at least 0.05."""
-        return max(self.model.score_threshold, MIN_SHOWN)
+        own = self._scale.shown(torch.tensor(self.model.score_threshold, dtype=torch.float64))
+        return max(float(own), MIN_SHOWN)
 
     @with_own_settings
     def predict(
@@ -269,8 +278,8 @@ class RegionCLIP:
         Args:
             boxes: [N, 4] x1 y1 x2 y2 in pixels of the image. Each gets its best class, in the given
                 order; only the threshold excludes boxes. None detects objects.
-            threshold: minimum score; by default that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST),
-                and none for user boxes.
+            threshold: minimum score; by default that of the config (MODEL.ROI_HEADS.SCORE_THRESH_TEST, whose
+                published scale is converted), and none for user boxes.
             topk: maximum number of detections; TEST.DETECTIONS_PER_IMAGE by default. Not for user boxes.
             words_per_box: number of most probable classes returned for each box, with probabilities.
             per_class: suppress duplicates only within each class, as published, so that a box can
@@ -289,8 +298,9 @@ class RegionCLIP:
         if boxes is not None:
             found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0)
         else:
-            selection = Selection(threshold, topk, per_class)
-            found = self.model.detect(image.encoding, self._classifier, selection)
+            own = None if threshold is None else self._scale.own(threshold)
+            found = self.model.detect(image.encoding, self._classifier, Selection(own, topk, per_class))
+            found.scores = self._scale.shown(found.scores)
         return self._detections(image, found, words_per_box, embeddings)
 
     def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
@@ -338,4 +348,5 @@ class RegionCLIP:
             top_scores=top.values.cpu().numpy(),
             embeddings=found.embeddings.cpu().numpy() if with_embeddings else None,
             image=image.pixels,
+            warnings=(PHOTOGRAPH,) if self._knows_drawings and image.is_photograph else (),
         )

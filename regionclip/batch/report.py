@@ -32,6 +32,7 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
                 "name": result["image_id"].removesuffix("#0"),
                 "thumbnail": result.get("thumbnail", ""),
                 "drawn": result.get("drawn", ""),
+                "warnings": result.get("warnings", []),
                 "size": [result["width"], result["height"]],
                 "found": [
                     [entry["class_id"], round(entry["score"], 4), [round(edge, 1) for edge in entry["box"]]]
@@ -44,7 +45,7 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     # A class name could contain the end of a script element.
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = files("regionclip.batch").joinpath("report.html").read_text(encoding="utf-8")
-    # Scores fused with the raw objectness logit can exceed 1; the slider has steps of 0.01.
+    # Published scores (MODEL.CLIP.SHOWN_SCORES) can exceed 1; the slider has steps of 0.01.
     scores = [entry["score"] for result in results for entry in result["detections"]]
     most = max(1.0, math.ceil(max(scores, default=0.0) * 100) / 100)
     page = page.replace(MOST_MARK, f"{most:g}").replace(DATA_MARK, data)

@@ -44,6 +44,8 @@ def as_result(image_id: str, file: ImageFile, frame: Frame, found: Detections) -
         result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
     if frame.notes:
         result["notes"] = list(frame.notes)
+    if found.warnings:
+        result["warnings"] = list(found.warnings)
     result |= {"width": found.image_size[1], "height": found.image_size[0], "detections": []}
     for row, name in enumerate(found.names):
         entry: dict[str, Any] = {
@@ -73,4 +75,5 @@ def as_detections(result: dict[str, Any], names: tuple[str, ...], frame: Frame) 
         top_class_ids=np.array([[place[word] for word, _ in pairs] for pairs in top], np.int64).reshape(shape),
         top_scores=np.array([[score for _, score in pairs] for pairs in top], np.float32).reshape(shape),
         image=frame.pixels,
+        warnings=tuple(result.get("warnings", ())),
     )

@@ -148,6 +148,7 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     from tabulate import tabulate
 
     from regionclip.batch.detect import REPORT_FILE, RESULTS_FILE
+    from regionclip.hub.default import HOW_TO_CHANGE
 
     rows = [
         [result["image_id"].removesuffix("#0"), entry["word"], f"{entry['score']:.2f}", *map(round, entry["box"])]
@@ -167,6 +168,11 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     notes = Counter(note for result in found.results for note in result.get("notes", ()))
     summary += f"; left out: {left_out}" if left_out else ""
     summary += "".join(f"; {count} read with {note}" for note, count in notes.items())
+    warnings = Counter(warning for result in found.results for warning in result.get("warnings", ()))
+    for warning, count in warnings.items():
+        print(f"warning: {count} of {len(found.results)} images: {warning}", file=sys.stderr)
+    if warnings:
+        print(f"warning: {HOW_TO_CHANGE}", file=sys.stderr)
     page = f", page to look through: {output / REPORT_FILE}" if with_page else ""
     print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
     if as_json:

@@ -17,6 +17,12 @@ KEYS: tuple[Key, ...] = (
         Key(
             "INPUT_DIR", "./datasets/custom_images", "folder of images of the *_custom_img datasets, or of concepts.txt"
         ),
+        Key(
+            "INPUT.DOMAIN",
+            "",
+            "what the images of the training were: 'drawings' warns about photographs",
+            choices=("", "drawings"),
+        ),
         Key("INPUT.TEXT_TOKENIZER", "openai_bpe", "tokenizer of the text encoder; must contain 'bpe'"),
     ),
     *section(
@@ -72,6 +78,12 @@ KEYS: tuple[Key, ...] = (
         Key("MODEL.CLIP.CLSS_TEMP", 0.01, "temperature that divides the cosine similarities"),
         Key("MODEL.CLIP.NO_BOX_DELTA", False, "return proposals as boxes at inference; always so with GT boxes"),
         Key("MODEL.CLIP.MULTIPLY_RPN_SCORE", False, "fuse class probability and objectness at inference"),
+        Key(
+            "MODEL.CLIP.SHOWN_SCORES",
+            "unit",
+            "scores of detect, the Python API and reports: 'unit' in [0, 1], 'published' as evaluation has them",
+            choices=("unit", "published"),
+        ),
         Key(
             "MODEL.CLIP.RPN_SCORE_FUSION",
             "upstream",

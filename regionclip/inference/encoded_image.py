@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regionclip.data.photographs import is_photograph
 from regionclip.data.test_loader import TestMapper
 from regionclip.isolation import with_own_settings
 from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector
@@ -33,6 +34,11 @@ class EncodedImage:
     def encoding(self) -> ImageEncoding:
         """The detector's encoding, which does not depend on class names."""
         return self.model.encode_images([self._input], proposals=False)[0]
+
+    @cached_property
+    def is_photograph(self) -> bool:
+        """Whether it is evidently one."""
+        return is_photograph(self.pixels)
 
     @property
     def scale(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regionclip.errors import user_error
 from regionclip.modeling.proposals.sources import ImageInput
+from regionclip.modeling.score_scale import ScoreScale
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class OpenVocabularyDetector(Protocol):
     @property
     def score_threshold(self) -> float:
         """Score below which the config reports no detection."""
+        ...
+
+    @property
+    def score_scale(self) -> ScoreScale:
+        """How users see the scores: in [0, 1]."""
         ...
 
     @property

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from regionclip.modeling.score_scale import OddsOfSquare, SameScores, ScoreScale
 from regionclip.ops import batched_nms, soft_nms
 from regionclip.ops.soft_nms import ClassSeparation
 from regionclip.ops.soft_nms_rule import SoftNMSMethod
@@ -21,6 +22,11 @@ SLACK = 1e-4
 
 class ScoreFusion(Protocol):
     """Fuses class probabilities with objectness; the score increases with the probability."""
+
+    @property
+    def scale(self) -> ScoreScale:
+        """How users see the scores."""
+        ...
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the scores; both arguments have the same shape."""
@@ -38,6 +44,8 @@ class ScoreFusion(Protocol):
 class ProbabilityOnly:
     """Score of a detection by its class probability only."""
 
+    scale: ScoreScale = SameScores()
+
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the probabilities."""
         return probabilities
@@ -54,6 +62,8 @@ class ProbabilityOnly:
 class GeometricMeanWithLogit:
     """Upstream's sqrt(p * logit): it can exceed 1, and a negative logit gives NaN, which drops the region."""
 
+    scale: ScoreScale = OddsOfSquare()
+
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the scores."""
         return (probabilities * objectness_logits) ** 0.5
@@ -69,6 +79,8 @@ class GeometricMeanWithLogit:
 
 class GeometricMeanWithSigmoid:
     """sqrt(p * sigmoid(logit)): at most 1, and no proposal is dropped."""
+
+    scale: ScoreScale = SameScores()
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the scores."""
@@ -88,6 +100,11 @@ class ProbabilityTimesObjectness:
     """p * sigmoid(logit) ** power: class and object are independent."""
 
     power: float = 1.0
+
+    @property
+    def scale(self) -> ScoreScale:
+        """Unchanged."""
+        return SameScores()
 
     def __call__(self, probabilities: Tensor, objectness_logits: Tensor) -> Tensor:
         """Return the scores."""

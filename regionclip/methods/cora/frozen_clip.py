@@ -14,6 +14,7 @@ from regionclip.modeling.detector import TextSpace
 from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector
 from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.score_scale import ScoreScale
 
 
 class OnFrozenCLIP(nn.Module):
@@ -43,6 +44,11 @@ class OnFrozenCLIP(nn.Module):
     def score_threshold(self) -> float:
         """SCORE_THRESH_TEST."""
         return self.selector.score_threshold
+
+    @property
+    def score_scale(self) -> ScoreScale:
+        """That of the score fusion."""
+        return self.selector.fusion.scale
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:

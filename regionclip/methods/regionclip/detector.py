@@ -27,6 +27,7 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
+from regionclip.modeling.score_scale import ScoreScale
 
 if TYPE_CHECKING:
     from regionclip.methods.regionclip.transformer_heads import CLIPTransformerROIHeads
@@ -173,6 +174,11 @@ class CLIPFastRCNN(nn.Module):
     def score_threshold(self) -> float:
         """SCORE_THRESH_TEST."""
         return self.roi_heads.box_predictor.selector.score_threshold
+
+    @property
+    def score_scale(self) -> ScoreScale:
+        """That of the score fusion."""
+        return self.roi_heads.box_predictor.selector.fusion.scale
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:

@@ -1,0 +1,56 @@
+"""Scores as users see them: in [0, 1], in the order of the detector's own, and back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionclip import RegionCLIP
+from regionclip.modeling.postprocess import SCORE_FUSIONS, ProbabilityOnly, ProbabilityTimesObjectness
+from regionclip.modeling.score_scale import OddsOfSquare
+from tests.helpers.paths import DATA
+
+PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+FUSIONS = [*SCORE_FUSIONS.values(), ProbabilityOnly(), ProbabilityTimesObjectness(0.5)]
+
+
+@given(st.floats(0, 1), st.floats(0, 30))
+def test_shown_scores_of_every_fusion_are_in_the_unit_range(probability, logit):
+    for fusion in FUSIONS:
+        score = fusion(torch.tensor([probability], dtype=torch.float64), torch.tensor([logit], dtype=torch.float64))
+        assert 0 <= float(fusion.scale.shown(score)) <= 1
+
+
+def test_published_scores_become_shares_of_odds():
+    """By hand: p = 0.9 and a logit of 5 are odds of 4.5 to 1."""
+    score = SCORE_FUSIONS["upstream"](torch.tensor([0.9]), torch.tensor([5.0]))
+    assert float(OddsOfSquare().shown(score)) == pytest.approx(4.5 / 5.5, abs=1e-6)
+    shown = OddsOfSquare().shown(torch.linspace(0, 6, 1000))
+    assert bool((shown.diff() > 0).all())
+
+
+@given(st.floats(0.001, 0.999))
+def test_a_threshold_is_the_same_on_both_scales(shown):
+    own = OddsOfSquare().own(shown)
+    assert float(OddsOfSquare().shown(torch.tensor(own, dtype=torch.float64))) == pytest.approx(shown, abs=1e-9)
+    assert OddsOfSquare().own(1.0) == float("inf") and OddsOfSquare().own(0.0) == 0.0
+
+
+def test_published_scores_are_an_option_with_the_same_detections(detector_folder):
+    found = {}
+    for shown in ("unit", "published"):
+        overrides = ["MODEL.CLIP.SHOWN_SCORES", shown, "MODEL.CLIP.MULTIPLY_RPN_SCORE", "True"]
+        detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=overrides)
+        detector.set_image(PHOTO)
+        detector.set_vocabulary(["cat", "dog", "car"], background=None)
+        found[shown] = detector.predict(threshold=0.0)
+    unit, published = found["unit"], found["published"]
+    assert len(unit) > 10
+    assert np.array_equal(unit.boxes, published.boxes)
+    assert np.array_equal(unit.class_ids, published.class_ids)
+    odds = published.scores.astype(np.float64) ** 2
+    np.testing.assert_allclose(unit.scores, odds / (1 + odds), rtol=1e-6)
+    middle = float(np.median(unit.scores))
+    confident = detector.predict(threshold=(middle / (1 - middle)) ** 0.5)
+    assert len(confident) == pytest.approx((unit.scores >= middle).sum(), abs=1)
