@@ -57,7 +57,11 @@ def streams_that_may_close() -> Iterator[None]:
 
 def can_ask() -> bool:
     """Return whether there is a person at a terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    return sys.stdin.isatty() and _is_terminal()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def confirmed(question: str) -> bool:

@@ -116,7 +116,7 @@ def run(args: Namespace) -> int:
     found = detect_all(detector, files, args.output, options, given)
     if found.unnamed:
         left_out["boxes of frames that were not looked at"] = found.unnamed
-    show(found, left_out, args.output, with_page=args.report, as_json=args.as_json)
+    show(found, left_out, args.output, chosen.name, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
 
 
@@ -143,7 +143,9 @@ def choose_words(
     detector.set_vocabulary(chosen, background=others, options=options)
 
 
-def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: bool, as_json: bool) -> None:
+def show(
+    found: DetectReport, left_out: LeftOut, output: Path, detector: str, *, with_page: bool, as_json: bool
+) -> None:
     """Print a table of detections, unreadable images, counts, skipped files, and the output paths."""
     from tabulate import tabulate
 
@@ -177,5 +179,11 @@ def show(found: DetectReport, left_out: LeftOut, output: Path, *, with_page: boo
     print(f"Done: {summary}; results in {output / RESULTS_FILE}{page}")
     if as_json:
         images = [{k: v for k, v in r.items() if k not in ("image_id", "thumbnail")} for r in found.results]
-        content = {"output": output, "failures": found.failures, "left_out": left_out, "images": images}
+        content = {
+            "detector": detector,
+            "output": output,
+            "failures": found.failures,
+            "left_out": left_out,
+            "images": images,
+        }
         shared.print_json(content)

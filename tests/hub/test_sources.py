@@ -217,7 +217,7 @@ def test_large_downloads_are_asked_for_once(checkpoints, monkeypatch, capsys):
     for answer, agrees in (("y\n", True), ("\n", True), ("n\n", False), ("", False)):
         stream = types.SimpleNamespace(isatty=lambda: True, readline=lambda answer=answer: answer)
         monkeypatch.setattr(sys, "stdin", stream)
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr("regionclip.console._is_terminal", lambda: True)
         outcome = nullcontext() if agrees else pytest.raises(UserError, match="expected consent")
         with outcome:
             require_consent([large, small], agreed=False)
