@@ -4,7 +4,7 @@ For example:
 
     from regionclip import RegionCLIP
 
-    detector = RegionCLIP.from_pretrained("regionclip_pretrained-cc_rn50")
+    detector = RegionCLIP.from_pretrained("clip_rn50")
     detector.set_image("street.jpg")
     detector.set_vocabulary(["car", "traffic cone"])
     detections = detector.predict(threshold=0.3)
@@ -126,7 +126,7 @@ class RegionCLIP:
         publishers or `source` have a URL for them. REGIONCLIP_OFFLINE=1 disables downloads.
 
         Args:
-            name_or_path: such as `regionclip_pretrained-cc_rn50` (docs/MODEL_ZOO.md lists the names); a
+            name_or_path: such as `clip_rn50` (docs/MODEL_ZOO.md lists the names); a
                 folder with `config.yaml` and weights; or a checkpoint, with its `config`.
             config: config (YAML) of a checkpoint.
             overrides: `KEY, VALUE, ...` applied to the config.
@@ -154,7 +154,10 @@ class RegionCLIP:
     @with_own_settings
     def embedder(self) -> NameEmbedder:
         """The text encoder; raises `UserError` if no file has it."""
-        return self._make_embedder()
+        embedder = self._make_embedder()
+        if self._own_vocabulary is not None:
+            embedder.learn(self._own_vocabulary)
+        return embedder
 
     @cached_property
     @with_own_settings

@@ -62,6 +62,8 @@ class PublishedModel:
     """CLIP size."""
     vocabulary: str = ""
     """Embeddings of the default vocabulary."""
+    class_list: str = ""
+    """Class list that is the default vocabulary where no embeddings are published; embedded once, in one template."""
     suffix: str = ""
     """Suffix of its embedding files."""
     rank: int = 0

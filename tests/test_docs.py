@@ -45,7 +45,7 @@ def test_readme_commands_name_files_that_exist():
     assert all((REPOSITORY / name).exists() for name in named)
 
 
-MODEL_NAME = '"regionclip_pretrained-cc_rn50"'
+MODEL_NAME = '"clip_rn50"'
 """The detector of the examples; the tests put a tiny one in its place."""
 
 
@@ -73,7 +73,7 @@ def workplace(tmp_path, monkeypatch, detector_folder):
     (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
     (tmp_path / "boxes.json").write_text(json.dumps({"photo.jpg": [[5, 5, 60, 60]]}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("regionclip.hub.zoo.DEFAULT_MODEL", str(detector_folder))
+    monkeypatch.setenv("REGIONCLIP_MODEL", str(detector_folder))
     return tmp_path
 
 

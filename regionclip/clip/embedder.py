@@ -17,14 +17,19 @@ from torch.nn import functional as F
 from regionclip.clip.architectures import END_OF_TEXT, START_OF_TEXT
 from regionclip.clip.embedding_cache import EmbeddingCache
 from regionclip.clip.prompts import PromptEnsemble, fill_template
+from regionclip.clip.template_encoding import NamesInTemplates, is_simple, template_tokens
 from regionclip.isolation import with_own_settings
 from regionclip.progress import progress_bar
 
 if TYPE_CHECKING:
     from regionclip.clip.text_encoder import TextEncoder, Tokenizer
+    from regionclip.clip.vocabulary import Vocabulary
 
-PROMPTS_AT_ONCE, PROMPTS_IN_MEMORY = 256, 2048
-"""Prompts per forward pass of the text encoder, and prompts that are sorted by length together."""
+PROMPTS_AT_ONCE, WORDS_AT_ONCE = 256, 512
+"""Prompts per forward pass of the text encoder, and class names between two entries in the cache."""
+
+WORTHWHILE = 8
+"""Minimum number of class names that are encoded template by template."""
 
 TOKENS_OF_NAME = 60
 """Tokens of a class name that always fit next to those of a template."""
@@ -89,6 +94,13 @@ class NameEmbedder:
         self.model = model
         self.device = torch.device(device)
         self.cache = cache
+        self._known: dict[str, dict[str, Tensor]] = {}
+
+    def learn(self, vocabulary: Vocabulary) -> None:
+        """Take the embeddings of a vocabulary for its words, where text encoder and templates are the same."""
+        self._known.setdefault(f"{vocabulary.text_weights} {vocabulary.templates}", {}).update(
+            vocabulary.rows_of_words()
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -140,12 +152,14 @@ class NameEmbedder:
         """
         scope = f"{self.weights_hash}/{ensemble.fingerprint}" if self.cache else ""
         found = self.cache.get(scope, words, self.dim) if self.cache else {}
+        if self._known:
+            shipped = self._known.get(f"{self.weights_hash} {ensemble.name} {ensemble.fingerprint}", {})
+            found |= {word: shipped[word] for word in words if word in shipped}
         missing = [word for word in dict.fromkeys(words) if word not in found]
-        step = max(PROMPTS_IN_MEMORY // len(ensemble.templates), 1)
         hidden = len(missing) * len(ensemble.templates) < QUIET_BELOW
         with progress_bar(total=len(missing), unit="word", hidden=hidden) as progress:
-            for start in range(0, len(missing), step):
-                part = missing[start : start + step]
+            for start in range(0, len(missing), WORDS_AT_ONCE):
+                part = missing[start : start + WORDS_AT_ONCE]
                 rows = self._embed(part, ensemble)
                 found.update(zip(part, rows, strict=True))
                 if self.cache:
@@ -154,9 +168,28 @@ class NameEmbedder:
         return torch.stack([found[word] for word in words]) if words else torch.empty(0, self.dim)
 
     def _embed(self, words: Sequence[str], ensemble: PromptEnsemble) -> Tensor:
+        embeddings = torch.empty(len(words), len(ensemble.templates), self.dim)
+        left = torch.ones(len(words), len(ensemble.templates), dtype=torch.bool)
+        simple = [row for row, word in enumerate(words) if is_simple(word)]
+        if len(simple) >= WORTHWHILE:
+            names = NamesInTemplates(self.encoder, [self.tokenizer.encode(words[row]) for row in simple])
+            for column, template in enumerate(ensemble.templates):
+                around = template_tokens(template, self.tokenizer)
+                if around is not None and names.fit(around):
+                    embeddings[simple, column] = names.embed(around).cpu()
+                    left[simple, column] = False
+        pairs = left.nonzero().tolist()
+        if pairs:
+            prompts = [fill_template(ensemble.templates[column], words[row]) for row, column in pairs]
+            embeddings[left] = self._embed_prompts(prompts)
+        if not ensemble.normalized:
+            return embeddings.mean(dim=1)
+        return F.normalize(F.normalize(embeddings, dim=2).mean(dim=1), dim=1)
+
+    def _embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Return the embeddings [N, D] of whole prompts."""
         from regionclip.clip.text_encoder import tokenize
 
-        prompts = [fill_template(template, word) for word in words for template in ensemble.templates]
         tokens = tokenize(prompts, self.tokenizer)
         # Sorted by length and truncated to the longest of a pass, as most of the 77 tokens are padding.
         lengths = tokens.argmax(dim=1) + 1
@@ -165,7 +198,4 @@ class NameEmbedder:
         for rows in order.split(PROMPTS_AT_ONCE):
             ids = tokens[rows, : int(lengths[rows].max())]
             embeddings[rows] = self.encoder(ids.to(self.device)).float().cpu()
-        embeddings = embeddings.view(len(words), len(ensemble.templates), self.dim)
-        if not ensemble.normalized:
-            return embeddings.mean(dim=1)
-        return F.normalize(F.normalize(embeddings, dim=2).mean(dim=1), dim=1)
+        return embeddings

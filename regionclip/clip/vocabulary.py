@@ -167,6 +167,14 @@ class Vocabulary:
         """Return one unit vector for each class [K, D]: the mean of its synonyms' unit vectors, normalized again."""
         return F.normalize(_means(self.embeddings, self.class_of_row, len(self)), dim=1)
 
+    def rows_of_words(self) -> dict[str, Tensor]:
+        """Return the row [D] of each word that has one of its own: not the mean of synonyms."""
+        groups = self.synonyms or tuple((name,) for name in self.names)
+        if len(self.embeddings) == len(self):
+            return {group[0]: row for group, row in zip(groups, self.embeddings, strict=True) if len(group) == 1}
+        words = [word for group in groups for word in group]
+        return dict(zip(words, self.embeddings, strict=True)) if len(words) == len(self.embeddings) else {}
+
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file with metadata, and return its path; raises `UserError` for another extension."""
         if Path(path).suffix != ".safetensors":

@@ -26,6 +26,7 @@ from regionclip.files import REPOSITORY, resolve_path
 from regionclip.hub.fetching import fetch, text_weights_of
 from regionclip.hub.zoo import FILES, MODELS, SHIPPED
 from regionclip.inference.text_encoder import load_embedder
+from regionclip.inference.vocabularies import VocabularyOptions, make_vocabulary
 from regionclip.isolation import with_own_settings
 from regionclip.published import FOLDER, PublishedModel
 
@@ -93,6 +94,7 @@ class _Parts:
     published_clip: str = ""
     """CLIP size whose published text encoder belongs to the weights."""
     vocabulary: Path | None = None
+    class_list: str = ""
     published_suffix: str | None = None
 
 
@@ -128,6 +130,8 @@ def load_pretrained(
     vocabulary = None
     if parts.vocabulary is not None and parts.vocabulary.is_file():
         vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
+    elif parts.class_list:
+        vocabulary = make_vocabulary(parts.class_list, embedder, VocabularyOptions("single"))
     return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
 
 
@@ -176,6 +180,7 @@ def _published(model: PublishedModel, source: str) -> _Parts:
         str(paths[0]),
         published_clip=model.clip if model.text_weights else "",
         vocabulary=resolve_path(FILES[model.vocabulary].place) if model.vocabulary else None,
+        class_list=model.class_list,
         published_suffix=model.suffix,
     )
 

@@ -77,7 +77,7 @@ _SEEN = "its RPN has seen boxes of all 80 COCO classes: no figure of it on COCO 
 def _plain_clip() -> list[PublishedModel]:
     """Return detectors of public CLIP models and Detectron2's RPNs: every file has a stable address."""
     tiny = ("MODEL.CLIP.ARCHITECTURE", "configs/clip/tinyclip_rn19m.json")
-    make = partial(PublishedModel, config=_DEMO)
+    make = partial(PublishedModel, config=_DEMO, class_list="lvis")
     return [
         make(
             "clip_rn50",
