@@ -17,6 +17,11 @@ def pack(
     vocabulary: Annotated[
         str, typer.Option(help="Words that it knows from the start: a word list or a file, as detect --vocabulary.")
     ] = "",
+    card: Annotated[
+        list[Path],
+        typer.Option(metavar="METRICS", help="Write README.md from the metrics.json of an evaluation; repeatable."),
+    ] = [],  # noqa: B006 - typer copies it
+    license_name: Annotated[str, typer.Option("--license", help="License of the weights, for the card (SPDX).")] = "",
     half: Annotated[bool, typer.Option("--half", help="Store float16, half as large.")] = False,
     config: shared.Config = "",
     text_weights: shared.TextWeights = "",
@@ -30,6 +35,8 @@ def pack(
     `detect --model FOLDER` and `RegionCLIP.from_pretrained("FOLDER")` read it. Example:
 
     regionclip pack output/transfer --vocabulary coco --half --output my_detector
+
+    regionclip pack output/transfer --card output/eval/inference/metrics.json --license MIT --output my_detector
     """
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command
@@ -43,12 +50,15 @@ def run(args: Namespace) -> int:
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error
+    from regionclip.files import atomic_write
+    from regionclip.hub.card import CARD_FILE, model_card, read_evaluation
     from regionclip.hub.packing import pack_detector
     from regionclip.hub.pretrained import load_pretrained
 
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"
         raise user_error(f"--output {args.output}", "another folder than that of the detector", "the same", fix)
+    evaluations = [read_evaluation(path) for path in args.card]
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(
             args.model,
@@ -59,6 +69,11 @@ def run(args: Namespace) -> int:
             trust_pickle=args.trust_pickle,
         )
         files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
+        if evaluations:
+            name = args.output.resolve().name
+            text = model_card(name, detector.cfg, evaluations, detector.vocabulary, args.license_name)
+            with atomic_write(args.output / CARD_FILE) as file:
+                file.write(text.encode())
     total = sum(file.size for file in files)
     print(f"Done: {len(files)} files, {total / 1e6:.1f} MB in {args.output}")
     if args.as_json:
