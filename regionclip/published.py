@@ -59,7 +59,7 @@ class PublishedModel:
     text_weights: str = ""
     """File of the text encoder; empty if `weights` includes it."""
     clip: str = "RN50"
-    """CLIP size."""
+    """CLIP size, or the open_clip JSON file that describes it."""
     vocabulary: str = ""
     """Embeddings of the default vocabulary."""
     class_list: str = ""

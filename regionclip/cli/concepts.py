@@ -30,6 +30,7 @@ def concepts(
         str, typer.Option(help="CLIP size of it: RN50 unless given, RN50x4, ... or an open_clip JSON file.")
     ] = "",
     device: shared.Device = "",
+    yes: shared.Yes = False,
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
@@ -76,7 +77,7 @@ def find_embedder(args: Namespace) -> NameEmbedder:
     from regionclip.clip.embedding_cache import EmbeddingCache
     from regionclip.errors import user_error
     from regionclip.hub.default import default_model
-    from regionclip.hub.fetching import text_weights_of
+    from regionclip.hub.fetching import require_consent, text_files_to_fetch, text_weights_of
     from regionclip.hub.pretrained import require_device
     from regionclip.hub.zoo import MODELS
     from regionclip.inference.text_encoder import load_embedder
@@ -86,8 +87,11 @@ def find_embedder(args: Namespace) -> NameEmbedder:
     name, architecture = args.model or default_model().name, args.architecture
     if not (args.weights or architecture):
         if name not in MODELS:
-            return shared.load_detector(name, "", [], "", args.device, trust_pickle=args.trust_pickle).embedder
+            options = {"trust_pickle": args.trust_pickle, "agreed": args.yes}
+            return shared.load_detector(name, "", [], "", args.device, **options).embedder
         architecture = MODELS[name].clip  # its text encoder needs no detector
     size, device = get_architecture(architecture or "RN50"), require_device(args.device)
+    if not args.weights:
+        require_consent(text_files_to_fetch(size.name), agreed=args.yes)
     weights = args.weights or text_weights_of(size.name)
     return load_embedder(size, weights, device, cache=EmbeddingCache(), trust_pickle=args.trust_pickle)

@@ -15,6 +15,7 @@ def export(
     model: Annotated[str, typer.Argument(help=shared.MODEL_HELP)],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     form: Annotated[str, typer.Option("--format", help="onnx, or torch: torch's exported programs.")] = "onnx",
+    yes: shared.Yes = False,
     config: shared.Config = "",
     overrides: shared.Set = [],  # noqa: B006 - typer copies it
     trust_pickle: shared.TrustPickle = False,
@@ -41,6 +42,7 @@ def run(args: Namespace) -> int:
     from regionclip.hub.pretrained import load_pretrained
 
     pairs = shared.override_pairs(args.overrides)
+    shared.fetch_files(args.model, agreed=args.yes)
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(args.model, args.config, pairs, "", "cpu", trust_pickle=args.trust_pickle)
         paths = export_detector(detector.model, detector.cfg, args.output, args.form)

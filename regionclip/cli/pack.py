@@ -23,6 +23,7 @@ def pack(
     ] = [],  # noqa: B006 - typer copies it
     license_name: Annotated[str, typer.Option("--license", help="License of the weights, for the card (SPDX).")] = "",
     half: Annotated[bool, typer.Option("--half", help="Store float16, half as large.")] = False,
+    yes: shared.Yes = False,
     config: shared.Config = "",
     text_weights: shared.TextWeights = "",
     overrides: shared.Set = [],  # noqa: B006 - typer copies it
@@ -58,6 +59,7 @@ def run(args: Namespace) -> int:
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"
         raise user_error(f"--output {args.output}", "another folder than that of the detector", "the same", fix)
+    shared.fetch_files(args.model, agreed=args.yes)
     evaluations = [read_evaluation(path) for path in args.card]
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(

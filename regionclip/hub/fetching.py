@@ -61,6 +61,12 @@ def fetch(file: PublishedFile, source: str = "", progress: Progress | None = Non
     raise user_error(f"{FOLDER}/{file.path}", "the published file", "; ".join(answers), fix)
 
 
+def text_files_to_fetch(clip: str) -> list[PublishedFile]:
+    """Return the file that `text_weights_of` would download: none if one with the text encoder is present."""
+    known = text_files(clip)
+    return [] if any(file.place.is_file() for file in known) else known[-1:]
+
+
 def text_weights_of(clip: str) -> str:
     """Return a published checkpoint with the text encoder of a CLIP size, downloaded if none is present.
 

@@ -121,3 +121,21 @@ def test_the_list_of_detectors(command, checkpoints):
     assert rows["clip_rn50"]["on this machine"] == "0 of 2 files"
     assert (rows["clip_rn50"]["MB"], rows["clip_rn50"]["license"]) == (518, "CC-BY-SA-3.0, MIT")
     assert "80 COCO classes" in rows["clip_rn50"]["summary"]
+
+
+def test_every_command_asks_before_a_large_download(command, hub, tmp_path):
+    for name, arguments in (
+        ("pack", (SMALL, "--output", tmp_path / "out")),
+        ("export", (SMALL, "--output", tmp_path / "out")),
+        ("concepts", ("--words", "cat", "--model", SMALL)),
+        ("download", (SMALL,)),
+    ):
+        code, _, error = command(name, *arguments)
+        assert code == 2, name
+        assert "add --yes" in error, name
+    assert not hub.requests
+    code, output, error = command(
+        "concepts", "--words", "cat", "--model", SMALL, "--yes", "--output", "cat.safetensors"
+    )
+    assert code == 0, error
+    assert "1 classes x 1024" in output

@@ -249,3 +249,11 @@ def test_every_file_has_a_source_and_a_check():
         assert all(path in zoo.FILES for path in model.all_files)
         assert (REPOSITORY / model.config).is_file()
     assert np.all(np.diff([model.rank for model in zoo.PHOTO_MODELS]) > 0)
+
+
+def test_proxies_of_the_environment_are_used(servers, tmp_path, monkeypatch):
+    proxy = servers()
+    proxy.files["http://nowhere.example/w.pth"] = CONTENT
+    monkeypatch.setenv("http_proxy", proxy.address)
+    monkeypatch.delenv("no_proxy")
+    assert download("http://nowhere.example/w.pth", tmp_path / "w.pth", SHA).read_bytes() == CONTENT

@@ -76,7 +76,7 @@ _SEEN = "its RPN has seen boxes of all 80 COCO classes: no figure of it on COCO 
 
 def _plain_clip() -> list[PublishedModel]:
     """Return detectors of public CLIP models and Detectron2's RPNs: every file has a stable address."""
-    tiny = ("MODEL.CLIP.ARCHITECTURE", "configs/clip/tinyclip_rn19m.json")
+    tiny = "configs/clip/tinyclip_rn19m.json"
     make = partial(PublishedModel, config=_DEMO, class_list="lvis")
     return [
         make(
@@ -108,9 +108,9 @@ def _plain_clip() -> list[PublishedModel]:
         make(
             "tinyclip_rn19m",
             weights="clip/TinyCLIP-ResNet-19M-Text-19M-LAION400M.pt",
-            overrides=(*_COCO_RPN, *tiny),
+            overrides=(*_COCO_RPN, "MODEL.CLIP.ARCHITECTURE", tiny),
             rpn_weights="rpn/rpn_R_50_FPN_1x.pkl",
-            clip="tinyclip_rn19m",
+            clip=tiny,
             rank=6,
             summary=f"TinyCLIP, a third of RN50's size; {_SEEN}.",
             figures="ImageNet zero-shot top-1 56.4 of the CLIP (TinyCLIP's README)",
