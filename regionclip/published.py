@@ -70,7 +70,7 @@ class PublishedModel:
     """Order of photo detectors as the default of `regionclip detect`, the best first; 0 is never the default."""
     summary: str = ""
     """One sentence: what it was trained on, and what its RPN has seen."""
-    figures: str = ""
+    reported: str = ""
     """Accuracy as its paper reports it, quoted."""
 
     @property

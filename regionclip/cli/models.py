@@ -24,7 +24,7 @@ def models(as_json: shared.AsJson = False) -> None:
         columns = ("name", "MB", "on this machine", "license")
         print(tabulate([[row[column] for column in columns] for row in rows], headers=columns))
         for row in rows:
-            print(f"\n{row['name']}: {row['summary']}" + (f" {row['figures']}." if row["figures"] else ""))
+            print(f"\n{row['name']}: {row['summary']}" + (f" {row['reported']}." if row["reported"] else ""))
         print(f"\nDone: {len(rows)} detectors; the default is {chosen.name} ({chosen.reason})")
         if as_json:
             shared.print_json({"default": chosen.name, "models": rows})
@@ -45,7 +45,7 @@ def _rows() -> list[dict[str, Any]]:
             "on this machine": "yes",
             "license": "Apache-2.0",
             "summary": "Emoji drawings only; comes with the package (pretrained_ckpt/emoji/README.md).",
-            "figures": "",
+            "reported": "",
         }
     ]
     for model in MODELS.values():
@@ -58,7 +58,7 @@ def _rows() -> list[dict[str, Any]]:
                 "on this machine": "yes" if is_here(model) else f"{present} of {len(files)} files",
                 "license": ", ".join(sorted({file.license for file in files})),
                 "summary": model.summary,
-                "figures": model.figures,
+                "reported": model.reported,
             }
         )
     return rows

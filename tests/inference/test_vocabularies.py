@@ -368,6 +368,7 @@ def test_an_interrupted_embedding_loses_only_the_last_part(detector_folder, tmp_
         return whole(words, ensemble)
 
     monkeypatch.setattr(embedder, "_embed", fail_later)
+    monkeypatch.setattr("regionclip.clip.embedder.WORDS_AT_ONCE", 25)
     with pytest.raises(KeyboardInterrupt):
         Vocabulary.from_names([f"word {i}" for i in range(100)], embedder)
     with sqlite3.connect(tmp_path / "cache.sqlite") as database:

@@ -16,7 +16,7 @@ MODELS = tuple(
         clip=clip,
         suffix=suffix,
         summary=f"CORA on CLIP {clip}: a localizer trained on boxes of 48 COCO classes.",
-        figures=f"COCO open-vocabulary, AP50 novel {novel} (Wu et al. 2023)",
+        reported=f"COCO open-vocabulary, AP50 novel {novel} (Wu et al. 2023)",
     )
     for size, clip, suffix, novel in (("rn50", "RN50", "", 35.1), ("rn50x4", "RN50x4", "_rn50x4", 41.7))
 )

@@ -113,7 +113,7 @@ def _plain_clip() -> list[PublishedModel]:
             clip=tiny,
             rank=6,
             summary=f"TinyCLIP, a third of RN50's size; {_SEEN}.",
-            figures="ImageNet zero-shot top-1 56.4 of the CLIP (TinyCLIP's README)",
+            reported="ImageNet zero-shot top-1 56.4 of the CLIP (TinyCLIP's README)",
         ),
     ]
 

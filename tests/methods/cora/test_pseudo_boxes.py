@@ -154,7 +154,8 @@ def export(world, folder, output, *more):
 
 
 def test_an_export_has_the_detections_of_each_images_own_names(world, detector_folder, tmp_path):
-    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
+    own_scores = ["MODEL.CLIP.SHOWN_SCORES", "published"]
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=own_scores)
     words = ("cat", "dog", "traffic cone", "bench")
     vocabulary = detector.set_vocabulary(list(words), background=None)
     vocabulary.save(tmp_path / "names.safetensors")
