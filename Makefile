@@ -9,7 +9,7 @@ RUN = $(VENV)/bin/python
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: setup demo demo-model test test-all bench docs sanitize fuzz
+.PHONY: setup demo demo-model test test-all bench docs sanitize fuzz fuzz-aarch64
 
 setup:
 	@test -x $(RUN) || { python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m venv $(VENV); }
@@ -54,6 +54,10 @@ sanitize: setup
 # Ten minutes of coverage-guided fuzzing for each operator; needs clang.
 fuzz:
 	bash tests/fuzz/run.sh 600
+
+# The loops for aarch64 (NEON), compiled, and run on random bytes under emulation; needs a cross compiler and qemu.
+fuzz-aarch64:
+	bash tests/fuzz/aarch64.sh
 
 # The pages and the Python API as a website in build/site; warnings are errors. Needs the extra [docs].
 docs:
