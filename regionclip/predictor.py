@@ -193,7 +193,8 @@ class RegionCLIP:
 
         Args:
             words: class names or lists of synonyms; the name of a class list (`coco`, `coco65`, `coco48`, `coco17`,
-                `lvis`, `lvis866`, `emoji`, `emoji880`); a file of class names or embeddings; or a `Vocabulary`.
+                `lvis`, `lvis866`, `emoji`, `emoji880`, `emoji294`); a file of class names or embeddings; or a
+                `Vocabulary`.
             background: likewise; `own` is the detector's default vocabulary, if any; None disables it.
             options: templates, and treatment of synonyms.
 

@@ -191,6 +191,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "DATASETS.LVIS_DROP_EMPTY_IMAGES", False, "upstream's LVIS filter: images without annotation are not tested"
         ),
+        Key("TEST.EVALUATE_PROPOSALS", False, "evaluate the recall of the detector's proposals, not its detections"),
         Key(
             "TEST.EVALUATION_BACKEND",
             "faster",

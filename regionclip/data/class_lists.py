@@ -11,7 +11,7 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from regionclip.clip.prompts import clean_name
 from regionclip.data.datasets.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
-from regionclip.data.emoji_scenes.concepts import BASE, read_concepts
+from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
 
 
 def _coco() -> list[str]:
@@ -32,9 +32,10 @@ CLASS_LISTS: dict[str, Callable[[], list[str]]] = {
     "lvis866": lambda: _lvis(base_only=True),
     "emoji": lambda: [concept.name for concept in read_concepts()],
     "emoji880": lambda: [concept.name for concept in read_concepts() if concept.split == BASE],
+    "emoji294": lambda: [concept.name for concept in read_concepts() if concept.split == NOVEL],
 }
 """Class names of COCO (80; 65 of open-vocabulary COCO; its 48 base and 17 novel), LVIS (1203; 866 base), and of the
-synthetic emoji-scenes dataset (1174; 880 base)."""
+synthetic emoji-scenes dataset (1174; 880 base, 294 novel)."""
 
 PUBLISHED_EMBEDDINGS = {
     "coco65": "coco_65_cls_emb",

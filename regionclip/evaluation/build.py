@@ -36,13 +36,16 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
     kind, backend = metadata.get("evaluator_type"), cfg.TEST.EVALUATION_BACKEND
     file, root = metadata.get("json_file"), metadata.get("image_root")
     of_function = partial(read_clean_records, dataset_name)
+    if cfg.TEST.EVALUATE_PROPOSALS and kind != "coco":
+        fix = "evaluate on a COCO dataset, or add TEST.EVALUATE_PROPOSALS False"
+        raise user_error(f"DATASETS.TEST {dataset_name}", "a COCO dataset, for recall", f"{kind!r}", fix)
     if kind == "coco":
         if not hasattr(metadata, "thing_dataset_id_to_contiguous_id") and dataset_name in DatasetCatalog:
             of_function()  # the classes of a user's COCO dataset are known after loading it
         class_ids = _class_ids(dataset_name)
         ids, groups = list(class_ids.values()), metadata.get("class_groups")
         read = partial(read_coco_truth, file, ids, root) if file else of_function
-        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork":
+        if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" or cfg.TEST.EVALUATE_PROPOSALS:
             return ProposalEvaluator(read, output_dir, class_ids=class_ids, class_groups=groups, backend=backend)
         return COCODetectionEvaluator(
             read, output_dir, class_names=list(class_ids), category_ids=ids, class_groups=groups, backend=backend

@@ -49,7 +49,7 @@ def make_vocabulary(
 
     Args:
         words: a list of class names, in which `|` separates synonyms, or of lists of synonyms; the name of
-            a class list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`); a
+            a class list (`coco`, `coco65`, `coco48`, `coco17`, `lvis`, `lvis866`, `emoji`, `emoji880`, `emoji294`); a
             file of class names (`read_class_names`), or of embeddings; a vocabulary.
         embedder: returns the text encoder; called only if class names have to be embedded.
         options: templates and synonyms.

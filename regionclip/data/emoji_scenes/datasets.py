@@ -41,9 +41,13 @@ SPLITS = {
 
 
 def register() -> None:
-    """Register `emoji_{train,val,style}` with all concepts, and `emoji_{train,val,style}_base` with base ones."""
+    """Register `emoji_{train,val,style}` with all concepts, and `emoji_{train,val,style}_base` with base ones.
+
+    `emoji_train_relabel` has base boxes with the classes that a region classifier sees in them (`regionclip cora`).
+    """
     for split in SPLITS:
-        for ending, wanted in (("", (BASE, NOVEL)), ("_base", (BASE,))):
+        relabeled = (("_relabel", (BASE,)),) if split == "train" else ()
+        for ending, wanted in (("", (BASE, NOVEL)), ("_base", (BASE,)), *relabeled):
             kept = [concept for concept in read_concepts() if concept.split in wanted]
             names = [concept.name for concept in kept]
             annotations = f"{datasets_root()}/{FOLDER}/annotations/{split}{ending}.json"

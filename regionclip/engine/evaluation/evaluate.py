@@ -29,6 +29,7 @@ from regionclip.evaluation.predictions import PredictionWriter
 from regionclip.files import write_json
 from regionclip.modeling.detector import EmbedsClassNames
 from regionclip.modeling.proposals.cache import flush_proposals
+from regionclip.modeling.proposals.own import OwnProposals
 from regionclip.records import Prediction, Record
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, jobs: Sequence[EvaluationJob]) -> d
     for job in jobs:
         if reads_class_names(cfg) and isinstance(model, EmbedsClassNames):
             model.set_classes(MetadataCatalog.get(job.dataset_name).thing_classes)
-        reports[job.dataset_name] = report = run_inference(model, job.loader, job.evaluator, job.journal, job.finished)
+        evaluated = OwnProposals(model) if cfg.TEST.EVALUATE_PROPOSALS else model
+        reports[job.dataset_name] = report = run_inference(
+            evaluated, job.loader, job.evaluator, job.journal, job.finished
+        )
         flush_proposals(model)
         if comm.is_main_process():
             _write_summary(cfg, job.dataset_name, report, job.output_dir)
