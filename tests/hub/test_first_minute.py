@@ -9,18 +9,55 @@ import pytest
 
 from regionclip.hub import zoo
 from regionclip.hub.default import default_model
+from regionclip.published import PublishedFile, PublishedModel
+from tests.helpers.detectors import LVIS_CUSTOM, TINY, flat
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.published import contents, serve
 
 GIVEN = ("detect", "photo.jpg", "--words", "cat", "--set", "INPUT.MIN_SIZE_TEST=96")
-SMALL = "tinyclip_rn19m"
+SMALL = "small_detector"
 """Offered in these tests, for its size."""
+
+MODEL = PublishedModel(
+    SMALL,
+    LVIS_CUSTOM,
+    "clip/small.safetensors",
+    tuple(flat(TINY | {"MODEL.DEVICE": "cpu"})),
+    rpn_weights="rpn/small.pth",
+    clip=TINY["MODEL.CLIP.ARCHITECTURE"],
+    class_list="coco17",
+    rank=1,
+    summary="A small detector of photos.",
+)
+FILES = (
+    PublishedFile(
+        "clip/small.safetensors",
+        ("https://nowhere.example",),
+        key="visual.attnpool.c_proj.weight",
+        shape=(32, 512),
+        megabytes=253,
+        license="MIT",
+        text_encoder="tiny_clip",
+    ),
+    PublishedFile(
+        "rpn/small.pth",
+        ("https://nowhere.example",),
+        key="objectness_logits.weight",
+        shape=(9, 256, 1, 1),
+        megabytes=110,
+        license="CC-BY-SA-3.0",
+    ),
+)
 
 
 @pytest.fixture(autouse=True)
 def machine(servers, checkpoints, monkeypatch):
     """A machine with the package, a photo and nothing else; its hub has the files of one detector."""
     monkeypatch.setattr("regionclip.hub.default.OFFERED", SMALL)
+    monkeypatch.setattr("regionclip.hub.default.PHOTO_MODELS", (MODEL,))
+    monkeypatch.setitem(zoo.MODELS, SMALL, MODEL)
+    for file in FILES:
+        monkeypatch.setitem(zoo.FILES, file.path, file)
     # The embedded detector comes with the package.
     shutil.copytree(REPOSITORY / "pretrained_ckpt" / "emoji", checkpoints / "emoji")
     shutil.copy(REPOSITORY / "datasets" / "demo_images" / "000000160012.jpg", "photo.jpg")
@@ -62,7 +99,7 @@ def test_nothing_on_disk_and_a_hub(command, hub, checkpoints, monkeypatch):
     assert "about 363 MB (CC-BY-SA-3.0, MIT)" in error
     assert f"Detector {SMALL}: just downloaded" in output
     assert "a photograph" not in error
-    assert (checkpoints / "rpn" / "rpn_R_50_FPN_1x.pkl").is_file()
+    assert (checkpoints / "rpn" / "small.pth").is_file()
     assert default_model().name == SMALL
 
 
@@ -138,4 +175,4 @@ def test_every_command_asks_before_a_large_download(command, hub, tmp_path):
         "concepts", "--words", "cat", "--model", SMALL, "--yes", "--output", "cat.safetensors"
     )
     assert code == 0, error
-    assert "1 classes x 1024" in output
+    assert "1 classes x 32" in output
