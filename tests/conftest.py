@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import regionclip.data.datasets.builtin  # noqa: F401 - registers datasets
+from regionclip.cli.main import main
 from regionclip.clip.architectures import get_architecture
 from regionclip.config.loading import load_config
 from regionclip.inference.text_encoder import TextEncoderModule
@@ -86,6 +87,21 @@ def detector_folder(tmp_path_factory):
         save_file(state, folder / f"{name}.safetensors")
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Run `regionclip` in `tmp_path` and return (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["regionclip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capfd.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture

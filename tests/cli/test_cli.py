@@ -19,27 +19,11 @@ import regionclip
 from regionclip import RegionCLIP
 from regionclip.batch.detect import drawn_names
 from regionclip.batch.report import write_report
-from regionclip.cli.main import main
 from regionclip.data.image_sources import ImageFile, find_images, read_frames
 from regionclip.errors import UserError
 from regionclip.methods.regionclip.detector import CLIPFastRCNN
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.videos import PHOTOS, write_video
-
-
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run a command line in `tmp_path` and return (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["regionclip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capfd.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """Local servers, and an empty folder of published files."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from regionclip import published
-from regionclip.cli.main import main
 from tests.helpers.servers import start_server
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -47,16 +44,3 @@ def checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("regionclip.files.download_folder", lambda: tmp_path)
     return tmp_path / "pretrained_ckpt"
-
-
-@pytest.fixture
-def command(monkeypatch, capfd, checkpoints):
-    """Run `regionclip` in an empty folder and return (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["regionclip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capfd.readouterr()
-
-    return call

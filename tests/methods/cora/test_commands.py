@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from regionclip import RegionCLIP
-from regionclip.cli.main import main
 from regionclip.clip.architectures import get_architecture
 from regionclip.config.loading import load_config
 from regionclip.inference.text_encoder import TextEncoderModule
@@ -36,20 +34,6 @@ def folder(tmp_path_factory):
         save_file({key: part.contiguous() for key, part in module.state_dict().items()}, folder / f"{name}.safetensors")
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    """Run `regionclip` in `tmp_path` and return (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["regionclip", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capfd.readouterr()
-
-    return call
 
 
 @pytest.fixture
