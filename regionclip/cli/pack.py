@@ -48,13 +48,14 @@ def pack(
 
 def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
+    from regionclip.clip.vocabulary import Vocabulary
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error
     from regionclip.files import atomic_write
     from regionclip.hub.card import CARD_FILE, model_card, read_evaluation
     from regionclip.hub.packing import pack_detector
-    from regionclip.hub.pretrained import load_pretrained
+    from regionclip.hub.pretrained import VOCABULARY_FILE, load_pretrained
 
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"
@@ -73,7 +74,9 @@ def run(args: Namespace) -> int:
         files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
         if evaluations:
             name = args.output.resolve().name
-            text = model_card(name, detector.cfg, evaluations, detector.vocabulary, args.license_name)
+            packed = args.output / VOCABULARY_FILE
+            words = Vocabulary.from_file(packed) if packed.is_file() else None
+            text = model_card(name, detector.cfg, evaluations, words, args.license_name)
             with atomic_write(args.output / CARD_FILE) as file:
                 file.write(text.encode())
     total = sum(file.size for file in files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from regionclip.errors import user_error
 
@@ -23,11 +23,6 @@ class Location:
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     """Never sent to another host that the server redirects to."""
-
-    @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return urlsplit(self.url).path.rsplit("/", 1)[-1]
 
 
 def locate(address: str) -> Location:

@@ -63,7 +63,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         self.linked = self.linked or (headers.get("X-Linked-Etag") or "").removeprefix("W/").strip('"')
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and urlsplit(request.full_url).netloc != urlsplit(req.full_url).netloc:
+        if request is not None and urlsplit(request.full_url)[:2] != urlsplit(req.full_url)[:2]:  # scheme and host
             for name in self.headers:
                 request.remove_header(name.capitalize())
         return request

@@ -45,10 +45,11 @@ def test_a_card_has_the_metadata_of_the_hub_and_a_table(metrics):
 
 def test_pack_writes_the_card(command, detector_folder, metrics, tmp_path):
     given = ("pack", detector_folder, "--output", tmp_path / "packed")
-    code, _, error = command(*given, "--card", metrics, "--license", "MIT")
+    code, _, error = command(*given, "--card", metrics, "--license", "MIT", "--vocabulary", "coco17")
     assert code == 0, error
     text = (tmp_path / "packed" / "README.md").read_text()
     assert "license: mit" in text and "# packed" in text
+    assert "17 names" in text  # those of the packed detector
 
 
 @pytest.mark.parametrize("content", [None, "{}", json.dumps(METRICS | {"metrics": {}})])
