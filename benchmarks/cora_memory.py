@@ -19,9 +19,9 @@ from detectron2.utils.events import EventStorage
 
 from benchmarks.timing import seconds_of
 from regionclip.config.loading import load_config
-from regionclip.methods.cora.classes import ConfiguredClasses
 from regionclip.methods.cora.detector import CORA
 from regionclip.modeling.build import build_model
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 
 GIB = 2**30

@@ -202,7 +202,8 @@ class RegionCLIP:
             The vocabulary, which can be saved and set again.
 
         Raises:
-            UserError: no class names, empty or duplicate ones, an invalid file, or embeddings of another CLIP.
+            UserError: no class names, empty or duplicate ones, some that the detector was not taught, an invalid file,
+                or embeddings of another CLIP.
         """
         options = options or VocabularyOptions()
         vocabulary = self._make(words, options)
@@ -212,6 +213,7 @@ class RegionCLIP:
             others = None if background is None else self._make(background, options)
         if not len(vocabulary):
             raise user_error("vocabulary", "at least one word", "none", 'name some, such as ["cat", "dog"]')
+        self.model.require_names(vocabulary.names)
         if others is not None:
             known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
             others = others.without(known)
@@ -350,7 +352,7 @@ class RegionCLIP:
             image_size=image.size,
             top_class_ids=top.indices.cpu().numpy(),
             top_scores=top.values.cpu().numpy(),
-            embeddings=found.embeddings.cpu().numpy() if with_embeddings else None,
+            embeddings=found.embeddings[:, : self.model.text_space.dim].cpu().numpy() if with_embeddings else None,
             image=image.pixels,
             warnings=(PHOTOGRAPH,) if self._knows_drawings and image.is_photograph else (),
         )

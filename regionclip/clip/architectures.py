@@ -27,13 +27,13 @@ TRANSFORMER_EMBEDDING_DIM = 512
 
 @dataclass(frozen=True)
 class CLIPArchitecture:
-    """Dimensions of a CLIP model with a ModifiedResNet image encoder."""
+    """Dimensions of a CLIP model with a ModifiedResNet or a transformer as image encoder."""
 
     name: str
-    blocks: tuple[int, int, int, int]
-    """Residual blocks in `layer1` to `layer4`."""
+    blocks: tuple[int, ...]
+    """Residual blocks in `layer1` to `layer4`; of a transformer, its layers only."""
     width: int
-    """Channels after the stem."""
+    """Channels after the stem; of a transformer, those of its tokens."""
     embedding_dim: int
     """Width D of the joint image-text space."""
     image_resolution: int
@@ -44,7 +44,9 @@ class CLIPArchitecture:
     context_length: int = CONTEXT_LENGTH
     vocabulary_size: int = 49408
     quick_gelu: bool = True
-    """Activation of the text encoder: the sigmoid approximation of GELU, as OpenAI's models have; else GELU itself."""
+    """Activation of the transformers: the sigmoid approximation of GELU, as OpenAI's models have; else GELU itself."""
+    patch_size: int = 0
+    """Side in pixels of the patches of a transformer image encoder; 0 for a ModifiedResNet."""
 
     @property
     def stage_channels(self) -> dict[str, int]:
@@ -90,13 +92,15 @@ register_architecture(CLIPArchitecture("RN101", (3, 4, 23, 3), 64, 512, 224, 512
 register_architecture(CLIPArchitecture("RN50x4", (4, 6, 10, 6), 80, 640, 288, 640, 10))
 register_architecture(CLIPArchitecture("RN50x16", (6, 8, 18, 8), 96, 768, 384, 768, 12))
 register_architecture(CLIPArchitecture("RN50x64", (3, 15, 36, 10), 128, 1024, 448, 1024, 16))
+register_architecture(CLIPArchitecture("ViT-B/32", (12,), 768, 512, 224, 512, 8, patch_size=32))
+register_architecture(CLIPArchitecture("ViT-B/16", (12,), 768, 512, 224, 512, 8, patch_size=16))
 
 
 def get_architecture(name: str) -> CLIPArchitecture:
     """Return the architecture registered as `name`, or described by the open_clip JSON file `name`.
 
     Raises:
-        UserError: the name is unknown, or the file does not describe a ModifiedResNet CLIP.
+        UserError: the name is unknown, or the file does not describe a CLIP of ours.
     """
     if name in _ARCHITECTURES:
         return _ARCHITECTURES[name]
@@ -130,10 +134,10 @@ def _from_open_clip_json(path: Path) -> CLIPArchitecture:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         vision, text = content["vision_cfg"], content["text_cfg"]
-        first, second, third, fourth = vision["layers"]
+        is_transformer = isinstance(vision["layers"], int)
         return CLIPArchitecture(
             name=path.stem,
-            blocks=(first, second, third, fourth),
+            blocks=(vision["layers"],) if is_transformer else _four_stages(*vision["layers"]),
             width=vision["width"],
             embedding_dim=content["embed_dim"],
             image_resolution=vision["image_size"],
@@ -143,11 +147,16 @@ def _from_open_clip_json(path: Path) -> CLIPArchitecture:
             context_length=text.get("context_length", 77),
             vocabulary_size=text.get("vocab_size", 49408),
             quick_gelu=bool(content.get("quick_gelu", False)),  # open_clip's default
+            patch_size=vision["patch_size"] if is_transformer else 0,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise user_error(
             str(path),
-            "an open_clip model configuration whose vision_cfg.layers lists four stages",
+            "an open_clip model configuration with vision_cfg.layers, four stages or one number, and text_cfg",
             f"{type(error).__name__}: {error}",
-            "compare it with the RN50.json that open_clip ships",
+            "compare it with the RN50.json or ViT-B-32.json that open_clip ships",
         ) from error
+
+
+def _four_stages(first: int, second: int, third: int, fourth: int) -> tuple[int, ...]:
+    return first, second, third, fourth

@@ -75,10 +75,13 @@ def _check_architecture(cfg: CfgNode) -> Iterator[Problem]:
     if not uses_clip_backbone(cfg):
         return
     try:
-        clip_architecture(cfg)
+        architecture = clip_architecture(cfg)
     except UserError as error:
         yield from error.problems
         return
+    if architecture.patch_size:
+        expected, fix = "a CLIP with a ResNet image encoder as backbone", "use RN50, RN101, RN50x4, RN50x16 or RN50x64"
+        yield Problem("MODEL.CLIP.ARCHITECTURE", expected, architecture.name, fix)
     mean, image_format = sum(cfg.MODEL.PIXEL_MEAN), cfg.INPUT.FORMAT
     if mean < 3 and image_format != "RGB":
         yield Problem("INPUT.FORMAT", "RGB for CLIP's pixel mean", repr(image_format), "add INPUT.FORMAT RGB")

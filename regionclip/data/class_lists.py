@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
+from regionclip.clip.class_embeddings import read_names
+from regionclip.clip.class_name_files import read_class_names, split_synonyms
 from regionclip.clip.prompts import clean_name
 from regionclip.data.datasets.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
+from regionclip.files import existing_file
 
 
 def _coco() -> list[str]:
@@ -51,3 +54,20 @@ def names_of_published(path: str | Path) -> list[str]:
     """Return the class names of an embedding file with one of upstream's names; empty for other files."""
     stem = re.sub(r"_rn50x4$", "", Path(path).stem)
     return next((CLASS_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])
+
+
+def names_of_embeddings(path: str | Path) -> list[str]:
+    """Return the class names of an embedding file: those stored in it, or those of upstream's file of its name."""
+    return read_names(path) or names_of_published(path)
+
+
+def parse_names(text: str) -> list[str]:
+    """Return the class names, synonyms too, that a config key names: a class list, a file, or names with commas."""
+    groups: Sequence[str | Sequence[str]] = []
+    if text in CLASS_LISTS:
+        groups = CLASS_LISTS[text]()
+    elif text and existing_file(text) is not None:
+        groups = read_class_names(text)
+    elif text:
+        groups = [split_synonyms(part) for part in text.split(",")]
+    return [name for group in groups for name in ([group] if isinstance(group, str) else group)]

@@ -127,6 +127,15 @@ class OpenVocabularyDetector(Protocol):
         """Raise a `UserError` unless the detector accepts any class names, not only those of its training."""
         ...
 
+    @property
+    def known_names(self) -> tuple[str, ...] | None:
+        """The only class names that it detects; None if any."""
+        ...
+
+    def require_names(self, names: Sequence[str]) -> None:
+        """Raise a `UserError` that says how to teach class names which the detector does not know."""
+        ...
+
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> Sequence[ImageEncoding]:
         """Compute the part of detection that does not depend on class names.
 
@@ -141,16 +150,19 @@ class OpenVocabularyDetector(Protocol):
 
         Returns:
             Instances with `pred_boxes` in pixels of the network input, `scores`, `pred_classes`, best first, and
-            `embeddings` [M, D], not normalized.
+            `embeddings` [M, D], not normalized, as `embed_regions` returns them.
         """
         ...
 
     def embed_regions(self, encoding: Any, boxes: Boxes) -> Tensor:
-        """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
+        """Return the embeddings [R, E], not normalized, of boxes in pixels of the network input.
+
+        The first D columns are in the text space; a detector that classifies by further features has them after these.
+        """
         ...
 
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return [R, K + 1] of region embeddings [R, D]: classes of the classifier or config, then the rest."""
+        """Return [R, K + 1] of region embeddings [R, E]: classes of the classifier or config, then the rest."""
         ...
 
     def prepare_for_inference(self, precision: str, first_stage: str, when_emulated: str) -> nn.Module:

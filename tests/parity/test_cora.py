@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 from regionclip.config.loading import load_config
 from regionclip.methods.cora import detector as cora
-from regionclip.methods.cora.classes import ConfiguredClasses, NovelClasses
+from regionclip.methods.cora.classes import NovelClasses
 from regionclip.methods.cora.heads import class_probabilities
 from regionclip.methods.cora.matching import LayerOutput, Matcher
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import NovelPrior, match_classes
 from regionclip.methods.cora.prompting import _on_cells
 from regionclip.modeling.build import build_model
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Selection
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.goldens.compare import compare

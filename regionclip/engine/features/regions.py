@@ -40,7 +40,7 @@ def region_features(
         regions = encoding.proposals if given is None else given[number]
         boxes, embeddings, entries = choose(model, encoding, regions)
         boxes, kept = _to_original(boxes, regions.image_size, image)
-        features = {"boxes": boxes, **entries, "feats": embeddings}
+        features = {"boxes": boxes, **entries, "feats": embeddings[:, : model.text_space.dim]}
         results.append({name: value[kept].cpu() for name, value in features.items()})
     return results
 

@@ -8,40 +8,15 @@ from dataclasses import dataclass, field
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from regionclip.clip.class_embeddings import load_class_embeddings, read_names
-from regionclip.clip.class_name_files import read_class_names, split_synonyms
+from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data.class_lists import CLASS_LISTS, names_of_published
-from regionclip.files import existing_file
+from regionclip.data.class_lists import names_of_embeddings, parse_names
 from regionclip.methods.cora.prematching import NovelPrior
+from regionclip.modeling.configured_classes import ConfiguredClasses
 
 logger = logging.getLogger(__name__)
-
-
-class ConfiguredClasses(nn.Module):
-    """The classes of an embedding file, as a `Classifier`; they are no weights."""
-
-    embeddings: Tensor
-    """Unit vectors [K, D]."""
-
-    def __init__(self, embeddings: Tensor, names: Sequence[str] = ()) -> None:
-        """Store embeddings [K, D] and, if known, K names."""
-        super().__init__()
-        self.register_buffer("embeddings", F.normalize(embeddings, dim=1), persistent=False)
-        self.names = tuple(names)
-
-    @property
-    def classes(self) -> int:
-        """Number K of classes."""
-        return len(self.embeddings)
-
-    def forward(self, unit_regions: Tensor) -> Tensor:
-        """Return cosines [R, K] of unit region embeddings [R, D]."""
-        return unit_regions @ self.embeddings.T
 
 
 def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> ConfiguredClasses | None:
@@ -54,7 +29,7 @@ def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> Configured
     if not path:
         return None
     embeddings = load_class_embeddings(path, rows=rows, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
-    return ConfiguredClasses(embeddings, read_names(path) or names_of_published(path))
+    return ConfiguredClasses(embeddings, names_of_embeddings(path))
 
 
 def build_pseudo_classes(cfg: CfgNode) -> ConfiguredClasses | None:
@@ -77,15 +52,7 @@ class NovelClasses:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> NovelClasses:
         """Return the names of a class list, of a file, or separated by commas."""
-        text = cfg.MODEL.CORA.NOVEL_CLASSES
-        groups: Sequence[str | Sequence[str]] = []
-        if text in CLASS_LISTS:
-            groups = CLASS_LISTS[text]()
-        elif text and existing_file(text) is not None:
-            groups = read_class_names(text)
-        elif text:
-            groups = [split_synonyms(part) for part in text.split(",")]
-        names = [name for group in groups for name in ([group] if isinstance(group, str) else group)]
+        names = parse_names(cfg.MODEL.CORA.NOVEL_CLASSES)
         return cls(frozenset(map(same_to_clip, names)), cfg.MODEL.CORA.NOVEL_FACTOR)
 
     def prior(self, names: Sequence[str], device: torch.device) -> NovelPrior | None:

@@ -22,8 +22,8 @@ from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.fingerprints import config_parts, file_state, fingerprint
-from regionclip.methods.cora.classes import ConfiguredClasses
 from regionclip.methods.cora.image_pass import each_image
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import OpenVocabularyDetector, Selection
 from regionclip.records import MappedImage
 

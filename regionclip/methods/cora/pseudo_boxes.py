@@ -12,10 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from torch import Tensor
 
-from regionclip.clip.class_embeddings import read_names
 from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data.class_lists import names_of_published
+from regionclip.data.class_lists import names_of_embeddings
 from regionclip.data.datasets.annotation_file import id_key, read_json
 from regionclip.errors import user_error
 from regionclip.methods.cora.matching import Targets
@@ -46,7 +45,7 @@ def class_numbers(cfg: CfgNode) -> dict[str, int]:
         UserError: unreadable embeddings, or trained classes without names.
     """
     path = cfg.MODEL.CLIP.TEXT_EMB_PATH
-    base = read_names(path) or names_of_published(path)
+    base = names_of_embeddings(path)
     if not base:
         fix = "write them with `regionclip concepts`, whose files have names"
         raise user_error(f"MODEL.CLIP.TEXT_EMB_PATH {path}", "names, to tell pseudo classes from", "none", fix)

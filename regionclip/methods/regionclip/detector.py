@@ -196,6 +196,14 @@ class CLIPFastRCNN(nn.Module):
             fix = "use a config with MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
             raise user_error("detector", "box deltas that hold for any word", "some for each trained class", fix)
 
+    @property
+    def known_names(self) -> tuple[str, ...] | None:
+        """None: any."""
+        return None
+
+    def require_names(self, names: Sequence[str]) -> None:
+        """Return: any class name will do."""
+
     @torch.no_grad()
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[RegionEncoding]:
         """Return the feature maps of each image with its proposals, computed now or on first access."""

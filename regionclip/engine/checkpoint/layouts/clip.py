@@ -11,6 +11,8 @@ from regionclip.errors import user_error
 
 _TEXT_KEY = re.compile(r"(transformer\.|token_embedding\.|ln_final\.|positional_embedding$|text_projection$)")
 
+_RESNET_KEY = re.compile(r"(teacher_)?(backbone|visual)\.(bottom_up\.)?layer1\.")
+
 
 def _rename(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Rename the keys of CLIP or RegionCLIP.
@@ -76,8 +78,10 @@ TINY_CLIP = Layout(
     _rename_tiny_clip,
 )
 
-VIT_CLIP = Layout(
-    "CLIP with a transformer image encoder",
-    lambda state, model_state: any(key.startswith("visual.transformer.") for key in state),
-    _refuse_transformer,
-)
+
+def _is_transformer_for_a_resnet(state: State, model_state: State) -> bool:
+    is_transformer = any(key.startswith("visual.transformer.") for key in state)
+    return is_transformer and any(_RESNET_KEY.match(key) for key in model_state)
+
+
+VIT_CLIP = Layout("CLIP with a transformer image encoder", _is_transformer_for_a_resnet, _refuse_transformer)
