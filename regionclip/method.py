@@ -92,7 +92,10 @@ SHARED: Mapping[str, Parts] = {
         "build_clip_davit_backbone": "regionclip.modeling.backbones.transformers",
         "build_clip_focal_backbone": "regionclip.modeling.backbones.transformers",
     },
-    "PROPOSAL_GENERATOR": {"ExactRPN": "regionclip.modeling.proposals.rpn"},
+    "PROPOSAL_GENERATOR": {
+        "ExactRPN": "regionclip.modeling.proposals.rpn",
+        "OLN": "regionclip.modeling.proposals.oln.localizer",
+    },
 }
 """Components shared by all methods, by Detectron2 registry."""
 

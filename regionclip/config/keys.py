@@ -55,6 +55,37 @@ KEYS: tuple[Key, ...] = (
         ),
     ),
     *section(
+        "OLN",
+        Key("MODEL.OLN.BOX_ON", True, "with the box head, which refines boxes and scores them by their IoU"),
+        Key(
+            "MODEL.OLN.OBJ_TARGET",
+            "centerness",
+            "quality that the RPN regresses: 'centerness', or 'iou' of anchor and object",
+            choices=("centerness", "iou"),
+        ),
+        Key(
+            "MODEL.OLN.OBJ_IOU_THRESHOLDS",
+            [0.1, 0.3],
+            "for the quality: IoU below which an anchor is negative, and of positive ones",
+        ),
+        Key("MODEL.OLN.OBJ_BATCH", 256, "anchors of an image that the loss of the quality is of"),
+        Key("MODEL.OLN.OBJ_POSITIVE_FRACTION", 1.0, "highest fraction of positive ones"),
+        Key("MODEL.OLN.OBJ_FILL_NEGATIVES", True, "take negative anchors, of quality 0, for the rest, as published"),
+        Key("MODEL.OLN.MIN_POS_IOU", 0.3, "an object takes its best anchors if their IoU is at least this"),
+        Key("MODEL.OLN.BOX_LOSS_WEIGHT", 10.0, "of the IoU loss of the RPN's boxes"),
+        Key("MODEL.OLN.OBJ_LOSS_WEIGHT", 1.0, "of the L1 loss of the RPN's quality"),
+        Key("MODEL.OLN.SKIP_BORDER_GT", True, "no box loss for objects at the left or top border, as published"),
+        Key("MODEL.OLN.REG_BIAS_INIT", 0.0, "initial distances of the RPN: published 0; 0.5 starts with the anchors"),
+        Key(
+            "MODEL.OLN.SCORE_TARGET",
+            "iou",
+            "quality that the box head regresses: 'iou', or 'centerness'",
+            choices=("iou", "centerness"),
+        ),
+        Key("MODEL.OLN.SCORE_LOSS_WEIGHT", 1.0, "of the L1 loss of the box head's quality"),
+        Key("MODEL.OLN.SCORE_THRESH", 0.0, "proposals have a higher score"),
+    ),
+    *section(
         "CLIP",
         Key(
             "MODEL.CLIP.ARCHITECTURE",
@@ -146,6 +177,11 @@ KEYS: tuple[Key, ...] = (
     ),
     *section(
         "Training",
+        Key(
+            "MODEL.RESNETS.NORM_EVAL",
+            False,
+            "batch normalization of the backbone keeps its running statistics; scale and shift are trained",
+        ),
         Key("INPUT.CROP_FIRST", 0.0, "probability of DETR's crop of 384 to 600 pixels before an image is resized"),
         Key("INPUT.SCALE_JITTER", (), "large-scale jitter: smallest and largest scale, such as (0.1, 2.0); () is off"),
         Key(
@@ -192,6 +228,12 @@ KEYS: tuple[Key, ...] = (
             "DATASETS.LVIS_DROP_EMPTY_IMAGES", False, "upstream's LVIS filter: images without annotation are not tested"
         ),
         Key("TEST.EVALUATE_PROPOSALS", False, "evaluate the recall of the detector's proposals, not its detections"),
+        Key(
+            "TEST.RECALL_PROTOCOL",
+            "coco",
+            "of proposals: 'coco'; 'oln' adds the recall of novel objects when those of base objects cost no budget",
+            choices=("coco", "oln"),
+        ),
         Key(
             "TEST.EVALUATION_BACKEND",
             "faster",

@@ -46,7 +46,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | Path, cla
         ids, groups = list(class_ids.values()), metadata.get("class_groups")
         read = partial(read_coco_truth, file, ids, root) if file else of_function
         if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork" or cfg.TEST.EVALUATE_PROPOSALS:
-            return ProposalEvaluator(read, output_dir, class_ids=class_ids, class_groups=groups, backend=backend)
+            unseen = cfg.TEST.RECALL_PROTOCOL == "oln"
+            return ProposalEvaluator(
+                read, output_dir, class_ids=class_ids, class_groups=groups, backend=backend, unseen_budget=unseen
+            )
         return COCODetectionEvaluator(
             read, output_dir, class_names=list(class_ids), category_ids=ids, class_groups=groups, backend=backend
         )

@@ -17,6 +17,7 @@ from regionclip.data.datasets.annotation_file import id_key, id_order
 from regionclip.evaluation.coco import indexed
 from regionclip.evaluation.ground_truth import Annotations, coco_reader, coco_truth
 from regionclip.evaluation.predictions import PredictionWriter, Results
+from regionclip.evaluation.unseen_recall import area_under_recall, unseen_recalls
 from regionclip.records import MappedImage, Prediction, Result
 
 LIMITS = (10, 100, 1000)
@@ -34,7 +35,8 @@ class ProposalEvaluator(PredictionWriter):
     """Writes `coco_instances_results.json` with objectness as score, and returns COCO's average recalls.
 
     Under the task `proposals`: `AR@10`, `AR@100`, `AR@1000` in percent, and for datasets with class groups
-    the same for the objects of each group (`AR@100-novel`, `AR@100-base`).
+    the same for the objects of each group (`AR@100-novel`, `AR@100-base`). OLN's protocol adds `AR@100-unseen` and
+    others, and `AUC-unseen`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ProposalEvaluator(PredictionWriter):
         class_ids: Mapping[str, int],
         class_groups: Mapping[str, Sequence[str]] | None = None,
         backend: str = "faster",
+        unseen_budget: bool = False,
     ) -> None:
         """Create an evaluator.
 
@@ -54,6 +57,7 @@ class ProposalEvaluator(PredictionWriter):
             class_ids: category id by class name.
             class_groups: class names by group (`novel`, `base`).
             backend: `faster` or `official`.
+            unseen_budget: also measure the recall of novel objects by OLN's protocol.
         """
         # Proposals are class-agnostic: all results are written with the first class.
         super().__init__(output_dir, "coco_instances_results.json", [min(class_ids.values(), key=_order)])
@@ -62,7 +66,7 @@ class ProposalEvaluator(PredictionWriter):
         numbers = {name: i for i, name in enumerate(class_ids, start=1)}
         groups = {group: {numbers[name] for name in names} for group, names in (class_groups or {}).items()}
         self.groups: dict[str, set[int]] = {"": set(numbers.values()), **{f"-{g}": ids for g, ids in groups.items()}}
-        self.backend = backend
+        self.backend, self.unseen_budget = backend, unseen_budget
 
     def prediction_of(self, image: MappedImage, output: dict[str, Any]) -> Prediction:
         """Return the proposals of one image as results of one class."""
@@ -85,7 +89,16 @@ class ProposalEvaluator(PredictionWriter):
             recalls = self._recalls(content, truth.numbered(results)) if kept and results else ()
             values = recalls or [float("nan")] * len(LIMITS)
             by_limit |= {f"AR@{limit}{group}": value for limit, value in zip(LIMITS, values, strict=True)}
+        if self.unseen_budget:
+            by_limit |= self._unseen_recalls(truth.content, truth.numbered(results))
         return {"proposals": by_limit}
+
+    def _unseen_recalls(self, content: dict[str, Any], results: Results) -> dict[str, float]:
+        if not results or not self.groups.get("-novel"):
+            return {"AUC-unseen": float("nan")}
+        recalls = unseen_recalls(content, results, self.groups[""] - self.groups["-novel"])
+        percent = {f"AR@{limit}-unseen": 100 * value for limit, value in recalls.items()}
+        return {**percent, "AUC-unseen": 100 * area_under_recall(recalls)}
 
     def _recalls(self, content: dict[str, Any], results: Results) -> list[float]:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from regionclip.config.resolve import clip_architecture, uses_clip_backbone
+from regionclip.modeling.fixed_statistics import fix_statistics
 
 _ON_CLIP = {"GeneralizedRCNN": "CLIPGeneralizedRCNN", "ProposalNetwork": "CLIPProposalNetwork"}
 """CLIP variants of Detectron2's meta-architectures, used when the backbone is CLIP."""
@@ -22,7 +23,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     name = cfg.MODEL.META_ARCHITECTURE
     if uses_clip_backbone(cfg):
         name = _ON_CLIP.get(name, name)
-    return META_ARCH_REGISTRY.get(name)(cfg).to(torch.device(cfg.MODEL.DEVICE))
+    model = META_ARCH_REGISTRY.get(name)(cfg)
+    if cfg.MODEL.RESNETS.NORM_EVAL:
+        fix_statistics(model.backbone)
+    return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
 def build_text_encoder_if_wanted(cfg: CfgNode) -> nn.Module | None:

@@ -15,7 +15,7 @@ from regionclip.config.loading import load_config
 from regionclip.methods.cora import detector as cora
 from regionclip.methods.cora.classes import NovelClasses
 from regionclip.methods.cora.heads import class_probabilities
-from regionclip.methods.cora.matching import LayerOutput, Matcher
+from regionclip.methods.cora.matching import HungarianMatcher, LayerOutput
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import NovelPrior, match_classes
 from regionclip.methods.cora.prompting import _on_cells
@@ -236,7 +236,7 @@ def check_matching(golden, case, found):
     report = compare({key: golden[key] for key in computed}, computed)
     assert report.ok and report.rows, report.text()
     for number, layer in enumerate(layers):
-        pairs = Matcher().match(LayerOutput(*(part.detach() for part in layer)), classes, found["targets"])
+        pairs = HungarianMatcher().match(LayerOutput(*(part.detach() for part in layer)), classes, found["targets"])
         rows = [[image, *pair] for image, of_image in enumerate(pairs) for pair in of_image.tolist()]
         assert sorted(rows) == golden[f"{case}/pairs_layer{number}"].tolist(), number
 

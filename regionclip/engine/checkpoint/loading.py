@@ -103,7 +103,7 @@ def load_weights(
         if path:
             content = read_checkpoint(path, trust_pickle=trust_pickle)
             report.forget(slot.prefix)
-            _copy(slot.rename(path, content.state), entries, report)
+            _copy(slot.rename(path, content.state, entries), entries, report)
             files.append(path)
     troubled = report.reshaped or _uncovered(report, allow_missing, required)
     level = logging.WARNING if troubled else logging.INFO

@@ -41,7 +41,7 @@ def _rename(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     return renamed
 
 
-def rename_prompt(path: str, state: State) -> dict[str, Tensor]:
+def rename_prompt(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Return the region prompt of a file under the key of the model.
 
     Raises:

@@ -36,7 +36,8 @@ def prompt(
         from regionclip.files import atomic_write
         from regionclip.methods.cora.checkpoints import PROMPT, rename_prompt
 
-        (tensor,) = rename_prompt(checkpoint, read_checkpoint(checkpoint, trust_pickle=trust_pickle).state).values()
+        state = read_checkpoint(checkpoint, trust_pickle=trust_pickle).state
+        (tensor,) = rename_prompt(checkpoint, state, {}).values()
         with atomic_write(output) as file:
             torch.save({PROMPT: tensor.float().clone()}, file)
         print(f"Done: prompt {list(tensor.shape)} in {output}")

@@ -23,7 +23,7 @@ from regionclip.methods.cora.encodings import encode_grid, padded_size, padding_
 from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
 from regionclip.methods.cora.heads import RegionPromptHead, class_probabilities
 from regionclip.methods.cora.losses import LocalizerLosses
-from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
+from regionclip.methods.cora.matching import HungarianMatcher, LayerOutput, MatchingWeights, Targets
 from regionclip.methods.cora.pooling import boxes_of_images
 from regionclip.methods.cora.prematching import draw_split, match_classes, match_halves
 from regionclip.methods.cora.pseudo_boxes import classes_of_batch
@@ -139,7 +139,7 @@ class CORA(OnFrozenCLIP):
                 cora.GRID_TEMPERATURE,
                 cfg.MODEL.CLIP.CLSS_TEMP,
             ),
-            "losses": LocalizerLosses(Matcher(cost), loss),
+            "losses": LocalizerLosses(HungarianMatcher(cost), loss),
             "selector": _build_selector(cfg),
             "novel": NovelClasses.from_config(cfg),
             "classes": build_classes(cfg, "TEXT_EMB_PATH", cfg.MODEL.ROI_HEADS.NUM_CLASSES),

@@ -10,14 +10,14 @@ from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from regionclip.methods.cora.matching import LayerOutput, Matcher, MatchingWeights, Targets
+from regionclip.methods.cora.matching import HungarianMatcher, LayerOutput, MatchingWeights, Targets
 
 
 @dataclass(frozen=True)
 class LocalizerLosses:
     """Weighted losses of all decoder layers; each layer is matched for itself."""
 
-    matcher: Matcher
+    matcher: HungarianMatcher
     weights: MatchingWeights = field(default_factory=MatchingWeights)
 
     def __call__(

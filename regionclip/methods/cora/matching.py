@@ -43,7 +43,7 @@ class MatchingWeights:
 
 
 @dataclass(frozen=True)
-class Matcher:
+class HungarianMatcher:
     """Hungarian matching of admissible pairs: same class, and an annotated box that some query of its class touches."""
 
     weights: MatchingWeights = MatchingWeights()

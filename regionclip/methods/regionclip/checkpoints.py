@@ -55,7 +55,7 @@ def _resize_positions(table: Tensor, tokens: int) -> Tensor:
     return torch.cat([table[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
 
 
-def rename_teacher(path: str, state: State) -> dict[str, Tensor]:
+def rename_teacher(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Return the trained image encoder of a CLIP or RegionCLIP file under `teacher_backbone.*`.
 
     Raises:

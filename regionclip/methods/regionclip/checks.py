@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts, read_names
 from regionclip.config.keys import get_value
+from regionclip.config.loading import load_config
 from regionclip.config.resolve import (
     CLIP_BACKBONES,
     DENSE_BACKBONES,
@@ -17,6 +18,7 @@ from regionclip.config.resolve import (
     uses_clip_backbone,
 )
 from regionclip.errors import Problem, UserError
+from regionclip.files import existing_file
 from regionclip.methods.regionclip.keys import FIXED_KEYS
 from regionclip.methods.regionclip.resolve import teacher_architecture
 
@@ -70,6 +72,16 @@ def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
             "nothing",
             f"name one of configs/*/mask_rcnn_R_50_*.yaml, or use {key} GT",
         )
+
+
+def _check_fusion(cfg: CfgNode) -> Iterator[Problem]:
+    clip, key = cfg.MODEL.CLIP, "MODEL.CLIP.RPN_SCORE_FUSION"
+    fuses_logits = clip.MULTIPLY_RPN_SCORE and clip.RPN_SCORE_FUSION == "upstream"
+    if not (fuses_logits and clip.CROP_REGION_TYPE == "RPN" and existing_file(clip.OFFLINE_RPN_CONFIG or "")):
+        return
+    if load_config(clip.OFFLINE_RPN_CONFIG).MODEL.PROPOSAL_GENERATOR.NAME == "OLN":
+        expected = "sigmoid with OLN, whose logits are negative for scores below 0.5"
+        yield Problem(key, expected, "'upstream'", f"add {key} sigmoid")
 
 
 def _check_parts(cfg: CfgNode) -> Iterator[Problem]:
@@ -216,6 +228,7 @@ def _concept_problems(cfg: CfgNode) -> Iterator[Problem]:
 _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_fixed_values,
     _check_region_source,
+    _check_fusion,
     _check_parts,
     _check_architecture,
     _check_classifier,

@@ -10,7 +10,7 @@ from regionclip.clip.attention_pool import AttentionPool2d
 from regionclip.methods.cora import encodings, pooling, prematching
 from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.methods.cora.losses import LocalizerLosses
-from regionclip.methods.cora.matching import LayerOutput, Matcher, Targets
+from regionclip.methods.cora.matching import HungarianMatcher, LayerOutput, Targets
 from regionclip.methods.cora.transformer import MLP, DABTransformer, Decoded, predict_boxes
 from regionclip.modeling.heads.region_encoder import RegionEncoder
 from regionclip.modeling.postprocess import ProbabilityTimesObjectness
@@ -183,7 +183,7 @@ def match_case(case):
 @pytest.mark.parametrize("case", ["a", "b", "c", "none"])
 def test_matching_and_losses(case):
     layers, classes, targets = match_case(case)
-    matcher = Matcher()
+    matcher = HungarianMatcher()
     for number, layer in enumerate(layers):
         pairs = matcher.match(layer, classes, targets)
         for image, (target, own) in enumerate(zip(targets, pairs, strict=True)):

@@ -42,7 +42,7 @@ class WeightSlot:
     """Config key that names the file."""
     prefix: str
     """Of the part's keys."""
-    rename: Callable[[str, State], dict[str, Tensor]]
-    """Maps path and state dict of the file to weights under the model's keys; raises `UserError` for another file."""
+    rename: Callable[[str, State, State], dict[str, Tensor]]
+    """As that of `Layout`; raises `UserError` for a file without the part."""
     is_used: Callable[[CfgNode], bool] = lambda cfg: True
     """Whether a model of this config has the part."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from regionclip.engine.checkpoint.layouts.clip import CLIP, TINY_CLIP, VIT_CLIP
 from regionclip.engine.checkpoint.layouts.imagenet import IMAGENET
 from regionclip.engine.checkpoint.layouts.layout import Layout, State, WeightSlot
+from regionclip.engine.checkpoint.layouts.mmdetection import PUBLISHED_OLN
 from regionclip.engine.checkpoint.layouts.rpn import RPN
 from regionclip.method import methods
 
@@ -18,7 +19,7 @@ from regionclip.method import methods
 def layouts() -> tuple[Layout, ...]:
     """Return all layouts; the first that recognizes a file applies, and the last recognizes every file."""
     of_methods = [layout for method in methods() for layout in import_module(method.checkpoints).LAYOUTS]
-    return VIT_CLIP, IMAGENET, TINY_CLIP, *of_methods, CLIP
+    return VIT_CLIP, IMAGENET, TINY_CLIP, PUBLISHED_OLN, *of_methods, CLIP
 
 
 @cache

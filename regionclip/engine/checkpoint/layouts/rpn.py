@@ -5,20 +5,26 @@ from __future__ import annotations
 from torch import Tensor
 
 from regionclip.engine.checkpoint.layouts.layout import BOOKKEEPING, State, WeightSlot
+from regionclip.engine.checkpoint.layouts.mmdetection import PUBLISHED_OLN
 from regionclip.errors import user_error
 
 _RPN_PARTS = {"backbone": "offline_backbone", "proposal_generator": "offline_proposal_generator"}
+_OFFLINE = "offline_"
 
 
-def rename_rpn(path: str, state: State) -> dict[str, Tensor]:
+def rename_rpn(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Return the weights of a BB_RPN_WEIGHTS file under `offline_*` keys.
 
     A detector's `backbone.*` and `proposal_generator.*` become the offline RPN; its RoI heads are
-    ignored. From a file with `offline_*` keys (a whole RegionCLIP checkpoint) these are taken.
+    ignored. From a file with `offline_*` keys (a whole RegionCLIP checkpoint) these are taken. A published OLN is
+    renamed first.
 
     Raises:
         UserError: the file holds no RPN.
     """
+    if PUBLISHED_OLN.recognizes(state, model_state):
+        parts = {key.removeprefix(_OFFLINE): value for key, value in model_state.items() if key.startswith(_OFFLINE)}
+        state = PUBLISHED_OLN.rename(path, state, parts)
     offline = {key: value for key, value in state.items() if key.startswith("offline_")}
     if not offline:
         offline = {

@@ -1,0 +1,1 @@
+"""Object localization network (OLN): class-agnostic proposals by localization quality instead of objectness."""
