@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from regionclip.records import Record
 
-METHODS = ("regionclip", "cora")
+METHODS = ("regionclip", "cora", "lp_ovod")
 """Packages in `regionclip.methods`; each has a `Method` named METHOD."""
 
 Parts = Mapping[str, str]

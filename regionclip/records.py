@@ -39,6 +39,8 @@ class Record(TypedDict, total=False):
     annotations: list[Annotation]
     user_boxes: Any
     """`ImageBoxes`, if boxes come from a file."""
+    stored_regions: Any
+    """`StoredRows`: regions of the image with a teacher's embeddings."""
     name: str
     """Unique name of the image in a run."""
     neg_category_ids: list[Any]
@@ -60,6 +62,8 @@ class MappedImage(Record, total=False):
     """`gt_boxes` and `gt_classes`, in pixels of `image`."""
     proposals: Instances
     """`proposal_boxes` of user boxes, in pixels of `image`."""
+    regions: Instances
+    """`proposal_boxes` in pixels of `image`, and CLIP's `embeddings` of them, for distillation."""
     tokens: Tensor
     """int64 [77], of the caption."""
     seed: int

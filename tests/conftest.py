@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import regionclip.data.datasets.builtin  # noqa: F401 - registers datasets
 from regionclip.cli.main import main
 from regionclip.clip.architectures import get_architecture
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.loading import load_config
 from regionclip.inference.text_encoder import TextEncoderModule
 from regionclip.modeling.build import build_model
@@ -33,13 +34,16 @@ def golden_inputs():
 
 @pytest.fixture(scope="session")
 def embedding_file(tmp_path_factory):
-    """Write deterministic class embeddings and return their path."""
+    """Write deterministic class embeddings, with class names if given, and return their path."""
     folder = tmp_path_factory.mktemp("embeddings")
 
-    def write(name, rows, dim):
-        path = folder / f"{name}_{rows}x{dim}.pth"
-        if not path.exists():
-            torch.save(deterministic_text_embeddings(name, rows, dim), path)
+    def write(name, rows, dim, names=()):
+        path = folder / f"{name}_{rows}x{dim}.{'safetensors' if names else 'pth'}"
+        table = deterministic_text_embeddings(name, rows, dim)
+        if names:
+            Vocabulary(tuple(names), table, torch.arange(rows)).save(path)
+        elif not path.exists():
+            torch.save(table, path)
         return str(path)
 
     return write

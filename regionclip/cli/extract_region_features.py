@@ -15,6 +15,7 @@ import torch
 from detectron2.utils import comm
 
 from regionclip.config.loading import load_config
+from regionclip.data.region_features.formats import SHARD_KINDS
 from regionclip.engine.command import (
     DONE,
     SOME_FAILED,
@@ -34,7 +35,6 @@ from regionclip.engine.features.extraction import (
     extract_region_features,
     read_extraction_input,
 )
-from regionclip.engine.features.formats import SHARD_KINDS
 from regionclip.modeling.detector import require_detector
 
 logger = logging.getLogger("regionclip.features")
@@ -54,6 +54,8 @@ def parse_arguments(arguments: Sequence[str] | None, program: str | None) -> arg
     parser.add_argument("--format", default="pth", choices=["pth", *SHARD_KINDS], help="a .pth an image, or shards")
     parser.add_argument("--images-at-once", type=positive, default=1, help="images in a pass of the backbone")
     parser.add_argument("--images-per-shard", type=positive, default=1000)
+    parser.add_argument("--half", action="store_true", help="write embeddings as float16")
+    parser.add_argument("--objectness", action="store_true", help="keep all proposals, and write their objectness")
     return parser.parse_args(arguments)
 
 
@@ -67,7 +69,15 @@ def positive(text: str) -> int:
 
 def extract(args: argparse.Namespace) -> int:
     """Do the share of one process."""
-    job = ExtractionJob(args.regions, args.dataset, args.format, args.images_at_once, args.images_per_shard)
+    job = ExtractionJob(
+        args.regions,
+        args.dataset,
+        args.format,
+        args.images_at_once,
+        args.images_per_shard,
+        half=args.half,
+        objectness=args.objectness,
+    )
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
     job.configure(cfg)

@@ -31,7 +31,10 @@ _ROUNDING_MARGIN = 0.001
 class EmbedsImages(Protocol):
     """An image encoder of CLIP."""
 
-    architecture: CLIPArchitecture
+    @property
+    def architecture(self) -> CLIPArchitecture:
+        """The CLIP size."""
+        ...
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Embed whole images: normalized RGB [N, 3, resolution, resolution] to [N, D]."""

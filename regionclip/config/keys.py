@@ -39,6 +39,11 @@ KEYS: tuple[Key, ...] = (
             "boxes of CROP_REGION_TYPE FILE: JSON or npz (docs/features.md)",
             is_file=True,
         ),
+        Key(
+            "MODEL.RPN.MIN_POS_IOU",
+            0.0,
+            "IoU from which an object without positive anchors takes its best ones: 0 always, published LP-OVOD 0.3",
+        ),
         Key("MODEL.CLIP.OFFLINE_RPN_CONFIG", None, "YAML that describes the detector whose RPN proposes", is_file=True),
         Key(
             "MODEL.CLIP.BB_RPN_WEIGHTS",
@@ -52,6 +57,19 @@ KEYS: tuple[Key, ...] = (
             "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED",
             False,
             "RPN trained with LSJ: SyncBN and 2-conv head",
+        ),
+    ),
+    *section(
+        "Ensemble of heads",
+        Key(
+            "MODEL.ENSEMBLE.NEGATIVES_PER_POSITIVE",
+            -1,
+            "limit of sampled background regions for each object region of an image; -1 has none (neg_pos_ub)",
+        ),
+        Key(
+            "MODEL.ENSEMBLE.LOW_QUALITY_MATCHES",
+            False,
+            "an object takes its best regions above the threshold, even if they overlap another more (DetPro)",
         ),
     ),
     *section(

@@ -17,6 +17,7 @@ from detectron2.data import DatasetFromList, DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.build import load_proposals_into_dataset
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,6 +30,7 @@ from regionclip.data.datasets.declared_size import size_problem
 from regionclip.data.datasets.masks import as_run_lengths
 from regionclip.data.datasets.registered import annotations_of, read_records
 from regionclip.data.images import UnreadableImageError, read_image
+from regionclip.data.region_features.index import StoredRows
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
 from regionclip.data.stacking import StackedBatch
 from regionclip.errors import UserError, user_error
@@ -77,16 +79,29 @@ class TrainingMapper(DatasetMapper):
             raise UnreadableImageError(f"{record['file_name']}: {problem}")
         augmented = T.AugInput(pixels)
         transforms = self.augmentations(augmented)
-        result = cast(MappedImage, {key: value for key, value in record.items() if key != "annotations"})
+        left_out = ("annotations", "stored_regions")
+        result = cast(MappedImage, {key: value for key, value in record.items() if key not in left_out})
         result["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.proposal_topk is not None:
             utils.transform_proposals(result, augmented.image.shape[:2], transforms, proposal_topk=self.proposal_topk)
+        if "stored_regions" in record:
+            result["regions"] = _regions(record["stored_regions"], transforms, result["image"].shape[1:])
         for annotation in record["annotations"]:
             if self.recompute_boxes or isinstance(annotation.get("segmentation"), dict):
                 annotation["segmentation"] = as_run_lengths(annotation["segmentation"], height, width)
         result["annotations"] = record["annotations"]
         self._transform_annotations(result, transforms, augmented.image.shape[:2])
         return result
+
+
+def _regions(rows: StoredRows, transforms: T.Transform, size: Sequence[int]) -> Instances:
+    """Return the stored regions of an image, transformed as it is: those that are left, with their `embeddings`."""
+    features = rows.read()
+    boxes = Boxes(torch.from_numpy(transforms.apply_box(features["boxes"].numpy())).float())
+    height, width = size
+    boxes.clip((height, width))
+    kept = boxes.nonempty()
+    return Instances((height, width), proposal_boxes=boxes[kept], embeddings=features["feats"][kept])
 
 
 def _crop_first() -> T.AugmentationList:

@@ -25,7 +25,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         name = _ON_CLIP.get(name, name)
     model = META_ARCH_REGISTRY.get(name)(cfg)
     if cfg.MODEL.RESNETS.NORM_EVAL:
-        fix_statistics(model.backbone)
+        fix_statistics(getattr(model.backbone, "bottom_up", model.backbone))  # a pyramid on it keeps its own
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 

@@ -1,6 +1,7 @@
 """What every method keeps: the contract of `modeling/detector.py`, and what its declaration promises."""
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.keys import all_keys
 from regionclip.config.loading import load_config
 from regionclip.config.reference import config_page
+from regionclip.data.class_lists import parse_names
 from regionclip.errors import UserError
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.method import METHODS, method_of, methods
@@ -31,7 +33,8 @@ def tiny_method(request, embedding_file):
 
     def build(overrides=case.OVERRIDES):
         dim = int(overrides["MODEL.CLIP.TEXT_EMB_DIM"])
-        files = {case.EMBEDDINGS: embedding_file("conformance", case.CLASSES, dim)}
+        names = getattr(case, "NAMES", "")
+        files = {case.EMBEDDINGS: embedding_file("conformance", case.CLASSES, dim, parse_names(names))}
         cfg = load_config(case.CONFIG, flat(overrides | files))
         model = build_model(cfg)
         fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
@@ -47,7 +50,8 @@ def image_input(seed=0, height=HEIGHT, width=WIDTH):
 
 def vocabulary(model, count, seed="names"):
     rows = deterministic_text_embeddings(seed, count, model.text_space.dim)
-    names = tuple(f"{seed} {i}" for i in range(count))
+    known = model.known_names if seed == "names" else (model.known_names or ())[::-1]
+    names = tuple(known[:count]) if known else tuple(f"{seed} {i}" for i in range(count))
     return Vocabulary(names, rows, torch.arange(count), model=model.text_space.clip)
 
 
@@ -152,6 +156,21 @@ def test_class_names_can_be_set_and_share_the_score_with_a_background(tiny_metho
         probabilities = model.probabilities(found.embeddings, classifier)
         assert probabilities.shape == (len(found), 8)
         assert bool(((probabilities >= 0) & (probabilities <= 1)).all())
+
+
+def test_names_that_a_detector_was_not_taught_are_an_error_that_says_how_to_teach_them(tiny_method):
+    _, _, build = tiny_method
+    _, model = build()
+    unknown = vocabulary(model, 3, "never heard of")
+    if model.known_names is None:
+        model.require_names(unknown.names)
+        return
+    names = replace(unknown, names=("never heard of", *unknown.names[1:]))
+    with pytest.raises(UserError, match=r"class names: expected names that .* taught: .*, got never heard of\. Fix: "):
+        model.require_names(names.names)
+    (encoding,) = model.eval().encode_images([image_input()])
+    with pytest.raises(UserError, match="got never heard of"):
+        model.detect(encoding, BackgroundClassifier(names, None, "cpu"), Selection())
 
 
 def test_a_detector_is_exported_or_says_why_not(tiny_method):

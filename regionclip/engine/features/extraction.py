@@ -22,17 +22,17 @@ from regionclip.config.keys import get_value
 from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.image_listing import names_below_common_folder
+from regionclip.data.region_features.formats import Chunk, Features, Shards, make_format
+from regionclip.data.region_features.index import MANIFEST, write_index
 from regionclip.data.test_loader import TestMapper
 from regionclip.data.user_boxes import with_user_boxes
-from regionclip.engine.features.formats import Chunk, Shards, make_format
-from regionclip.engine.features.index import write_index
 from regionclip.engine.features.regions import (
     Choice,
-    Features,
     best_class,
     detections,
     every_region,
     region_features,
+    with_objectness,
 )
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import Problem, UserError, user_error
@@ -44,9 +44,6 @@ from regionclip.modeling.proposals.build import build_proposal_source
 from regionclip.modeling.proposals.sources import ProposalSource
 from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Record
-
-MANIFEST = "features.json"
-"""File that records which config and weights the files of a folder come from."""
 
 PROPOSALS, GRID = "RPN", "GRID"
 """Values of `ExtractionJob.regions` other than a file name."""
@@ -67,6 +64,10 @@ class ExtractionJob:
     images_at_once: int = 1
     """Images per batch; they are padded to a common size, which changes the last digits."""
     images_per_shard: int = 1000
+    half: bool = field(default=False, repr=False)
+    """Write `feats` as float16."""
+    objectness: bool = field(default=False, repr=False)
+    """Keep all proposals of the RPN, with their `objectness`, also with class embeddings."""
 
     @property
     def source(self) -> str:
@@ -78,11 +79,11 @@ class ExtractionJob:
     @property
     def keeps_regions(self) -> bool:
         """Whether all regions are kept, instead of being turned into detections."""
-        return self.source != PROPOSALS
+        return self.source != PROPOSALS or self.objectness
 
     def configure(self, cfg: CfgNode) -> None:
         """Set the proposal source of a config; regions other than proposals have no objectness, and need no RPN."""
-        if self.keeps_regions:
+        if self.source != PROPOSALS:
             cfg.MODEL.CLIP.CROP_REGION_TYPE = self.source
             cfg.MODEL.CLIP.PROPOSAL_FILE = self.regions if self.source == "FILE" else ""
             cfg.MODEL.CLIP.MULTIPLY_RPN_SCORE = False
@@ -111,8 +112,10 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
         for key, allowed in values_for_features(cfg).items()
         if (actual := str(get_value(cfg, key))) not in allowed
     ]
-    if not job.keeps_regions:
+    if job.source == PROPOSALS:
         problems += _proposal_problems(cfg)
+    elif job.objectness:
+        problems.append(Problem("--objectness", "proposals of the RPN", job.source, "leave it out"))
     if job.dataset:
         problems += dataset_problems(job.dataset, "--dataset")
         if job.regions != PROPOSALS:
@@ -182,10 +185,10 @@ def _extract(
     cfg: CfgNode, model: OpenVocabularyDetector, job: ExtractionJob, records: dict[str, Record], output: Path
 ) -> ExtractionReport:
     choose = _choice(cfg, job)
-    source = build_proposal_source(cfg) if job.keeps_regions else None
+    source = build_proposal_source(cfg) if job.source != PROPOSALS else None
     target = make_format(job.format, output, job.images_per_shard)
     chunks = target.chunks(list(records), job.images_at_once)
-    _claim(output, _fingerprint(cfg, job, records))
+    _claim(output, _fingerprint(cfg, job, records), model)
     done: list[Chunk] = []
     missing: list[Chunk] = []
     for chunk in chunks:
@@ -203,6 +206,8 @@ def _extract(
         for chunk in share:
             images = _read(chunk, records, mapper, cfg.DATALOADER.NUM_WORKERS)
             features, failures = _chunk_features(model, images, choose, source, job.images_at_once, progress)
+            if job.half:
+                features = {name: {**content, "feats": content["feats"].half()} for name, content in features.items()}
             target.write(chunk, features, failures)
             written += len(features)
             lines += failures.values()
@@ -238,9 +243,10 @@ def _newest(chunk: Chunk, records: dict[str, Record]) -> float:
 
 
 def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
+    choice = best_class if job.keeps_regions else detections
     if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
-        return every_region
-    return best_class if job.keeps_regions else detections
+        choice = every_region
+    return with_objectness(choice) if job.objectness else choice
 
 
 def _read(chunk: Chunk, records: dict[str, Record], mapper: TestMapper, workers: int) -> DataLoader[Any]:
@@ -319,14 +325,16 @@ def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, Record]) -
     annotations = MetadataCatalog.get(job.dataset).get("json_file", "") if job.dataset else ""
     states = [(annotations, file_state(resolve_path(annotations)))] if annotations else []
     images = list(records) if job.format != "pth" else []
-    return fingerprint([*config_parts(relevant), str(job), states, images])[:16]
+    options = [name for name in ("half", "objectness") if getattr(job, name)]
+    return fingerprint([*config_parts(relevant), " ".join([str(job), *options]), states, images])[:16]
 
 
-def _claim(output: Path, fingerprint: str) -> None:
+def _claim(output: Path, fingerprint: str, model: OpenVocabularyDetector) -> None:
     found = read_json_file(output / MANIFEST)
     if found is not None and found.get("fingerprint") != fingerprint:
         expected, actual = "no features of another config or other weights", f"those of {found.get('fingerprint')}"
         raise user_error(f"OUTPUT_DIR {output}", expected, actual, "name another folder, or remove this one")
     comm.synchronize()
     if comm.is_main_process():
-        write_json(output / MANIFEST, {"fingerprint": fingerprint})
+        space = model.text_space
+        write_json(output / MANIFEST, {"fingerprint": fingerprint, "clip": space.clip, "dim": space.dim})

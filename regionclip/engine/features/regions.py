@@ -8,13 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from regionclip.data.region_features.formats import Features
 from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, Selection
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
-
-Features = dict[str, Tensor]
-"""`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized;
-with class embeddings also `classes` int64 [N], and `probs` float [N, K + 1], background last. Rows of
-all entries correspond to the same regions."""
 
 Choice = Callable[[OpenVocabularyDetector, ImageEncoding, Instances], tuple[Boxes, Tensor, Features]]
 """Maps a detector, an image and its regions to boxes [N, 4] in pixels of the network input, their embeddings [N, D],
@@ -50,6 +46,18 @@ def every_region(
 ) -> tuple[Boxes, Tensor, Features]:
     """Keep all regions, without further entries."""
     return regions.proposal_boxes, model.embed_regions(encoding, regions.proposal_boxes), {}
+
+
+def with_objectness(choice: Choice) -> Choice:
+    """Return a choice that keeps all proposals, as `choice` does, with their objectness in [0, 1]."""
+
+    def choose(
+        model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
+    ) -> tuple[Boxes, Tensor, Features]:
+        boxes, embeddings, entries = choice(model, encoding, regions)
+        return boxes, embeddings, {"objectness": regions.objectness_logits.sigmoid(), **entries}
+
+    return choose
 
 
 def best_class(

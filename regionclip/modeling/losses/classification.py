@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 ClassificationLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits [R, K + 1] (background last) and labels int64 [R] in [0, K] to a scalar."""
@@ -43,3 +44,18 @@ def focal_scaled_loss(logits: Tensor, labels: Tensor, *, exponent: float, backgr
     background = labels == logits.shape[1] - 1
     weights = torch.where(background, background_weight, 1.0)
     return (cross_entropy * remainder**exponent * weights).mean()
+
+
+def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Return the focal loss (Lin et al., 2017), summed over regions and classes, divided by the number of positives.
+
+    Args:
+        logits: float [R, K].
+        labels: int64 [R] in [0, K]; K is background, which has no positive class.
+        alpha: weight of positive terms; that of negative ones is 1 - alpha.
+        gamma: focal exponent.
+    """
+    classes = logits.shape[1]
+    targets = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)
+    positives = max(int((labels < classes).sum()), 1)
+    return sigmoid_focal_loss(logits, targets, alpha, gamma, reduction="sum") / positives

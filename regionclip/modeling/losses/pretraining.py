@@ -1,4 +1,4 @@
-"""Losses of region-text pretraining, as functions of embeddings and probabilities."""
+"""Losses of region-text pretraining and distillation, as functions of embeddings and probabilities."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def image_text_loss(images: Tensor, texts: Tensor, temperature: float | Tensor) 
 def distillation_sum(logits: Tensor, teacher: Tensor) -> Tensor:
     """Return the sum over regions of KL(teacher || softmax(logits)), both [R, C]."""
     return F.kl_div(F.log_softmax(logits, dim=1), teacher, reduction="sum")
+
+
+def embedding_distillation(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean absolute difference of unit region embeddings and a teacher's, as in ViLD.
+
+    Args:
+        embeddings: float [R, D], not normalized.
+        targets: float [R, D], used as they are.
+
+    Returns:
+        Mean over regions and dimensions; zero without regions.
+    """
+    if not len(embeddings):
+        return embeddings.sum() * 0.0
+    return F.l1_loss(F.normalize(embeddings, dim=1), targets.to(embeddings.dtype))
 
 
 def mil_cross_entropy(

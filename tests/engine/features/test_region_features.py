@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from regionclip.config.loading import load_config
-from regionclip.engine.features.formats import output_files
-from regionclip.engine.features.index import FeatureFolder
+from regionclip.data.region_features.formats import output_files
+from regionclip.data.region_features.index import FeatureFolder
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import flat

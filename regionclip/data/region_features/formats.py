@@ -13,11 +13,16 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from regionclip.engine.features.regions import Features
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.records import ShardHeader
+
+Features = dict[str, Tensor]
+"""`boxes` float [N, 4], xyxy in pixels of the original, and `feats` float [N, D], not normalized; `objectness` float
+[N], in [0, 1], if asked for; with class embeddings also `classes` int64 [N], and `probs` float [N, K + 1], background
+last. Rows of all entries correspond to the same regions."""
 
 IMAGE_ROWS = "image"
 """Entry of a shard: int64 [N], for each region the index of its image in the shard's list."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from regionclip.engine.features.formats import IMAGE_ROWS, SHARD_KINDS, Chunk, Shards
-from regionclip.engine.features.regions import Features
+from safetensors import SafetensorError
+
+from regionclip.data.region_features.formats import IMAGE_ROWS, SHARD_KINDS, Chunk, Features, Shards
 from regionclip.errors import user_error
 from regionclip.files import read_json_file, write_json
 from regionclip.records import ShardHeader
+
+MANIFEST = "features.json"
+"""File that records which config and weights the files of a folder come from, and the space of their embeddings."""
 
 INDEX = "index.json"
 """For each image: its shard, its first row, and its number of rows."""
@@ -32,6 +37,26 @@ def write_index(shards: Shards, chunks: Sequence[Chunk]) -> Path:
     return shards.folder / INDEX
 
 
+class StoredRows(NamedTuple):
+    """Rows of a shard: the features of one image, read when they are needed."""
+
+    shard: str
+    """Path."""
+    kind: str
+    """Key of `SHARD_KINDS`."""
+    first: int
+    number: int
+
+    def read(self) -> Features:
+        """Return the features; raises `UserError` if the shard is gone or damaged."""
+        try:
+            rows = SHARD_KINDS[self.kind]().read(Path(self.shard), self.first, self.number)
+        except (OSError, SafetensorError) as error:
+            fix = "run regionclip features again"
+            raise user_error(self.shard, "a shard of region features", str(error), fix) from error
+        return {key: value for key, value in rows.items() if key != IMAGE_ROWS}
+
+
 class FeatureFolder(Mapping[str, Features]):
     """Features in a folder of shards, by image name; each access reads only the rows of one image."""
 
@@ -42,16 +67,29 @@ class FeatureFolder(Mapping[str, Features]):
         if not content:
             fix = "let extract_region_features.py --format safetensors run to its end"
             raise user_error(str(self.folder / INDEX), "an index of features", "none", fix)
-        self._kind = SHARD_KINDS[content["format"]]()
+        self.kind: str = content["format"]
         self._images: dict[str, tuple[str, int, int]] = content["images"]
+        about = read_json_file(self.folder / MANIFEST) or {}
+        self.clip: str = about.get("clip", "")
+        """Name of the CLIP size of the embeddings; empty in old folders."""
+        self.dim: int | None = about.get("dim")
         self.failures: dict[str, str] = content["failures"]
         """Errors of unreadable images, by name."""
 
     def __getitem__(self, name: str) -> Features:
         """Return `boxes`, `feats` and, if present, `classes` and `probs` of an image."""
+        return self.rows(name).read()
+
+    def rows(self, name: str) -> StoredRows:
+        """Return where the features of an image are."""
         shard, first, count = self._images[name]
-        rows = self._kind.read(self.folder / shard, first, count)
-        return {key: value for key, value in rows.items() if key != IMAGE_ROWS}
+        return StoredRows(str(self.folder / shard), self.kind, first, count)
+
+    def find(self, path: str | Path) -> str | None:
+        """Return the name of the image that a path ends with; None if there is none."""
+        parts = Path(path).parts
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((end for end in ends if end in self._images), None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the image names."""

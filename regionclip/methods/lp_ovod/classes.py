@@ -1,0 +1,72 @@
+"""Class names of LP-OVOD: those that have prototypes, and those of embedding files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from detectron2.config import CfgNode
+
+from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.clip.prompts import same_to_clip
+from regionclip.data.class_lists import names_of_embeddings, parse_names
+from regionclip.errors import user_error
+from regionclip.modeling.configured_classes import ConfiguredClasses
+
+TEACH = "teach it: regionclip lp-ovod learn --words ... --images folder/"
+
+
+def build_classes(cfg: CfgNode, key: str) -> ConfiguredClasses | None:
+    """Return the classes of the file that MODEL.CLIP.`key` names; None if it names none.
+
+    Raises:
+        UserError: unreadable file, or one of another width.
+    """
+    path = cfg.MODEL.CLIP[key]
+    if not path:
+        return None
+    embeddings = load_class_embeddings(path, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
+    return ConfiguredClasses(embeddings, names_of_embeddings(path))
+
+
+@dataclass(frozen=True)
+class TaughtNames:
+    """Names of the classes that a detector has prototypes of, or will have."""
+
+    base: tuple[str, ...]
+    novel: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> TaughtNames:
+        """Return the names of BASE_CLASSES and NOVEL_CLASSES."""
+        names = cfg.MODEL.LP_OVOD
+        return cls(tuple(parse_names(names.BASE_CLASSES)), tuple(parse_names(names.NOVEL_CLASSES)))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Base, then novel names."""
+        return self.base + self.novel
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {same_to_clip(name): row for row, name in enumerate(self.all)}
+
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Return the names that are not taught."""
+        return [name for name in names if same_to_clip(name) not in self._rows]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raise a `UserError` that says how to teach the unknown names."""
+        if unknown := self.unknown(names):
+            known = ", ".join(self.all[:5]) + (f" and {len(self.all) - 5} more" if len(self.all) > 5 else "")
+            raise user_error("class names", f"names that the detector was taught: {known}", ", ".join(unknown), TEACH)
+
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """Return the row of each name among all, base names first.
+
+        Raises:
+            UserError: an unknown name.
+        """
+        self.require(names)
+        return [self._rows[same_to_clip(name)] for name in names]
