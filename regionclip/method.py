@@ -96,6 +96,7 @@ SHARED: Mapping[str, Parts] = {
         "ExactRPN": "regionclip.modeling.proposals.rpn",
         "OLN": "regionclip.modeling.proposals.oln.localizer",
     },
+    "ROI_HEADS": {"EnsembleROIHeads": "regionclip.modeling.heads.ensemble"},
 }
 """Components shared by all methods, by Detectron2 registry."""
 
@@ -123,7 +124,7 @@ def register() -> None:
     """Register all components with Detectron2 by name; a module is imported when its component is built."""
     from detectron2 import modeling
 
-    registries = {name: getattr(modeling, f"{name}_REGISTRY") for name in (*SHARED, "ROI_HEADS")}
+    registries = {name: getattr(modeling, f"{name}_REGISTRY") for name in SHARED}
     for name, parts in SHARED.items():
         _register(registries[name], parts)
     for method in methods():

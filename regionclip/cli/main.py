@@ -29,7 +29,7 @@ app.command("config")(config.config)
 app.command("doctor")(delegated.doctor)
 for method in methods():
     if method.commands:
-        app.add_typer(import_module(method.commands).app, name=method.name)
+        app.add_typer(import_module(method.commands).app, name=method.name.replace("_", "-"))
 
 
 @app.callback(invoke_without_command=True)

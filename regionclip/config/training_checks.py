@@ -34,6 +34,10 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
         yield Problem(key, expected, str(parts), "lower it, or raise SOLVER.IMS_PER_BATCH")
     for method in methods_of(cfg):
         yield from method.training_problems(cfg)
+    norms = (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_BOX_HEAD.NORM)
+    if processes > 1 and cfg.MODEL.DEVICE == "cpu" and "SyncBN" in norms:
+        key, fix = "MODEL.RESNETS.NORM, FPN.NORM, ROI_BOX_HEAD.NORM", "write naiveSyncBN, or train in one process"
+        yield Problem(key, "a normalization that several processes on CPUs can share", "SyncBN", fix)
     if learns_from_pairs(cfg):
         yield from _pair_problems(cfg)
         return

@@ -1,4 +1,4 @@
-"""All-gather of rows across processes, with exact gradients and any number of rows per process."""
+"""Sums over processes: all-gather of rows with exact gradients, and mean counts."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def gather_rows(rows: Tensor) -> Tensor:
     number of rows instead.
     """
     return rows if comm.get_world_size() == 1 else cast(Tensor, _GatherRows.apply(rows))  # type: ignore[no-untyped-call]
+
+
+def mean_over_processes(count: int, device: torch.device) -> float:
+    """Return the mean of a count over all processes, at least 1: divided by it, a mean loss is that of one process."""
+    total = torch.tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        dist.all_reduce(total)
+    return max(float(total) / comm.get_world_size(), 1.0)

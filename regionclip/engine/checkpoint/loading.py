@@ -118,6 +118,17 @@ def weight_files(cfg: CfgNode) -> dict[str, str]:
     return {name: file for name, file in files.items() if file}
 
 
+def parts_with_weights(cfg: CfgNode, model: nn.Module) -> tuple[str, ...]:
+    """Return the key prefixes that need weights before training: frozen parts and, with MODEL.WEIGHTS, the backbone.
+
+    New heads, and the pyramid on a backbone, are trained from scratch.
+    """
+    slots = (slot.prefix for slot in weight_slots() if slot.is_used(cfg))
+    frozen = (*slots, *getattr(model, "frozen_parts", ()))
+    has_pyramid = hasattr(getattr(model, "backbone", None), "bottom_up")
+    return (*frozen, "backbone.bottom_up." if has_pyramid else "backbone.") if cfg.MODEL.WEIGHTS else frozen
+
+
 def require_coverage(
     report: LoadReport, files: Sequence[str], allow_missing: Sequence[str], required: Sequence[str] = ("",)
 ) -> None:

@@ -23,8 +23,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from regionclip.data.training_loader import Batch, read_training_data, training_batches, unreadable_images
-from regionclip.engine.checkpoint.layouts.published import weight_slots
-from regionclip.engine.checkpoint.loading import load_weights, weight_files
+from regionclip.engine.checkpoint.loading import load_weights, parts_with_weights, weight_files
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
@@ -143,16 +142,10 @@ class DetectorTrainer(TrainerBase):
             weight_files(self.cfg),
             trust_pickle=self.trust_pickle,
             allow_missing=self.allow_missing,
-            required=self._required_weights(),
+            required=parts_with_weights(self.cfg, self.model),
         )
         if self.average:
             self.average.restart()
-
-    def _required_weights(self) -> tuple[str, ...]:
-        # New heads are trained from scratch. Frozen parts need weights, as does the backbone if MODEL.WEIGHTS is set.
-        slots = (slot.prefix for slot in weight_slots() if slot.is_used(self.cfg))
-        frozen = (*slots, *getattr(self.model, "frozen_parts", ()))
-        return (*frozen, "backbone.") if self.cfg.MODEL.WEIGHTS else frozen
 
     def _resume(self, path: Path) -> None:
         content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from regionclip.methods.cora.matching import HungarianMatcher, LayerOutput, MatchingWeights, Targets
+from regionclip.modeling.gathering import mean_over_processes
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,3 @@ class LocalizerLosses:
         corners = (box_convert(part, "cxcywh", "xyxy") for part in (boxes, wanted))
         giou = generalized_box_iou_loss(*corners, reduction="sum")
         return {"objectness": objectness, "l1": (boxes - wanted).abs().sum(), "giou": giou}
-
-
-def mean_over_processes(count: int, device: torch.device) -> float:
-    """Return the mean of a count over all processes, at least 1."""
-    total = torch.tensor(float(count), device=device)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(total)
-    return max(float(total) / comm.get_world_size(), 1.0)

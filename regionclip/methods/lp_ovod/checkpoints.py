@@ -53,7 +53,9 @@ def published_state(state: State) -> dict[str, Tensor]:
 
 
 def _is_published(state: State, model_state: State) -> bool:
-    return "roi_head.prototype" in state
+    """Return whether a file has a detector, or the backbone of one, for a model of this method."""
+    is_ours = "roi_heads.distill_projection.weight" in model_state
+    return is_ours and any(key.startswith(("backbone.layer1.", "roi_head.")) for key in state)
 
 
 LAYOUTS = (

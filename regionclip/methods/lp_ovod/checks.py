@@ -35,6 +35,13 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     if not clip.CLSS_TEMP > 0:
         temperature = "MODEL.CLIP.CLSS_TEMP"
         yield Problem(temperature, "a temperature above 0", str(clip.CLSS_TEMP), f"add {temperature} 0.01")
+    if (
+        cfg.DATASETS.TEST
+        and not cfg.TEST.EVALUATE_PROPOSALS
+        and not (clip.TEXT_EMB_PATH or clip.OPENSET_TEST_TEXT_EMB_PATH)
+    ):
+        fix = "write them with regionclip concepts, and name the file; or add DATASETS.TEST ()"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the classes of DATASETS.TEST", "none", fix)
     yield from _embedding_problems(cfg)
     if name == "LPOVOD":
         yield from _name_problems(cfg)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.modeling.losses.classification import sigmoid_focal
+from regionclip.modeling.proposals.generated_boxes import image_generator
 from regionclip.modeling.proposals.sources import ImageInput
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class BaseTraining:
         features = model.backbone(images.tensor)
         proposals, losses = model.proposal_generator(images, features, targets)
         predictor, heads = model.predictor, model.roi_heads
-        sampled = heads.sample(proposals, targets, len(predictor.prototypes))
+        sampled = heads.sample(proposals, targets, len(predictor.prototypes), _generators(inputs))
         hidden = heads.box_head(heads.pool(features, sampled.boxes))
         losses |= predictor.losses(hidden, sampled.labels, sampled.tensor, sampled.objects)
         if self.distill_weight:
@@ -101,7 +102,7 @@ class LinearProbing:
         with torch.no_grad():
             features = model.backbone(images.tensor)
             proposals, _ = model.proposal_generator(images, features, targets)
-            sampled = model.roi_heads.sample(proposals, targets, len(prototypes))
+            sampled = model.roi_heads.sample(proposals, targets, len(prototypes), _generators(inputs))
             hidden = model.roi_heads.box_head(model.roi_heads.pool(features, sampled.boxes))
         return {"loss_cls": sigmoid_focal(hidden @ prototypes.T, sampled.labels)}
 
@@ -111,6 +112,10 @@ STAGES: dict[str, Callable[[CfgNode], Stage]] = {
     "probe": lambda cfg: LinearProbing(),
 }
 """Values of MODEL.LP_OVOD.STAGE."""
+
+
+def _generators(inputs: Sequence[ImageInput]) -> list[torch.Generator]:
+    return [image_generator(image) for image in inputs]
 
 
 def _images_and_targets(model: LPOVOD, inputs: Sequence[ImageInput]) -> tuple[ImageList, list[Instances]]:

@@ -112,26 +112,41 @@ class EnsembleROIHeads(nn.Module):
     def distillation_loss(
         self, features: dict[str, Tensor], regions: Sequence[Boxes], targets: Sequence[Tensor]
     ) -> Tensor:
-        """Return the mean L1 distance of all regions to CLIP's unit embeddings [R_i, D] of them."""
+        """Return the mean L1 distance of regions to CLIP's unit embeddings [R_i, D] of them; zero if there are none."""
+        if not any(map(len, regions)):
+            # Normalization takes no empty batch, and every process needs a gradient of every weight.
+            first, *others = regions
+            stand_in = [Boxes(first.tensor.new_tensor([[0.0, 0.0, 1.0, 1.0]])), *others]
+            return self.embed(self.pool(features, stand_in)).sum() * 0.0
         return embedding_distillation(self.embed(self.pool(features, regions)), torch.cat(list(targets)))
 
     @torch.no_grad()
-    def sample(self, proposals: Sequence[Instances], targets: Sequence[Instances], classes: int) -> SampledRegions:
+    def sample(
+        self,
+        proposals: Sequence[Instances],
+        targets: Sequence[Instances],
+        classes: int,
+        generators: Sequence[torch.Generator],
+    ) -> SampledRegions:
         """Match and sample the regions of each image; its objects are candidates too.
 
         Args:
             proposals: with `proposal_boxes`.
             targets: with `gt_boxes` and `gt_classes`.
             classes: number of classes, the label of background.
+            generators: of random numbers, one for each image, so that its sample does not depend on the others.
         """
-        parts = [self._sample_image(*pair, classes) for pair in zip(proposals, targets, strict=True)]
+        images = zip(proposals, targets, generators, strict=True)
+        parts = [self._sample_image(*image, classes) for image in images]
         boxes, labels, objects = zip(*parts, strict=True)
         return SampledRegions(list(boxes), torch.cat(labels), torch.cat(objects))
 
-    def _sample_image(self, proposals: Instances, target: Instances, classes: int) -> tuple[Boxes, Tensor, Tensor]:
+    def _sample_image(
+        self, proposals: Instances, target: Instances, generator: torch.Generator, classes: int
+    ) -> tuple[Boxes, Tensor, Tensor]:
         candidates = Boxes.cat([target.gt_boxes, proposals.proposal_boxes])
         matched, labels = self.matcher(pairwise_iou(target.gt_boxes, candidates))
-        rows = self.sampler(labels == 1)
+        rows = self.sampler(labels == 1, generator)
         if not len(target):
             background = torch.full_like(rows, classes)
             return candidates[rows], background, candidates.tensor[rows]

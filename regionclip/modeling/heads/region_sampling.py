@@ -19,19 +19,19 @@ class RegionSampler:
     negatives_per_positive: float | None = None
     """Limit of negative regions for each positive one, counted as at least one; None has no limit."""
 
-    def __call__(self, positive: Tensor) -> Tensor:
+    def __call__(self, positive: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the sampled rows, int64 [S], the positive ones first.
 
         Args:
             positive: bool [R], whether a region matches an object.
+            generator: of random numbers, on the CPU, so that all devices sample the same; None takes torch's.
         """
         rows = positive.nonzero()[:, 0], (~positive).nonzero()[:, 0]
         counts = self.counts(len(rows[0]), len(rows[1]))
-        sampled = [
-            part[torch.randperm(len(part), device=part.device)[:count]]
-            for part, count in zip(rows, counts, strict=True)
-        ]
-        return torch.cat(sampled)
+        orders = [torch.randperm(len(part), generator=generator) for part in rows]
+        return torch.cat(
+            [part[order[:count].to(part.device)] for part, order, count in zip(rows, orders, counts, strict=True)]
+        )
 
     def counts(self, positives: int, negatives: int) -> tuple[int, int]:
         """Return how many of the positive and negative candidates are sampled."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from regionclip.modeling.gathering import mean_over_processes
+
 ClassificationLoss = Callable[[Tensor, Tensor], Tensor]
 """Maps logits [R, K + 1] (background last) and labels int64 [R] in [0, K] to a scalar."""
 
@@ -49,6 +51,8 @@ def focal_scaled_loss(logits: Tensor, labels: Tensor, *, exponent: float, backgr
 def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Return the focal loss (Lin et al., 2017), summed over regions and classes, divided by the number of positives.
 
+    In several processes that is the mean number, so that their mean loss is that of one process with all regions.
+
     Args:
         logits: float [R, K].
         labels: int64 [R] in [0, K]; K is background, which has no positive class.
@@ -57,5 +61,5 @@ def sigmoid_focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma:
     """
     classes = logits.shape[1]
     targets = F.one_hot(labels, classes + 1)[:, :classes].to(logits.dtype)
-    positives = max(int((labels < classes).sum()), 1)
+    positives = mean_over_processes(int((labels < classes).sum()), logits.device)
     return sigmoid_focal_loss(logits, targets, alpha, gamma, reduction="sum") / positives
