@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 import regionclip
@@ -47,3 +48,13 @@ def config_parts(cfg: CfgNode) -> list[Any]:
 def _file_names(cfg: CfgNode) -> list[str]:
     values = (get_value(cfg, key.name) for key in all_keys() if key.is_file)
     return [value for value in values if isinstance(value, str) and value]
+
+
+def hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:
+    """Return a short hash of the keys and values of state dicts."""
+    digest = hashlib.sha256()
+    for state in states:
+        for key, value in state.items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -46,6 +46,8 @@ def imported(path):
 def test_a_package_imports_nothing_above_it(package):
     allowed = {package, *LAYERS[package], *BASE}
     for path in (REPOSITORY / "regionclip" / package).rglob("*.py"):
+        if package == "methods" and path.parent.name == "cli":
+            continue  # part of the command line
         own = [name.split(".")[1] for name in imported(path) if name.startswith("regionclip.")]
         assert set(own) <= allowed, f"{path.name} imports {set(own) - allowed}"
         if package in WITHOUT_DETECTRON2:

@@ -17,5 +17,6 @@ METHOD = Method(
     checkpoints="regionclip.methods.lp_ovod.checkpoints",
     zoo="regionclip.methods.lp_ovod.zoo",
     region_features={"MODEL.META_ARCHITECTURE": ("CropCLIP", "LPOVOD")},
+    commands="regionclip.methods.lp_ovod.cli.commands",
     records="regionclip.methods.lp_ovod.records",
 )

@@ -96,15 +96,21 @@ class LinearProbing:
 
     def losses(self, model: LPOVOD, inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
         """Return the focal loss of novel classes, whose labels are the rows of their prototypes."""
+        prototypes = model.predictor.novel_prototypes
+        assert prototypes is not None
+        features, labels = self.features(model, inputs)
+        return {"loss_cls": sigmoid_focal(features @ prototypes.T, labels)}
+
+    @torch.no_grad()
+    def features(self, model: LPOVOD, inputs: Sequence[ImageInput]) -> tuple[Tensor, Tensor]:
+        """Return the features [R, C] and labels [R] of sampled regions of a batch, by the frozen detector."""
         images, targets = _images_and_targets(model, inputs)
         prototypes = model.predictor.novel_prototypes
         assert prototypes is not None
-        with torch.no_grad():
-            features = model.backbone(images.tensor)
-            proposals, _ = model.proposal_generator(images, features, targets)
-            sampled = model.roi_heads.sample(proposals, targets, len(prototypes), _generators(inputs))
-            hidden = model.roi_heads.box_head(model.roi_heads.pool(features, sampled.boxes))
-        return {"loss_cls": sigmoid_focal(hidden @ prototypes.T, sampled.labels)}
+        maps = model.backbone(images.tensor)
+        proposals, _ = model.proposal_generator(images, maps, targets)
+        sampled = model.roi_heads.sample(proposals, targets, len(prototypes), _generators(inputs))
+        return model.roi_heads.box_head(model.roi_heads.pool(maps, sampled.boxes)), sampled.labels
 
 
 STAGES: dict[str, Callable[[CfgNode], Stage]] = {

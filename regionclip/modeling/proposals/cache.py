@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_json_file, write_json
+from regionclip.fingerprints import hash_tensors
 from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
 
 SHARD_BYTES = 64 * 2**20
@@ -154,16 +155,7 @@ def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
         "std": rpn.preprocessor.std.flatten().tolist(),
     }
     states = [rpn.backbone.state_dict(), rpn.proposal_generator.state_dict()]
-    return {"weights": _hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
-
-
-def _hash_tensors(states: Iterable[Mapping[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for state in states:
-        for key, value in state.items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return {"weights": hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
 
 
 def _key(image: ImageInput) -> str:

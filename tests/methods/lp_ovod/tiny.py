@@ -1,5 +1,7 @@
 """LP-OVOD in small, for the tests that every method passes."""
 
+from regionclip.config.loading import load_config
+from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA
 
 CONFIG = "configs/lp_ovod/coco_probe.yaml"
@@ -59,3 +61,9 @@ def settings(world, stage, **overrides):
         **own,
         **overrides,
     }
+
+
+def config(base=CONFIG, options=OVERRIDES, **overrides):
+    """Return the config of a tiny detector without class embeddings."""
+    changes = {key.replace("__", "."): str(value) for key, value in overrides.items()}
+    return load_config(base, flat(options | {"DATASETS.TEST": "()"} | changes))

@@ -1,0 +1,1 @@
+"""Commands of LP-OVOD: part of the command line, like `regionclip.cli`."""

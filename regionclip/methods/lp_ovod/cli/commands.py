@@ -1,0 +1,111 @@
+"""`regionclip lp-ovod`: teach a detector new class names, and convert published files."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regionclip.cli import options as shared
+
+app = typer.Typer(name="lp-ovod", no_args_is_help=True, help="Teach a detector new words from unlabeled images.")
+
+
+@app.command("learn", no_args_is_help=True)
+def learn(
+    words: Annotated[str, typer.Option(help="Class names to learn, with commas.")],
+    images: Annotated[Path, typer.Option(help="Folder of images that show them; no labels are needed.")],
+    output: Annotated[Path, typer.Option(help="Folder for the detector.")],
+    model: Annotated[str, typer.Option(help="Detector of LP-OVOD that is taught.")],
+    teacher: Annotated[str, typer.Option(help="CLIP on crops, which the detector was distilled from.")],
+    exclude: Annotated[str, typer.Option(help="Numbers of wrong regions on the page, with commas.")] = "",
+    count: Annotated[int, typer.Option("--per-word", min=1, help="Regions that are retrieved for each word.")] = 100,
+    objectness: Annotated[float, typer.Option("--min-objectness", help="Minimum of a region.")] = 0.6,
+    yes: shared.Yes = False,
+    device: shared.Device = "",
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Teach a detector words that it does not know, from images without labels.
+
+    CLIP embeds the proposals of all images, each word retrieves the most similar ones, and a linear classifier learns
+    from them. The page retrieved.html in the output folder shows what each word has retrieved. An interrupted command
+    goes on when it is given again. Example:
+
+    regionclip lp-ovod learn --words "traffic cone, pallet" --images yard/ --model base/ --teacher clip_crops/
+    --output detector/ && regionclip detect photo.jpg --model detector/ --words "traffic cone, person"
+    """
+    arguments = Namespace(**locals())
+    from regionclip.engine.command import log_to_console, run_command
+
+    log_to_console()
+    run_command(lambda: run_learn(arguments))
+
+
+def run_learn(args: Namespace) -> int:
+    """Run the command, and return the exit code."""
+    from regionclip.engine.command import DONE
+    from regionclip.engine.ownership import own_folder
+    from regionclip.hub.pretrained import load_pretrained
+    from regionclip.methods.lp_ovod.cli.learn import PAGE, Lesson, prepare_teacher
+    from regionclip.methods.lp_ovod.cli.learn import learn as teach
+
+    for name in (args.model, args.teacher):
+        shared.fetch_files(name, agreed=args.yes)
+    lesson = Lesson(args.words, args.images, args.output, args.count, args.objectness, _numbers(args.exclude))
+    with own_folder(args.output, f"--output {args.output}"):
+        base = load_pretrained(args.model, device=args.device, trust_pickle=args.trust_pickle)
+        teacher = prepare_teacher(load_pretrained(args.teacher, device=args.device, trust_pickle=args.trust_pickle))
+        learned = teach(base, teacher, lesson)
+    counts = f"{learned.boxes} regions in {learned.images} images"
+    print(f"Done: {', '.join(learned.names)} learned from {counts}; look at {args.output / PAGE}")
+    print(f'regionclip detect photo.jpg --model {args.output} --words "{", ".join(learned.names)}"')
+    if args.as_json:
+        numbers = {"regions": learned.boxes, "images": learned.images}
+        shared.print_json({"output": args.output, "words": learned.names, **numbers, "page": args.output / PAGE})
+    return DONE
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list with commas; raises `UserError` for anything else."""
+    from regionclip.errors import user_error
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if not part.isdigit():
+            raise user_error("--exclude", "numbers with commas", repr(part), "write the numbers that the page shows")
+    return tuple(map(int, parts))
+
+
+@app.command("export", no_args_is_help=True)
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint of an LP-OVOD training")],
+    output: Annotated[Path, typer.Argument(help="file to write, .pth with the published keys")],
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Read files that can run code.")] = False,
+) -> None:
+    """Write the weights of a checkpoint under the published keys, for the published code.
+
+    Example: regionclip lp-ovod export output/model_final.pth vild_sigmoid_ft.pth
+    """
+    from regionclip.engine.command import DONE, run_command
+
+    def run() -> int:
+        import torch
+
+        from regionclip.engine.checkpoint.reading import read_checkpoint
+        from regionclip.errors import user_error
+        from regionclip.files import atomic_write
+        from regionclip.methods.lp_ovod.checkpoints import published_state
+
+        state = published_state(read_checkpoint(checkpoint, trust_pickle=trust_pickle).state)
+        if "roi_head.prototype" not in state:
+            actual = f"keys such as {', '.join(sorted(state)[:3])}"
+            raise user_error(checkpoint, "a detector of LP-OVOD", actual, "name a checkpoint of its training")
+        with atomic_write(output) as file:
+            torch.save({"state_dict": state, "meta": {}}, file)
+        print(f"Done: {len(state)} entries in {output}")
+        return DONE
+
+    run_command(run)
