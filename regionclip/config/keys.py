@@ -36,7 +36,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.CLIP.PROPOSAL_FILE",
             "",
-            "boxes of CROP_REGION_TYPE FILE: JSON or npz (docs/features.md)",
+            "boxes of CROP_REGION_TYPE FILE: JSON, npz, or a folder of region features (docs/features.md)",
             is_file=True,
         ),
         Key(

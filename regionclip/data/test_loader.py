@@ -22,7 +22,8 @@ from regionclip.data.datasets.lvis import drop_empty_images_as_upstream
 from regionclip.data.datasets.registered import annotations_of, read_clean_records
 from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.data.user_boxes import check_boxes, with_user_boxes
+from regionclip.data.region_features.index import with_given_regions
+from regionclip.data.user_boxes import check_boxes
 from regionclip.errors import UserError, user_error
 from regionclip.records import MappedImage, Record
 
@@ -30,14 +31,21 @@ TestLoader = DataLoader[Any] | list[list[MappedImage]]
 """Batches of mapped images; an empty list if nothing is left to do."""
 
 
+_NOT_KEPT = ("annotations", "user_boxes", "stored_regions")
+"""Parts of a record that become others."""
+
+_MARGIN = 1e-6
+"""Distance of an objectness from 0 and 1, whose logits are infinite."""
+
 _BOX_AND_CLASS = ("bbox", "bbox_mode", "category_id")
 
 
 class TestMapper:
     """Reads and resizes one image; keeps its annotations if ground-truth boxes are the proposals.
 
-    The `user_boxes` of a record (`ImageBoxes`) become `proposals`. An unreadable image, or one with invalid boxes,
-    is returned with the key `error`, so that a run over many images can report it and continue.
+    The `user_boxes` (`ImageBoxes`) or `stored_regions` (`StoredRows`) of a record become `proposals`. An unreadable
+    image, or one with invalid boxes, is returned with the key `error`, so that a run over many images can report it
+    and continue.
     """
 
     __test__ = False  # not a pytest class, despite the name
@@ -51,7 +59,7 @@ class TestMapper:
 
     def __call__(self, record: Record) -> MappedImage:
         """Return `record` with `image` uint8 [3, H, W], and `instances` and `proposals` in pixels of that image."""
-        kept = {key: value for key, value in record.items() if key not in ("annotations", "user_boxes")}
+        kept = {key: value for key, value in record.items() if key not in _NOT_KEPT}
         result = cast(MappedImage, kept)
         try:
             pixels = read_image(record["file_name"], self.channels)
@@ -64,6 +72,8 @@ class TestMapper:
             transform = self._resize_transform(*pixels.shape[:2])
             height, width = result["image"].shape[1:]
             result["instances"] = self._instances(record, transform, (height, width))
+        if "stored_regions" in record:
+            result["proposals"] = self._stored_proposals(record, result)
         if "user_boxes" in record:
             try:
                 result["proposals"] = self._proposals(record, result)
@@ -87,6 +97,17 @@ class TestMapper:
         shape = T.ResizeShortestEdge.get_output_shape(height, width, self.shortest_side, self.longest_side)
         # A very thin image would be resized to zero pixels.
         return T.ResizeTransform(height, width, *(max(side, 1) for side in shape))
+
+    @staticmethod
+    def _stored_proposals(record: Record, result: MappedImage) -> Instances:
+        """Return stored regions in pixels of the image, with the logit of their objectness if it is stored."""
+        features, (height, width) = record["stored_regions"].read(), result["image"].shape[1:]
+        boxes = Boxes(features["boxes"].float())
+        boxes.scale(width / result["width"], height / result["height"])
+        proposals = Instances((height, width), proposal_boxes=boxes)
+        if "objectness" in features:
+            proposals.objectness_logits = features["objectness"].clamp(_MARGIN, 1 - _MARGIN).logit()
+        return proposals
 
     @staticmethod
     def _proposals(record: Record, result: MappedImage) -> Instances:
@@ -127,7 +148,7 @@ def read_test_records(cfg: CfgNode, dataset_name: str) -> list[Record]:
     annotated = any(record.get("annotations") for record in records)
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "FILE":
         names = names_below_common_folder([record["file_name"] for record in records])
-        records = with_user_boxes(records, names, cfg.MODEL.CLIP.PROPOSAL_FILE)
+        records = with_given_regions(records, names, cfg.MODEL.CLIP.PROPOSAL_FILE)
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "GT" and not annotated:
         fix = "use MODEL.CLIP.CROP_REGION_TYPE RPN, or an annotated dataset"
         raise user_error("MODEL.CLIP.CROP_REGION_TYPE GT", "annotated boxes", f"none in {dataset_name}", fix)

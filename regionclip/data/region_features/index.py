@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import torch
 from safetensors import SafetensorError
 
 from regionclip.data.region_features.formats import IMAGE_ROWS, SHARD_KINDS, Chunk, Features, Shards
+from regionclip.data.user_boxes import with_user_boxes
 from regionclip.errors import user_error
-from regionclip.files import read_json_file, write_json
-from regionclip.records import ShardHeader
+from regionclip.files import read_json_file, resolve_path, write_json
+from regionclip.records import Record, ShardHeader
 
 MANIFEST = "features.json"
 """File that records which config and weights the files of a folder come from, and the space of their embeddings."""
@@ -47,14 +49,47 @@ class StoredRows(NamedTuple):
     first: int
     number: int
 
+    @classmethod
+    def none(cls) -> StoredRows:
+        """Return the rows of an image without regions."""
+        return cls("", "safetensors", 0, 0)
+
     def read(self) -> Features:
         """Return the features; raises `UserError` if the shard is gone or damaged."""
+        if not self.number:
+            return {"boxes": torch.zeros(0, 4), "objectness": torch.zeros(0)}
         try:
             rows = SHARD_KINDS[self.kind]().read(Path(self.shard), self.first, self.number)
         except (OSError, SafetensorError) as error:
             fix = "run regionclip features again"
             raise user_error(self.shard, "a shard of region features", str(error), fix) from error
         return {key: value for key, value in rows.items() if key != IMAGE_ROWS}
+
+
+def is_feature_folder(path: str | Path) -> bool:
+    """Return whether a path is a folder of region features."""
+    return (resolve_path(path) / INDEX).is_file()
+
+
+def with_given_regions(records: Sequence[Record], names: Sequence[str], path: str | Path) -> list[Record]:
+    """Return Detectron2's records with the regions of a file (`user_boxes`), or of a folder (`stored_regions`).
+
+    An image that the file or folder lacks has none.
+
+    Args:
+        records: of N images.
+        names: N unique names, with subfolders.
+        path: a folder of region features, or a file for `read_boxes`.
+
+    Raises:
+        UserError: as `with_user_boxes`.
+    """
+    if not is_feature_folder(path):
+        return with_user_boxes(records, names, path)
+    folder = FeatureFolder(resolve_path(path))
+    found = [folder.find(name) for name in names]
+    rows = [StoredRows.none() if name is None else folder.rows(name) for name in found]
+    return [cast(Record, {**record, "stored_regions": row}) for record, row in zip(records, rows, strict=True)]
 
 
 class FeatureFolder(Mapping[str, Features]):

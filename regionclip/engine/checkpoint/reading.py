@@ -81,7 +81,7 @@ def _read_content(path: Path, trust_pickle: bool) -> Any:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     if path.suffix == ".pkl":
-        return _read_pickle(path, trust_pickle)
+        return read_pickle(path, trust_pickle=trust_pickle)
     if _is_torchscript(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -97,7 +97,8 @@ def _read_content(path: Path, trust_pickle: bool) -> Any:
         raise _unsafe(path, _unsafe_globals(path)) from error
 
 
-def _read_pickle(path: Path, trust_pickle: bool) -> Any:
+def read_pickle(path: Path, *, trust_pickle: bool = False) -> Any:
+    """Return the content of a pickle of NumPy arrays; raises `UserError` for one that could run code."""
     with path.open("rb") as file:
         unpickler: pickle.Unpickler = _ArrayUnpickler(file, encoding="latin1")
         if trust_pickle:

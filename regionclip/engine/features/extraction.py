@@ -23,9 +23,8 @@ from regionclip.data.datasets.custom_images import list_images
 from regionclip.data.datasets.registered import read_clean_records
 from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.region_features.formats import Chunk, Features, Shards, make_format
-from regionclip.data.region_features.index import MANIFEST, write_index
+from regionclip.data.region_features.index import MANIFEST, is_feature_folder, with_given_regions, write_index
 from regionclip.data.test_loader import TestMapper
-from regionclip.data.user_boxes import with_user_boxes
 from regionclip.engine.features.regions import (
     Choice,
     best_class,
@@ -114,7 +113,7 @@ def check_extraction(cfg: CfgNode, job: ExtractionJob) -> None:
     ]
     if job.source == PROPOSALS:
         problems += _proposal_problems(cfg)
-    elif job.objectness:
+    elif job.objectness and not is_feature_folder(job.regions):
         problems.append(Problem("--objectness", "proposals of the RPN", job.source, "leave it out"))
     if job.dataset:
         problems += dataset_problems(job.dataset, "--dataset")
@@ -154,7 +153,7 @@ def read_extraction_input(cfg: CfgNode, job: ExtractionJob) -> dict[str, Record]
     if job.source != "FILE":
         return records
     names = list(records)
-    return dict(zip(names, with_user_boxes(list(records.values()), names, job.regions), strict=True))
+    return dict(zip(names, with_given_regions(list(records.values()), names, job.regions), strict=True))
 
 
 def extract_region_features(

@@ -17,6 +17,7 @@ from regionclip.config.resolve import (
     reads_class_names,
     uses_clip_backbone,
 )
+from regionclip.data.region_features.index import is_feature_folder
 from regionclip.errors import Problem, UserError
 from regionclip.files import existing_file
 from regionclip.methods.regionclip.keys import FIXED_KEYS
@@ -58,7 +59,7 @@ def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
     key = "MODEL.CLIP.CROP_REGION_TYPE"
     if clip.CROP_REGION_TYPE not in sources:
         yield Problem(key, " or ".join(sources), repr(clip.CROP_REGION_TYPE), f"add {key} {sources[-1]}")
-    elif clip.CROP_REGION_TYPE in ("GT", "GRID", "FILE") and clip.MULTIPLY_RPN_SCORE:
+    elif clip.CROP_REGION_TYPE in ("GT", "GRID", "FILE") and clip.MULTIPLY_RPN_SCORE and not _has_objectness(cfg):
         boxes = {"GT": "ground-truth boxes", "GRID": "grid cells", "FILE": "boxes of a file"}[clip.CROP_REGION_TYPE]
         expected, fix = f"False with {boxes}, which have no objectness", "add MODEL.CLIP.MULTIPLY_RPN_SCORE False"
         yield Problem("MODEL.CLIP.MULTIPLY_RPN_SCORE", expected, "True", fix)
@@ -72,6 +73,11 @@ def _check_region_source(cfg: CfgNode) -> Iterator[Problem]:
             "nothing",
             f"name one of configs/*/mask_rcnn_R_50_*.yaml, or use {key} GT",
         )
+
+
+def _has_objectness(cfg: CfgNode) -> bool:
+    """Return whether given boxes have an objectness: those of a folder of region features may."""
+    return cfg.MODEL.CLIP.CROP_REGION_TYPE == "FILE" and is_feature_folder(cfg.MODEL.CLIP.PROPOSAL_FILE or "")
 
 
 def _check_fusion(cfg: CfgNode) -> Iterator[Problem]:

@@ -79,6 +79,78 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+@app.command("retrieve", no_args_is_help=True)
+def retrieve(
+    regions: Annotated[Path, typer.Option(help="Folder of regionclip features --objectness, of unlabeled images.")],
+    embeddings: Annotated[Path, typer.Option(help="Embeddings of the novel classes, from regionclip concepts.")],
+    annotations: Annotated[Path, typer.Option(help="COCO file with the ids of images and categories.")],
+    output: Annotated[Path, typer.Option(help="File to write, in COCO's format.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, for a page with the regions.")] = None,
+    count: Annotated[int, typer.Option("--per-word", min=1, help="Regions of each class.")] = 100,
+    objectness: Annotated[float, typer.Option("--min-objectness", help="Minimum of a region.")] = 0.6,
+    cosine: Annotated[float, typer.Option("--min-cosine", help="Minimum of a region.")] = -1.0,
+) -> None:
+    """Retrieve the regions most similar to each class, as a dataset for linear probing.
+
+    Example: regionclip lp-ovod retrieve --regions output/regions --embeddings coco17.safetensors --annotations
+    datasets/coco/annotations/ovd_ins_train2017_all.json --output retrieved_proposals.json
+    """
+    arguments = Namespace(**locals())
+    from regionclip.engine.command import run_command
+
+    run_command(lambda: run_retrieve(arguments))
+
+
+def run_retrieve(args: Namespace) -> int:
+    """Run the command, and return the exit code."""
+    from regionclip.engine.command import DONE
+    from regionclip.methods.lp_ovod.cli.retrieve import retrieve_file
+
+    limits = args.count, args.objectness, args.cosine
+    found = retrieve_file(args.regions, args.embeddings, args.annotations, args.output, args.images, *limits)
+    print(f"Done: {len(found['annotations'])} regions in {len(found['images'])} images in {args.output}")
+    return DONE
+
+
+@app.command("convert", no_args_is_help=True)
+def convert(
+    proposals: Annotated[Path, typer.Argument(help="published proposals, such as train_coco_proposals.pkl")],
+    annotations: Annotated[Path, typer.Option(help="COCO file with the images.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    id_map: Annotated[Path | None, typer.Option(help="Published map of image ids; by default their order.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Published flat file of float16 embeddings.")] = None,
+    width: Annotated[int, typer.Option(help="Width of the embeddings.")] = 512,
+    trust_pickle: shared.TrustPickle = False,
+) -> None:
+    """Convert published proposals, and their embeddings, to a folder of region features.
+
+    Detectors take it as MODEL.CLIP.PROPOSAL_FILE, base training as MODEL.LP_OVOD.REGIONS. Example:
+
+    regionclip lp-ovod convert val_coco_proposals.pkl --id-map val_coco_id_map.json --annotations
+    datasets/coco/annotations/ovd_ins_val2017_all.json --output proposals/val
+    """
+    from regionclip.engine.command import DONE, run_command
+
+    def run() -> int:
+        from regionclip.engine.ownership import own_folder
+        from regionclip.methods.lp_ovod.published_regions import convert as convert_files
+
+        with own_folder(output, f"--output {output}"):
+            number = convert_files(
+                proposals,
+                annotations,
+                output,
+                id_map=id_map,
+                embeddings=embeddings,
+                width=width,
+                trust_pickle=trust_pickle,
+            )
+        print(f"Done: {number} regions in {output}")
+        return DONE
+
+    run_command(run)
+
+
 @app.command("export", no_args_is_help=True)
 def export(
     checkpoint: Annotated[str, typer.Argument(help="checkpoint of an LP-OVOD training")],
