@@ -29,6 +29,11 @@ RELABELED = {
 }
 """Published files of the base classes with the labels that a region classifier gives, by dataset name."""
 
+RETRIEVED = "coco_2017_ovd_retrieved_train"
+"""Dataset of the regions that novel class names retrieve among training images, for linear probing (LP-OVOD)."""
+
+RETRIEVED_FIX = "write it with `regionclip lp-ovod retrieve` (docs/methods/lp_ovod.md)"
+
 FIX = "run tools/prepare_coco_ovd.py (datasets/README.md)"
 RELABELED_FIX = "write it with `regionclip cora relabel`, or download it (docs/methods/cora.md)"
 """Fixes for a missing or unexpected annotation file."""
@@ -40,12 +45,13 @@ def datasets_root() -> str:
 
 
 def register() -> None:
-    """Register `coco_2017_ovd_{all,b,t}_{train,test}` and `RELABELED` with their classes."""
+    """Register `coco_2017_ovd_{all,b,t}_{train,test}`, `RELABELED` and `RETRIEVED` with their classes."""
     for split, categories in SPLITS.items():
         for ending, year in YEARS.items():
             _register(f"coco_2017_ovd_{split}_{ending}", f"ovd_ins_{year}_{split}.json", year, categories, FIX)
     for name, file in RELABELED.items():
         _register(name, file, YEARS["train"], BASE_CATEGORIES, RELABELED_FIX)
+    _register(RETRIEVED, "retrieved_proposals.json", YEARS["train"], ALL_CATEGORIES, RETRIEVED_FIX)
 
 
 def _register(name: str, file: str, year: str, categories: Categories, fix: str) -> None:

@@ -43,11 +43,12 @@ SPLITS = {
 def register() -> None:
     """Register `emoji_{train,val,style}` with all concepts, and `emoji_{train,val,style}_base` with base ones.
 
-    `emoji_train_relabel` has base boxes with the classes that a region classifier sees in them (`regionclip cora`).
+    `emoji_train_relabel` has base boxes with the classes that a region classifier sees in them (`regionclip cora`),
+    `emoji_train_retrieved` the regions that names of novel concepts retrieve (`regionclip lp-ovod`).
     """
     for split in SPLITS:
-        relabeled = (("_relabel", (BASE,)),) if split == "train" else ()
-        for ending, wanted in (("", (BASE, NOVEL)), ("_base", (BASE,)), *relabeled):
+        derived = (("_relabel", (BASE,)), ("_retrieved", (BASE, NOVEL))) if split == "train" else ()
+        for ending, wanted in (("", (BASE, NOVEL)), ("_base", (BASE,)), *derived):
             kept = [concept for concept in read_concepts() if concept.split in wanted]
             names = [concept.name for concept in kept]
             annotations = f"{datasets_root()}/{FOLDER}/annotations/{split}{ending}.json"

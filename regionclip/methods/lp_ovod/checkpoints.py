@@ -55,7 +55,8 @@ def published_state(state: State) -> dict[str, Tensor]:
 def _is_published(state: State, model_state: State) -> bool:
     """Return whether a file has a detector, or the backbone of one, for a model of this method."""
     is_ours = "roi_heads.distill_projection.weight" in model_state
-    return is_ours and any(key.startswith(("backbone.layer1.", "roi_head.")) for key in state)
+    is_imagenet = "backbone.bottom_up.stem.conv1.weight" in model_state  # CLIP's ResNet has such keys too
+    return is_ours and is_imagenet and any(key.startswith(("backbone.layer1.", "roi_head.")) for key in state)
 
 
 LAYOUTS = (
