@@ -18,6 +18,8 @@ _CLIP_HASHES = {
     "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
     "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
     "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
 }
 
 _TIMM = (
@@ -26,6 +28,8 @@ _TIMM = (
     ("RN50x4", "timm/resnet50x4_clip.openai", 714, (640, 2560)),
     ("RN50x16", "timm/resnet50x16_clip.openai", 1160, (768, 3072)),
     ("RN50x64", "timm/resnet50x64_clip.openai", 2490, (1024, 4096)),
+    ("ViT-B/32", "timm/vit_base_patch32_clip_224.openai", 605, (768, 512)),
+    ("ViT-B/16", "timm/vit_base_patch16_clip_224.openai", 599, (768, 512)),
 )
 """OpenAI's weights as open_clip's author stores them: CLIP size, repository, megabytes, shape that identifies it."""
 
@@ -34,16 +38,17 @@ def _clip_files() -> list[PublishedFile]:
     """Return OpenAI's CLIP files: converted ones from the hub, and the archives from OpenAI, which may be gone."""
     files = []
     for name, repository, size, shape in _TIMM:
-        digest, archive = _CLIP_HASHES[name], f"clip/{name}.pt"
+        stem = name.replace("/", "-")
+        digest, archive = _CLIP_HASHES[name], f"clip/{stem}.pt"
         copies = ("hf://jinaai/clip-models/RN50.pt",) if name == "RN50" else ()
         make = partial(PublishedFile, megabytes=size, license="MIT", text_encoder=name)
-        sources = (f"{OPENAI}/{digest}/{name}.pt", *copies)
+        sources = (f"{OPENAI}/{digest}/{stem}.pt", *copies)
         files += [
-            make(archive, sources, sha256=digest, instead=f"clip/{name}.safetensors"),
+            make(archive, sources, sha256=digest, instead=f"clip/{stem}.safetensors"),
             make(
-                f"clip/{name}.safetensors",
+                f"clip/{stem}.safetensors",
                 (f"hf://{repository}/open_clip_model.safetensors",),
-                key="visual.attnpool.c_proj.weight",
+                key="visual.proj" if "ViT" in name else "visual.attnpool.c_proj.weight",
                 shape=shape,
                 instead=archive,
             ),

@@ -7,10 +7,12 @@ from dataclasses import replace
 import torch
 from safetensors.torch import save
 
+from regionclip.clip.image_encoders.clip_vit import build_image_encoder
 from regionclip.config.loading import load_config
 from regionclip.config.resolve import clip_architecture
 from regionclip.hub import zoo
 from regionclip.inference.text_encoder import TextEncoderModule
+from regionclip.methods.lp_ovod.checkpoints import published_state
 from regionclip.modeling.build import build_model
 from tests.helpers.paths import DATA
 
@@ -28,10 +30,16 @@ def contents(model):
     backbone = {key: value for key, value in own.items() if key.startswith("backbone.")}
     bare = {key.replace("backbone.", "visual."): value for key, value in backbone.items()}
     bare |= {key.removeprefix("lang_encoder."): value for key, value in text.items()}
+    if model.text_weights and clip_architecture(cfg).patch_size:
+        # The detector stands on another image encoder than the CLIP of its text encoder.
+        visual = build_image_encoder(clip_architecture(cfg)).state_dict()
+        bare |= {f"visual.{key}": value for key, value in visual.items()}
     files = {}
     for path in (*model.files, model.text_weights):
         if path.startswith("rpn/"):
             files[path] = as_pickle(rpn) if path.endswith(".pkl") else as_checkpoint(rpn)
+        elif path.startswith("lp_ovod/"):
+            files[path] = as_checkpoint(published_state(own))
         elif path.startswith("clip/Tiny"):
             parts = {True: "_image_encoder.module.", False: "_text_encoder.module."}
             files[path] = as_checkpoint({parts[key.startswith("visual.")] + key: part for key, part in bare.items()})

@@ -1,6 +1,6 @@
 """Linear probing on features that are computed once: images are not augmented, and their regions are sampled once.
 
-The published training (stage `probe`) computes the frozen detector anew for each of 12 epochs.
+The published training (stage `probe`) runs the frozen detector again in each of 12 epochs.
 """
 
 from __future__ import annotations

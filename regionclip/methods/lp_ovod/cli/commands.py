@@ -18,8 +18,8 @@ def learn(
     words: Annotated[str, typer.Option(help="Class names to learn, with commas.")],
     images: Annotated[Path, typer.Option(help="Folder of images that show them; no labels are needed.")],
     output: Annotated[Path, typer.Option(help="Folder for the detector.")],
-    model: Annotated[str, typer.Option(help="Detector of LP-OVOD that is taught.")],
-    teacher: Annotated[str, typer.Option(help="CLIP on crops, which the detector was distilled from.")],
+    model: Annotated[str, typer.Option(help="Detector of LP-OVOD that is taught.")] = "lp_ovod_rn50",
+    teacher: Annotated[str, typer.Option(help="CLIP on crops, which it was distilled from.")] = "crop_clip_vitb32",
     exclude: Annotated[str, typer.Option(help="Numbers of wrong regions on the page, with commas.")] = "",
     count: Annotated[int, typer.Option("--per-word", min=1, help="Regions that are retrieved for each word.")] = 100,
     objectness: Annotated[float, typer.Option("--min-objectness", help="Minimum of a region.")] = 0.6,
@@ -34,8 +34,9 @@ def learn(
     from them. The page retrieved.html in the output folder shows what each word has retrieved. An interrupted command
     goes on when it is given again. Example:
 
-    regionclip lp-ovod learn --words "traffic cone, pallet" --images yard/ --model base/ --teacher clip_crops/
-    --output detector/ && regionclip detect photo.jpg --model detector/ --words "traffic cone, person"
+    regionclip lp-ovod learn --words "traffic cone, pallet" --images yard/ --output detector/
+
+    regionclip detect photo.jpg --model detector/ --words "traffic cone, person"
     """
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command

@@ -51,9 +51,9 @@ def retrieval_page(content: Mapping[str, Any], images: Path, excluded: Sequence[
 
 
 def _figure(entry: Mapping[str, Any], crop: str | None, is_excluded: bool) -> str:
-    picture = f'<img src="data:image/jpeg;base64,{crop}" alt="">' if crop else "(unreadable)"
+    shown = f'<img src="data:image/jpeg;base64,{crop}" alt="">' if crop else "(unreadable)"
     kind = " class=out" if is_excluded else ""
-    return f"<figure{kind}>{picture}<figcaption>{entry['id']} &middot; {entry['cosine']:.3f}</figcaption></figure>"
+    return f"<figure{kind}>{shown}<figcaption>{entry['id']} &middot; {entry['cosine']:.3f}</figcaption></figure>"
 
 
 def _crops(content: Mapping[str, Any], images: Path) -> dict[int, str]:
