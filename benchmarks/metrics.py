@@ -38,6 +38,8 @@ BENCHMARKS = {
     "early_end_emoji": ["early_end.py"],
     "evaluation": ["eval.py"],
     "peers": ["peers.py"],
+    "retrieval": ["retrieval.py"],
+    "crop_clip": ["crop_clip.py"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 

@@ -56,6 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None, program: str | None) -> arg
     parser.add_argument("--images-per-shard", type=positive, default=1000)
     parser.add_argument("--half", action="store_true", help="write embeddings as float16")
     parser.add_argument("--objectness", action="store_true", help="keep all proposals, and write their objectness")
+    parser.add_argument("--min-objectness", type=float, default=0.0, help="with --objectness: leave out what has less")
     return parser.parse_args(arguments)
 
 
@@ -76,7 +77,8 @@ def extract(args: argparse.Namespace) -> int:
         args.images_at_once,
         args.images_per_shard,
         half=args.half,
-        objectness=args.objectness,
+        objectness=args.objectness or args.min_objectness > 0,
+        min_objectness=args.min_objectness,
     )
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)

@@ -56,7 +56,7 @@ class StoredRows(NamedTuple):
 
     def read(self) -> Features:
         """Return the features; raises `UserError` if the shard is gone or damaged."""
-        if not self.number:
+        if not self.shard:
             return {"boxes": torch.zeros(0, 4), "objectness": torch.zeros(0)}
         try:
             rows = SHARD_KINDS[self.kind]().read(Path(self.shard), self.first, self.number)

@@ -67,6 +67,8 @@ class ExtractionJob:
     """Write `feats` as float16."""
     objectness: bool = field(default=False, repr=False)
     """Keep all proposals of the RPN, with their `objectness`, also with class embeddings."""
+    min_objectness: float = field(default=0.0, repr=False)
+    """Leave out proposals with less, before they are embedded."""
 
     @property
     def source(self) -> str:
@@ -245,7 +247,7 @@ def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
     choice = best_class if job.keeps_regions else detections
     if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
         choice = every_region
-    return with_objectness(choice) if job.objectness else choice
+    return with_objectness(choice, job.min_objectness) if job.objectness else choice
 
 
 def _read(chunk: Chunk, records: dict[str, Record], mapper: TestMapper, workers: int) -> DataLoader[Any]:
@@ -324,7 +326,7 @@ def _fingerprint(cfg: CfgNode, job: ExtractionJob, records: dict[str, Record]) -
     annotations = MetadataCatalog.get(job.dataset).get("json_file", "") if job.dataset else ""
     states = [(annotations, file_state(resolve_path(annotations)))] if annotations else []
     images = list(records) if job.format != "pth" else []
-    options = [name for name in ("half", "objectness") if getattr(job, name)]
+    options = [f"{name}={value}" for name in ("half", "objectness", "min_objectness") if (value := getattr(job, name))]
     return fingerprint([*config_parts(relevant), " ".join([str(job), *options]), states, images])[:16]
 
 

@@ -48,14 +48,15 @@ def every_region(
     return regions.proposal_boxes, model.embed_regions(encoding, regions.proposal_boxes), {}
 
 
-def with_objectness(choice: Choice) -> Choice:
-    """Return a choice that keeps all proposals, as `choice` does, with their objectness in [0, 1]."""
+def with_objectness(choice: Choice, minimum: float = 0.0) -> Choice:
+    """Return a choice that keeps all proposals with at least a minimum of objectness, in [0, 1], and adds it."""
 
     def choose(
         model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
     ) -> tuple[Boxes, Tensor, Features]:
-        boxes, embeddings, entries = choice(model, encoding, regions)
-        return boxes, embeddings, {"objectness": regions.objectness_logits.sigmoid(), **entries}
+        kept = regions[regions.objectness_logits.sigmoid() >= minimum] if minimum > 0 else regions
+        boxes, embeddings, entries = choice(model, encoding, kept)
+        return boxes, embeddings, {"objectness": kept.objectness_logits.sigmoid(), **entries}
 
     return choose
 

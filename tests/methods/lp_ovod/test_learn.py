@@ -86,6 +86,13 @@ def test_a_detector_learns_words_and_finds_them(command, world, tmp_path):
     assert code == 2 and "got traffic cone. Fix: teach it: regionclip lp-ovod learn" in error
 
 
+def test_its_own_head_can_stand_for_the_teacher(command, world, tmp_path):
+    code, out, error = command(*arguments(world, tmp_path / "taught", teacher="own"))
+    assert code == 0, error
+    assert "red box, blue box learned from 12 regions" in out
+    assert bool(weights(tmp_path / "taught")[PROTOTYPES].any())
+
+
 def test_more_words_can_be_taught_later(command, world, tmp_path):
     assert command(*arguments(world, tmp_path / "one", words="red box"))[0] == 0
     code, _, error = command(*arguments(world, tmp_path / "two", words="blue box", model=tmp_path / "one"))
@@ -99,7 +106,7 @@ def test_more_words_can_be_taught_later(command, world, tmp_path):
 def test_struck_out_regions_are_not_learned_from(command, world, tmp_path):
     output = tmp_path / "taught"
     assert command(*arguments(world, output))[0] == 0
-    first, shards = weights(output)[PROTOTYPES], sorted((output / "work" / "regions").glob("*.safetensors"))
+    first, shards = weights(output)[PROTOTYPES], sorted((output / "work" / "regions-0.1").glob("*.safetensors"))
     written = [shard.stat().st_mtime_ns for shard in shards]
     code, out, error = command(*arguments(world, output, exclude="2, 7"))
     assert code == 0, error
@@ -123,7 +130,7 @@ def test_a_killed_command_ends_with_the_same_detector(command, world, tmp_path):
         return [sys.executable, "-m", "regionclip", *arguments(world, tmp_path / name)]
 
     assert subprocess.run(given("whole"), **options).returncode == 0
-    for place in ("work/regions/features-*.safetensors", "work/probe-*/00000[2-9].safetensors"):
+    for place in ("work/regions-0.1/features-*.safetensors", "work/probe-*/00000[2-9].safetensors"):
         with subprocess.Popen(given("killed"), **options) as process:
             while process.poll() is None and not list((tmp_path / "killed").glob(place)):
                 time.sleep(0.005)

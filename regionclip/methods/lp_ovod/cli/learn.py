@@ -32,7 +32,6 @@ from regionclip.methods.lp_ovod.probing import ProbeSettings, probe, region_feat
 from regionclip.methods.lp_ovod.retrieval import Retrieved, retrieve
 from regionclip.methods.lp_ovod.retrieved import StoredImage, retrieved_dataset
 from regionclip.modeling.build import build_model
-from regionclip.modeling.inference.prepare import prepare_as_configured
 from regionclip.records import Record
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ def learn(base: Pretrained, teacher: Pretrained, lesson: Lesson) -> Learned:
 
     Args:
         base: an `LPOVOD`.
-        teacher: a `CropCLIP` with the same CLIP as the base detector was distilled from.
+        teacher: a `CropCLIP` with the same CLIP as the base detector was distilled from; or the base detector itself,
+            whose distilled head approximates it, much faster.
         lesson: words and images.
 
     Raises:
@@ -102,19 +102,22 @@ def learn(base: Pretrained, teacher: Pretrained, lesson: Lesson) -> Learned:
     return Learned(vocabulary.names, len(kept["annotations"]), images)
 
 
-def _require_models(base: Pretrained, teacher: Pretrained) -> tuple[LPOVOD, CropCLIP]:
-    if not isinstance(base.model, LPOVOD):
+def _require_models(base: Pretrained, teacher: Pretrained) -> tuple[LPOVOD, CropCLIP | LPOVOD]:
+    model = base.model
+    if not isinstance(model, LPOVOD):
         fix = "name a detector of LP-OVOD, such as lp_ovod_rn50"
-        raise user_error("--model", "a detector that can be taught, LPOVOD", type(base.model).__name__, fix)
+        raise user_error("--model", "a detector that can be taught, LPOVOD", type(model).__name__, fix)
+    if teacher is base:
+        return model, model
     if not isinstance(teacher.model, CropCLIP):
         fix = "name one with configs/lp_ovod/crop_clip.yaml"
         raise user_error("--teacher", "CLIP on crops, CropCLIP", type(teacher.model).__name__, fix)
-    spaces = base.model.text_space, teacher.model.text_space
+    spaces = model.text_space, teacher.model.text_space
     if spaces[0] != spaces[1]:
         expected, actual = (f"{space.clip} of width {space.dim}" for space in spaces)
         fix = "name a teacher with the CLIP that the detector was distilled from"
         raise user_error("--teacher", expected, actual, fix)
-    return base.model, teacher.model
+    return model, teacher.model
 
 
 def _require_new(vocabulary: Vocabulary, model: LPOVOD) -> None:
@@ -123,12 +126,15 @@ def _require_new(vocabulary: Vocabulary, model: LPOVOD) -> None:
         raise user_error("--words", "words that the detector does not know", ", ".join(again), "leave them out")
 
 
-def _embed(teacher: Pretrained, model: CropCLIP, lesson: Lesson) -> FeatureFolder:
+def _embed(teacher: Pretrained, model: CropCLIP | LPOVOD, lesson: Lesson) -> FeatureFolder:
     """Write the embeddings of all proposals of the images, or go on with it."""
     cfg = teacher.cfg.clone()
     cfg.defrost()
-    cfg.INPUT_DIR, cfg.OUTPUT_DIR = str(lesson.images), str(lesson.work / "regions")
-    job = ExtractionJob(format="safetensors", images_per_shard=50, half=True, objectness=True)
+    # What is below the threshold is not retrieved, and so not embedded.
+    cfg.INPUT_DIR, cfg.OUTPUT_DIR = str(lesson.images), str(lesson.work / f"regions-{lesson.objectness:g}")
+    job = ExtractionJob(
+        format="safetensors", images_per_shard=50, half=True, objectness=True, min_objectness=lesson.objectness
+    )
     job.configure(cfg)
     cfg.freeze()
     records = read_extraction_input(cfg, job)
@@ -249,9 +255,3 @@ def _pack(base: Pretrained, teacher: Pretrained, student: LPOVOD, output: Path) 
     cfg.freeze()
     taught = Pretrained(student.eval(), cfg, teacher.embedder, None, None)
     pack_detector(taught, output, list(student.names.all))
-
-
-def prepare_teacher(teacher: Pretrained) -> Pretrained:
-    """Optimize a teacher for inference, as its config says."""
-    prepare_as_configured(teacher.model, teacher.cfg)
-    return teacher
