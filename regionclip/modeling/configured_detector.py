@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from torch import nn
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regionclip.errors import user_error
 from regionclip.modeling.configured_classes import ConfiguredClasses
+from regionclip.modeling.detector import Classifier, Selection
+from regionclip.modeling.inference.early_end import detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
 from regionclip.modeling.postprocess import DetectionSelector
 from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.region_encoding import RegionEncoding
 from regionclip.modeling.score_scale import ScoreScale
 
 
@@ -70,3 +75,28 @@ class ConfiguredDetector(nn.Module):
         """Optimize the model in place for inference; see `modeling.inference.prepare`."""
         prepare_for_inference(self, precision, first_stage, when_emulated)
         return self
+
+
+class SoftmaxOverProposals(ConfiguredDetector):
+    """Detector that keeps proposals as they are, and classifies them by a softmax over cosines with class names."""
+
+    temperature: float
+    """Divides the cosines (CLSS_TEMP)."""
+
+    @torch.no_grad()
+    def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
+        """Return (box, class) pairs by score; see `OpenVocabularyDetector.detect`. Boxes are not refined."""
+        known = classifier or self.configured_classes()
+
+        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
+            return proposals.proposal_boxes.tensor, self.probabilities(embeddings, known)
+
+        return detect_selected(encoding.regions, classify, known.classes, self.selector, selection)
+
+    @torch.no_grad()
+    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
+        """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
+        known = classifier or self.configured_classes()
+        probabilities = (known(F.normalize(embeddings, dim=1)) / self.temperature).softmax(dim=1)
+        rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
+        return torch.cat([probabilities[:, : known.classes], rest], dim=1)

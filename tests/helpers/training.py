@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,28 @@ def start_training(folder, output, **overrides):
     process = context.Process(target=_train_and_exit, args=(str(folder), str(output)), kwargs=overrides)
     process.start()
     return process
+
+
+def kill_after_a_checkpoint(world, output, **settings):
+    """Start a training, and kill it once its first checkpoint is written."""
+    process = start_training(world, output, **settings)
+    while process.is_alive() and not (output / "checkpoints.json").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (output / "model_final.pth").exists()
+
+
+def assert_a_killed_training_ends_with_the_same_bits(world, folder, **settings):
+    """Train to the end, and kill and resume the same training: weights, optimizer and the last line are the same."""
+    train(world, folder / "whole", **settings)
+    kill_after_a_checkpoint(world, folder / "killed", **settings)
+    trainer, _ = train(world, folder / "killed", **settings)
+    assert trainer.start_iter >= 7
+    for part in ("model", "trainer"):
+        found, expected = (final_state(folder / run)[part] for run in ("killed", "whole"))
+        assert differing(found, expected) == []
+    assert logged(folder / "killed")[-1] == logged(folder / "whole")[-1]
 
 
 def logged(output):

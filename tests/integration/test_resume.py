@@ -13,7 +13,15 @@ import torch
 
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.errors import UserError
-from tests.helpers.training import differing, final_state, logged, start_training, train, write_pictures
+from tests.helpers.training import (
+    differing,
+    final_state,
+    kill_after_a_checkpoint,
+    logged,
+    start_training,
+    train,
+    write_pictures,
+)
 
 SETTINGS = {
     "TEST__EVAL_PERIOD": 20,
@@ -117,12 +125,7 @@ def test_sigterm_saves_the_state_and_the_run_goes_on_from_there(world, uninterru
 def test_adam_is_resumed_with_the_same_bits_and_never_as_another_optimizer(world, tmp_path):
     settings = {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__MAX_ITER": 12, "SOLVER__BASE_LR": 0.001}
     train(world, tmp_path / "whole", **settings)
-    process = start_training(world, tmp_path / "killed", **settings)
-    while process.is_alive() and not (tmp_path / "killed" / "checkpoints.json").exists():
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not (tmp_path / "killed" / "model_final.pth").exists()
+    kill_after_a_checkpoint(world, tmp_path / "killed", **settings)
     with pytest.raises(UserError, match=r"SOLVER.OPTIMIZER: expected the optimizer of the run"):
         train(world, tmp_path / "killed", **(settings | {"SOLVER__OPTIMIZER": "SGD"}))
     trainer, _ = train(world, tmp_path / "killed", **settings)

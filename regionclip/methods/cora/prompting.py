@@ -23,8 +23,9 @@ from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.configured_classes import ConfiguredClasses
-from regionclip.modeling.detector import Classifier, Part, Selection
-from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
+from regionclip.modeling.configured_detector import SoftmaxOverProposals
+from regionclip.modeling.detector import Part, Selection
+from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.postprocess import DetectionSelector, NoSuppression, ProbabilityOnly
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.build import build_proposal_source
@@ -35,7 +36,7 @@ LAYER3_STRIDE = 16
 """The backbone pads smaller images to it."""
 
 
-class RegionPromptCLIP(OnFrozenCLIP):
+class RegionPromptCLIP(SoftmaxOverProposals, OnFrozenCLIP):
     """Frozen CLIP ResNet that classifies given boxes; the positional embedding of its attention pool is trained."""
 
     @configurable
@@ -157,27 +158,9 @@ class RegionPromptCLIP(OnFrozenCLIP):
         return LazyRegions(proposals, make_encoder)
 
     @torch.no_grad()
-    def detect(self, encoding: PromptEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
-        """Return (box, class) pairs by probability; see `OpenVocabularyDetector.detect`. Boxes are not refined."""
-        known = classifier or self.configured_classes()
-
-        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
-            return proposals.proposal_boxes.tensor, self.probabilities(embeddings, known)
-
-        return detect_selected(encoding.regions, classify, known.classes, self.selector, selection)
-
-    @torch.no_grad()
     def embed_regions(self, encoding: PromptEncoding, boxes: Boxes) -> Tensor:
         """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
         return self.roi_heads.encode(encoding.maps, [_on_cells(boxes, encoding.size, encoding.cells)])
-
-    @torch.no_grad()
-    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
-        known = classifier or self.configured_classes()
-        probabilities = (known(F.normalize(embeddings, dim=1)) / self.temperature).softmax(dim=1)
-        rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
-        return torch.cat([probabilities[:, : known.classes], rest], dim=1)
 
     def export_parts(self) -> Iterator[Part]:
         """Raise a `UserError`: this stage is not a detector of its own."""

@@ -11,7 +11,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.crops import CROP_SCALES, CropEncoder
@@ -21,9 +20,9 @@ from regionclip.errors import user_error
 from regionclip.methods.lp_ovod.classes import build_classes
 from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.configured_classes import ConfiguredClasses
-from regionclip.modeling.configured_detector import ConfiguredDetector
-from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
-from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
+from regionclip.modeling.configured_detector import SoftmaxOverProposals
+from regionclip.modeling.detector import Part, Selection, TextSpace
+from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
@@ -32,7 +31,7 @@ from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding
 
 
-class CropCLIP(ConfiguredDetector):
+class CropCLIP(SoftmaxOverProposals):
     """Embeds each proposal as an image of its own, by a frozen CLIP of any size."""
 
     frozen_parts = ("backbone.",)
@@ -138,27 +137,9 @@ class CropCLIP(ConfiguredDetector):
         return LazyRegions(scorable, lambda count: lambda boxes: self.crops.embed(maps["image"], boxes.tensor))
 
     @torch.no_grad()
-    def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
-        """Return the detections of one image; see `OpenVocabularyDetector.detect`. Boxes are not refined."""
-        known = classifier or self.configured_classes()
-
-        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
-            return proposals.proposal_boxes.tensor, self.probabilities(embeddings, known)
-
-        return detect_selected(encoding.regions, classify, known.classes, self.selector, selection)
-
-    @torch.no_grad()
     def embed_regions(self, encoding: RegionEncoding, boxes: Boxes) -> Tensor:
         """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
         return self.crops.embed(encoding.maps["image"], boxes.tensor)
-
-    @torch.no_grad()
-    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return the softmax [R, K + 1] over all classes; the last column has those that are not reported."""
-        known = classifier or self.configured_classes()
-        probabilities = (known(F.normalize(embeddings, dim=1)) / self.temperature).softmax(dim=1)
-        rest = probabilities[:, known.classes :].sum(dim=1, keepdim=True)
-        return torch.cat([probabilities[:, : known.classes], rest], dim=1)
 
     def prepare_for_inference(
         self, precision: str = "float32", first_stage: str = "res5", when_emulated: str = "replace"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,10 +17,7 @@ from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import (
-    differing,
-    final_state,
-    logged,
-    start_training,
+    assert_a_killed_training_ends_with_the_same_bits,
     train,
     train_in_processes,
     training_config,
@@ -56,19 +52,7 @@ def test_only_the_trained_part_moves(stage, world, tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_training_ends_with_the_same_bits(stage, world, tmp_path):
     options = settings(world, stage, SOLVER__MAX_ITER=16, MODEL__CORA__SPLIT_PROBABILITY=0.5)
-    train(world, tmp_path / "whole", **options)
-    process = start_training(world, tmp_path / "killed", **options)
-    while process.is_alive() and not (tmp_path / "killed" / "checkpoints.json").exists():
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not (tmp_path / "killed" / "model_final.pth").exists()
-    trainer, _ = train(world, tmp_path / "killed", **options)
-    assert trainer.start_iter >= 7
-    for part in ("model", "trainer"):
-        found, expected = (final_state(tmp_path / run)[part] for run in ("killed", "whole"))
-        assert differing(found, expected) == []
-    assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]
+    assert_a_killed_training_ends_with_the_same_bits(world, tmp_path, **options)
 
 
 @pytest.mark.slow

@@ -1,10 +1,7 @@
 """Both stages of LP-OVOD: what moves, resumption, several processes, and regions of another CLIP."""
 
 import json
-import os
 import shutil
-import signal
-import time
 
 import pytest
 import torch
@@ -22,10 +19,7 @@ from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import flat
 from tests.helpers.training import (
-    differing,
-    final_state,
-    logged,
-    start_training,
+    assert_a_killed_training_ends_with_the_same_bits,
     train,
     train_in_processes,
     training_config,
@@ -112,19 +106,7 @@ def test_probing_learns_to_tell_the_novel_classes_apart(world, tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_training_ends_with_the_same_bits(stage, world, tmp_path):
     options = settings(world, stage, SOLVER__MAX_ITER=16)
-    train(world, tmp_path / "whole", **options)
-    process = start_training(world, tmp_path / "killed", **options)
-    while process.is_alive() and not (tmp_path / "killed" / "checkpoints.json").exists():
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert not (tmp_path / "killed" / "model_final.pth").exists()
-    trainer, _ = train(world, tmp_path / "killed", **options)
-    assert trainer.start_iter >= 7
-    for part in ("model", "trainer"):
-        found, expected = (final_state(tmp_path / run)[part] for run in ("killed", "whole"))
-        assert differing(found, expected) == []
-    assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]
+    assert_a_killed_training_ends_with_the_same_bits(world, tmp_path, **options)
 
 
 @pytest.mark.parametrize("boxes", [0, 1])
