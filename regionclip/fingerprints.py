@@ -24,7 +24,12 @@ def fingerprint(parts: Iterable[Any]) -> str:
 
 
 def file_state(path: Path) -> tuple[int, ...]:
-    """Return size and modification time of a file; empty for none, which is reported when it is read."""
+    """Return size and modification time of a file; empty for none, which is reported when it is read.
+
+    A folder of region features has those of its index and manifest.
+    """
+    if path.is_dir():
+        return tuple(part for name in ("index.json", "features.json") for part in file_state(path / name))
     if not path.is_file():
         return ()
     state = path.stat()

@@ -10,7 +10,7 @@ clip=${LP_OVOD_CLIP:-$weights/clip/ViT-B-32.pt}
 # name_classes FILE VOCABULARY: embeds the names of a class list, without a template, unless the file exists
 name_classes() {
   if [ -f "$1" ]; then return; fi
-  "$python" -m regionclip concepts --vocabulary "$2" --templates single --output "$1" --weights "$clip" \
+  "$python" -m regionclip concepts --vocabulary "$2" --templates name --output "$1" --weights "$clip" \
     --architecture ViT-B/32
 }
 

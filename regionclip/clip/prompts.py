@@ -124,9 +124,10 @@ PROMPT_ENSEMBLES = {
         PromptEnsemble("regionclip", PROMPT_TEMPLATES),
         PromptEnsemble("cora", PROMPT_TEMPLATES[1:], normalized=True),
         PromptEnsemble("single", ("a photo of a {}.",)),
+        PromptEnsemble("name", ("{}",)),
     )
 }
-"""RegionCLIP's 81 templates, CORA's 80, and the default template of CLIP's authors."""
+"""RegionCLIP's 81 templates, CORA's 80, the default template of CLIP's authors, and the name alone (LP-OVOD)."""
 
 
 def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEnsemble:

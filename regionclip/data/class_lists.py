@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,13 +62,30 @@ def names_of_embeddings(path: str | Path) -> list[str]:
     return read_names(path) or names_of_published(path)
 
 
-def parse_names(text: str) -> list[str]:
-    """Return the class names, synonyms too, that a config key names: a class list, a file, or names with commas."""
+NAMES_MARK = "names:"
+"""Start of a config value with class names as JSON, which can be no list, file or number."""
+
+
+def write_names(names: Sequence[str]) -> str:
+    """Return class names as a config value for `parse_names`, whatever characters they have."""
+    return NAMES_MARK + json.dumps(list(names)) if names else ""
+
+
+def parse_names(text: str, *, synonyms: bool = True) -> list[str]:
+    """Return the class names that a config key names: a class list, a file, names with commas, or `write_names`.
+
+    Args:
+        text: the value.
+        synonyms: return all synonyms of a class; else the first.
+    """
     groups: Sequence[str | Sequence[str]] = []
-    if text in CLASS_LISTS:
+    if text.startswith(NAMES_MARK):
+        groups = json.loads(text.removeprefix(NAMES_MARK))
+    elif text in CLASS_LISTS:
         groups = CLASS_LISTS[text]()
     elif text and existing_file(text) is not None:
         groups = read_class_names(text)
     elif text:
         groups = [split_synonyms(part) for part in text.split(",")]
-    return [name for group in groups for name in ([group] if isinstance(group, str) else group)]
+    listed = [[group] if isinstance(group, str) else list(group) for group in groups]
+    return [name for group in listed for name in (group if synonyms else group[:1])]

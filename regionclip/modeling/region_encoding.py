@@ -8,7 +8,9 @@ from functools import cached_property
 from detectron2.structures import Instances
 from torch import Tensor
 
+from regionclip.errors import user_error
 from regionclip.modeling.inference.early_end import LazyRegions
+from regionclip.modeling.postprocess import DetectionSelector, ProbabilityOnly
 
 FeatureMaps = dict[str, Tensor]
 """Feature maps [N, C, H, W] by name."""
@@ -18,6 +20,19 @@ def each_image(maps: FeatureMaps) -> Iterator[FeatureMaps]:
     """Yield the feature maps [1, C, H, W] of each image of a batch [N, C, H, W]."""
     for parts in zip(*(part.split(1) for part in maps.values()), strict=True):
         yield dict(zip(maps, parts, strict=True))
+
+
+def scorable_proposals(proposals: Instances, selector: DetectionSelector, key: str) -> Instances:
+    """Return the proposals that can have a score.
+
+    Raises:
+        UserError: the score depends on an objectness that the proposals lack; `key` False leaves it out.
+    """
+    if proposals.has("objectness_logits"):
+        return proposals[selector.fusion.scorable(proposals.objectness_logits)]
+    if not isinstance(selector.fusion, ProbabilityOnly):
+        raise user_error(key, "False with proposals without objectness", "True", f"add {key} False")
+    return proposals
 
 
 class RegionEncoding:

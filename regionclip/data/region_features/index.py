@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -87,9 +89,14 @@ def with_given_regions(records: Sequence[Record], names: Sequence[str], path: st
     if not is_feature_folder(path):
         return with_user_boxes(records, names, path)
     folder = FeatureFolder(resolve_path(path))
-    found = [folder.find(name) for name in names]
+    found = folder.find_all(names)
+    if missing := found.count(None):
+        logger.warning("%s has no regions of %d of %d images", path, missing, len(found))
     rows = [StoredRows.none() if name is None else folder.rows(name) for name in found]
     return [cast(Record, {**record, "stored_regions": row}) for record, row in zip(records, rows, strict=True)]
+
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureFolder(Mapping[str, Features]):
@@ -120,8 +127,24 @@ class FeatureFolder(Mapping[str, Features]):
         shard, first, count = self._images[name]
         return StoredRows(str(self.folder / shard), self.kind, first, count)
 
-    def find(self, path: str | Path) -> str | None:
-        """Return the name of the image that a path ends with; None if there is none."""
+    def find_all(self, paths: Sequence[str | Path]) -> list[str | None]:
+        """Return the name of the image that each path ends with; None where there is none.
+
+        Raises:
+            UserError: no path has one, or two have the same.
+        """
+        found = [self._find(path) for path in paths]
+        known = [name for name in found if name is not None]
+        what, fix = f"regions in {self.folder}", "name the folder of these images"
+        if paths and not known:
+            raise user_error(what, f"those of {len(paths)} images, such as {paths[0]}", "none of them", fix)
+        if len(set(known)) < len(known):
+            (twice, _), *_ = Counter(known).most_common()
+            fix = "extract regions with the folders in the names, or give images with unique names"
+            raise user_error(what, "regions of one image each", f"{twice} for several images", fix)
+        return found
+
+    def _find(self, path: str | Path) -> str | None:
         parts = Path(path).parts
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         return next((end for end in ends if end in self._images), None)

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from regionclip.data.region_features.formats import Features
+from regionclip.errors import user_error
 from regionclip.modeling.detector import ImageEncoding, OpenVocabularyDetector, Selection
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 
@@ -54,6 +55,8 @@ def with_objectness(choice: Choice, minimum: float = 0.0) -> Choice:
     def choose(
         model: OpenVocabularyDetector, encoding: ImageEncoding, regions: Instances
     ) -> tuple[Boxes, Tensor, Features]:
+        if not regions.has("objectness_logits"):
+            raise user_error("--objectness", "proposals with an objectness", "none", "leave it out, or name others")
         kept = regions[regions.objectness_logits.sigmoid() >= minimum] if minimum > 0 else regions
         boxes, embeddings, entries = choice(model, encoding, kept)
         return boxes, embeddings, {"objectness": kept.objectness_logits.sigmoid(), **entries}

@@ -41,7 +41,8 @@ class TaughtNames:
     def from_config(cls, cfg: CfgNode) -> TaughtNames:
         """Return the names of BASE_CLASSES and NOVEL_CLASSES."""
         names = cfg.MODEL.LP_OVOD
-        return cls(tuple(parse_names(names.BASE_CLASSES)), tuple(parse_names(names.NOVEL_CLASSES)))
+        base, novel = (parse_names(text, synonyms=False) for text in (names.BASE_CLASSES, names.NOVEL_CLASSES))
+        return cls(tuple(base), tuple(novel))
 
     @property
     def all(self) -> tuple[str, ...]:

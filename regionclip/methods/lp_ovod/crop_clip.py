@@ -27,8 +27,9 @@ from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
-from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
-from regionclip.modeling.region_encoding import RegionEncoding
+from regionclip.modeling.proposals.resized import ResizedProposals
+from regionclip.modeling.proposals.sources import ImageInput, ProposalSource, offline_rpn_config
+from regionclip.modeling.region_encoding import RegionEncoding, scorable_proposals
 
 
 class CropCLIP(SoftmaxOverProposals):
@@ -50,6 +51,7 @@ class CropCLIP(SoftmaxOverProposals):
         test_classes: ConfiguredClasses | None = None,
         lang_encoder: nn.Module | None = None,
         scales: Sequence[float] = CROP_SCALES,
+        resize: tuple[int, int] | None = None,
     ) -> None:
         """Create a detector.
 
@@ -63,6 +65,7 @@ class CropCLIP(SoftmaxOverProposals):
             test_classes: of evaluation; None takes `classes`.
             lang_encoder: text encoder, kept for concept features.
             scales: of the crops of a box.
+            resize: shortest and longest side of the images of the proposal network; None leaves them as they are.
         """
         super().__init__()
         rpn = rpn_of(proposal_source)
@@ -71,7 +74,8 @@ class CropCLIP(SoftmaxOverProposals):
         self.offline_preprocessor = rpn.preprocessor if rpn else None
         self.backbone = image_encoder.requires_grad_(False)
         self.lang_encoder = lang_encoder
-        self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
+        self.preprocessor, self.selector = preprocessor, selector
+        self.proposal_source = ResizedProposals(proposal_source, *resize) if rpn and resize else proposal_source
         self.train_classes, self.test_classes, self.temperature = classes, test_classes, temperature
         self.crops = CropEncoder(self, self._normalize, scales)
 
@@ -89,6 +93,7 @@ class CropCLIP(SoftmaxOverProposals):
             "classes": build_classes(cfg, "TEXT_EMB_PATH"),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
+            "resize": _rpn_sides(cfg),
         }
 
     @property
@@ -133,7 +138,7 @@ class CropCLIP(SoftmaxOverProposals):
         return self.proposal_source.propose([image], self.device)[0]
 
     def _regions(self, maps: dict[str, Tensor], proposals: Instances) -> LazyRegions:
-        scorable = proposals[self.selector.fusion.scorable(proposals.objectness_logits)]
+        scorable = scorable_proposals(proposals, self.selector, "MODEL.CLIP.MULTIPLY_RPN_SCORE")
         return LazyRegions(scorable, lambda count: lambda boxes: self.crops.embed(maps["image"], boxes.tensor))
 
     @torch.no_grad()
@@ -154,3 +159,11 @@ class CropCLIP(SoftmaxOverProposals):
         """Raise a `UserError`: crops are cut outside of any graph."""
         fix = "export a RegionCLIP detector, or run this one in Python"
         raise user_error("export", "a detector that encodes whole images", "CropCLIP", fix)
+
+
+def _rpn_sides(cfg: CfgNode) -> tuple[int, int] | None:
+    """Return the sides of images that the proposal network is made for, if images come in their original size."""
+    if cfg.INPUT.MIN_SIZE_TEST or cfg.MODEL.CLIP.CROP_REGION_TYPE != "RPN":
+        return None
+    rpn_input = offline_rpn_config(cfg).INPUT
+    return rpn_input.MIN_SIZE_TEST, rpn_input.MAX_SIZE_TEST

@@ -37,7 +37,7 @@ from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.oln.anchors import AnchorMatcher
 from regionclip.modeling.proposals.oln.localizer import apply_deltas
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
-from regionclip.modeling.region_encoding import RegionEncoding, each_image
+from regionclip.modeling.region_encoding import RegionEncoding, each_image, scorable_proposals
 
 
 class LPOVOD(ConfiguredDetector):
@@ -186,10 +186,8 @@ class LPOVOD(ConfiguredDetector):
         return cast(Instances, proposals[0])
 
     def _regions(self, maps: dict[str, Tensor], proposals: Instances) -> LazyRegions:
-        known = proposals
-        if known.has("objectness_logits"):
-            known = known[self.selector.fusion.scorable(known.objectness_logits)]
-        return LazyRegions(known, lambda count: lambda boxes: self.roi_heads.encode(maps, [boxes]))
+        scorable = scorable_proposals(proposals, self.selector, "MODEL.LP_OVOD.OBJECTNESS")
+        return LazyRegions(scorable, lambda count: lambda boxes: self.roi_heads.encode(maps, [boxes]))
 
     @torch.no_grad()
     def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:

@@ -5,6 +5,7 @@ The published training (stage `probe`) runs the frozen detector again in each of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from regionclip.methods.lp_ovod.stages import LinearProbing
 from regionclip.modeling.losses.classification import sigmoid_focal
 from regionclip.progress import progress_bar
 from regionclip.records import Record
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def region_features(model: LPOVOD, records: Sequence[Record], mapper: TestMapper
         if known is None:
             image = mapper(record)
             if "error" in image:
+                logger.error("Skipped image %s", image["error"])
                 continue
             with EventStorage():
                 features, labels = stage.features(model, [{**image, "seed": number}])
@@ -101,7 +105,7 @@ def probe(images: Sequence[ImageRegions], classes: int, settings: ProbeSettings)
     )
     generator = torch.Generator().manual_seed(settings.seed)
     done = 0
-    for epoch in range(settings.epochs):
+    for epoch in progress_bar(range(settings.epochs), unit="epoch", description="probing"):
         decay = 0.1 ** sum(epoch >= milestone for milestone in settings.milestones)
         for numbers in torch.randperm(len(images), generator=generator).split(settings.images_per_batch):
             batch = [images[number] for number in numbers.tolist()]

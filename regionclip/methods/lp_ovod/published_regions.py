@@ -17,7 +17,8 @@ from regionclip.data.region_features.formats import Chunk, Features, Safetensors
 from regionclip.data.region_features.index import MANIFEST, write_index
 from regionclip.engine.checkpoint.reading import read_pickle
 from regionclip.errors import user_error
-from regionclip.files import write_json
+from regionclip.files import read_json_file, write_json
+from regionclip.fingerprints import file_state, fingerprint
 from regionclip.progress import progress_bar
 
 COUNTS = "num_proposal"
@@ -47,17 +48,29 @@ def read_proposals(path: Path, *, trust_pickle: bool = False) -> list[NDArray[np
     return [np.asarray(part, dtype=np.float32) for part in content]
 
 
-def places_of_images(images: Sequence[Entry], count: int, id_map: Path | None) -> list[int]:
+def _require_inside(boxes: NDArray[np.float32], image: Entry) -> None:
+    """Raise a `UserError` for boxes beyond the image, which are those of another one."""
+    width, height = image.get("width"), image.get("height")
+    if not len(boxes) or not width or not height:
+        return
+    right, bottom = boxes[:, 2].max(), boxes[:, 3].max()
+    if right > width + 1 or bottom > height + 1:
+        actual, fix = f"boxes up to {right:.0f} x {bottom:.0f}", "name the --id-map or annotation file of the proposals"
+        raise user_error(f"proposals of image {image['id']}", f"boxes within {width} x {height} pixels", actual, fix)
+
+
+def places_of_images(images: Sequence[Entry], counts: Sequence[int], id_map: Path | None) -> list[int]:
     """Return for each image its place in a list of proposals.
 
     Args:
         images: of the annotation file, in its order.
-        count: length of the list.
+        counts: number of proposals at each place.
         id_map: published JSON object, image id to place; None takes the order of the images.
 
     Raises:
         UserError: an image without a place, or a list of another length.
     """
+    count = len(counts)
     if id_map is None:
         if len(images) != count:
             fix = "name the annotation file that the proposals were made for, or their --id-map"
@@ -72,6 +85,11 @@ def places_of_images(images: Sequence[Entry], count: int, id_map: Path | None) -
             fix = "name the map that belongs to the proposals"
             raise user_error(f"{id_map}: image {image['id']}", f"a place below {count}", repr(place), fix)
         places.append(place)
+    if len(set(places)) < len(places):
+        raise user_error(f"{id_map}", "a place of its own for each image", "one for several", "name another map")
+    if content.get(COUNTS) not in (None, [], list(counts)):
+        fix = "name the map that belongs to the proposals"
+        raise user_error(f"{id_map}: {COUNTS}", "the numbers of boxes in the proposals", "others", fix)
     return places
 
 
@@ -127,21 +145,33 @@ def convert(
     content = read_annotation_file(annotations, what="COCO's JSON format", fix="name its file", key="images")
     images: list[Entry] = content["images"]
     boxes = read_proposals(proposals, trust_pickle=trust_pickle)
-    places = places_of_images(images, len(boxes), id_map)
     counts = [len(part) for part in boxes]
+    places = places_of_images(images, counts, id_map)
+    for image, place in zip(images, places, strict=True):
+        _require_inside(boxes[place], image)
     table = None if embeddings is None else map_embeddings(embeddings, sum(counts), width)
     starts = [0, *itertools.accumulate(counts)]
     names = [image["file_name"] for image in images]
     shards = Shards(output, SafetensorsShard(), images_per_shard)
     chunks = shards.chunks(names, 1)
     place_of = dict(zip(names, places, strict=True))
+    about = {"clip": clip, "dim": width} if embeddings is not None else {}
+    _claim(output, (proposals, annotations, id_map, embeddings), about)
     for chunk in progress_bar(chunks, unit="shard"):
         if not shards.is_done(chunk, 0.0):
             shards.write(chunk, dict(_features(chunk, place_of, boxes, table, starts)), {})
-    about = {"clip": clip, "dim": width} if embeddings is not None else {}
-    write_json(output / MANIFEST, {"fingerprint": f"published {proposals.name}", **about})
     write_index(shards, chunks)
-    return sum(counts)
+    return sum(counts[place] for place in places)
+
+
+def _claim(output: Path, files: Sequence[Path | None], about: dict[str, Any]) -> None:
+    """Write the manifest of a folder; raises `UserError` if it has regions of other files."""
+    states = [(str(file), file_state(file)) for file in files if file is not None]
+    manifest = {"fingerprint": fingerprint([states, about])[:16], **about}
+    found = read_json_file(output / MANIFEST)
+    if found not in (None, manifest):
+        raise user_error(f"--output {output}", "no regions of other files", "some", "name another folder")
+    write_json(output / MANIFEST, manifest)
 
 
 def _features(

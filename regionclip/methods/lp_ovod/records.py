@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from regionclip.clip.prompts import same_to_clip
 from regionclip.config.resolve import clip_architecture
-from regionclip.data.region_features.index import FeatureFolder
+from regionclip.data.region_features.index import FeatureFolder, is_feature_folder
 from regionclip.errors import user_error
+from regionclip.files import resolve_path
 from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.records import Record
 
@@ -61,12 +63,20 @@ def _with_prototypes(records: Sequence[Record], classes: Sequence[str], names: T
 
 
 def _with_regions(cfg: CfgNode, records: Sequence[Record]) -> list[Record]:
-    key, folder = "MODEL.LP_OVOD.REGIONS", FeatureFolder(cfg.MODEL.LP_OVOD.REGIONS)
+    key, path = "MODEL.LP_OVOD.REGIONS", cfg.MODEL.LP_OVOD.REGIONS
+    if not is_feature_folder(path):
+        fix = "write it with regionclip features --format safetensors"
+        raise user_error(f"{key} {path}", "a folder of region features", "no index.json in it", fix)
+    folder = FeatureFolder(resolve_path(path))
     clip, dim = clip_architecture(cfg).name, cfg.MODEL.CLIP.TEXT_EMB_DIM
-    if folder.clip not in ("", clip) or folder.dim not in (None, dim):
-        actual = f"{folder.clip} of width {folder.dim}"
+    if folder.clip != clip or folder.dim != dim:
+        actual = f"{folder.clip} of width {folder.dim}" if folder.clip else "none"
         raise user_error(f"{key} {folder.folder}", f"embeddings of {clip} of width {dim}", actual, "extract them again")
-    names = [folder.find(record["file_name"]) for record in records]
+    unreadable = [record for record in records if Path(record["file_name"]).name in folder.failures]
+    if unreadable:
+        logger.warning("%d images could not be read when regions were extracted: left out", len(unreadable))
+        records = [record for record in records if record not in unreadable]
+    names = folder.find_all([record["file_name"] for record in records])
     missing = [record["file_name"] for record, name in zip(records, names, strict=True) if name is None]
     if missing:
         actual, fix = f"none of {len(missing)} images, such as {missing[0]}", "run regionclip features on all images"

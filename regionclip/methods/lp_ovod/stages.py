@@ -50,8 +50,10 @@ class BaseTraining:
         self.distill_weight = distill_weight
 
     def freeze(self, model: LPOVOD) -> None:
-        """Train all but an offline proposal generator."""
-        for part in (model.offline_backbone, model.offline_proposal_generator):
+        """Train all but an offline proposal generator, and without distillation its head."""
+        heads = model.roi_heads
+        unused = () if self.distill_weight else (heads.distill_box_head, heads.distill_projection)
+        for part in (model.offline_backbone, model.offline_proposal_generator, *unused):
             if part is not None:
                 part.requires_grad_(False)
 
@@ -81,7 +83,10 @@ class BaseTraining:
 class LinearProbing:
     """The prototypes of novel classes are trained, on retrieved boxes (section 3.3)."""
 
-    frozen_parts: tuple[str, ...] = ("backbone.", "proposal_generator.", "roi_heads.box_head", "roi_heads.distill")
+    frozen_parts: tuple[str, ...] = (
+        *("backbone.", "proposal_generator.", "roi_heads.box_head", "roi_heads.distill"),
+        *("roi_heads.box_predictor.prototypes", "roi_heads.box_predictor.bbox_pred"),
+    )
 
     def freeze(self, model: LPOVOD) -> None:
         """Train the novel prototypes only."""

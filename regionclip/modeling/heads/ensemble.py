@@ -67,6 +67,9 @@ class EnsembleROIHeads(nn.Module):
         self.in_features, self.pooler = tuple(in_features), pooler
         self.box_head, self.distill_box_head = box_head, distill_box_head
         self.box_predictor: nn.Module | None = None
+        # As published: Detectron2 initializes both alike.
+        nn.init.xavier_uniform_(box_head.fcs[0].weight)
+        distill_box_head.fcs[0].reset_parameters()
         self.distill_projection = nn.Linear(distill_box_head.output_shape.channels, embedding_dim)
         nn.init.xavier_uniform_(self.distill_projection.weight)
         nn.init.zeros_(self.distill_projection.bias)

@@ -154,6 +154,8 @@ def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
         "mean": rpn.preprocessor.mean.flatten().tolist(),
         "std": rpn.preprocessor.std.flatten().tolist(),
     }
+    if threshold := getattr(generator, "score_threshold", 0.0):
+        settings["score_threshold"] = threshold
     states = [rpn.backbone.state_dict(), rpn.proposal_generator.state_dict()]
     return {"weights": hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch.nn import functional as F
 
 from regionclip import RegionCLIP
@@ -115,6 +116,47 @@ def test_crops_are_of_the_pixels_of_the_image():
             model.backbone, lambda crops: (crops / 255 - model.preprocessor.mean) / model.preprocessor.std
         ).embed(item["image"], boxes)
     torch.testing.assert_close(embedded, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_rpn_proposes_on_the_image_that_it_is_made_for():
+    """The tiny RPN takes images of 800 pixels; crops are of the original."""
+    model = crop_clip(INPUT__MIN_SIZE_TEST=0)
+    (encoding,) = model.encode_images([image(90, 120)])
+    assert encoding.proposals.image_size == (90, 120)
+    plain = crop_clip(INPUT__MIN_SIZE_TEST=90)
+    pixels = np.asarray(
+        Image.fromarray(image(90, 120)["image"].permute(1, 2, 0).numpy()).resize((1067, 800), Image.BILINEAR)
+    )
+    resized = {"image": torch.from_numpy(pixels.transpose(2, 0, 1).copy()), "height": 800, "width": 1067}
+    (expected,) = plain.encode_images([resized])
+    scale = torch.tensor([120 / 1067, 90 / 800] * 2)
+    found, wanted = encoding.proposals.proposal_boxes.tensor, expected.proposals.proposal_boxes.tensor * scale
+    torch.testing.assert_close(found, wanted[: len(found)], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"), [(build, "MODEL__LP_OVOD__OBJECTNESS"), (crop_clip, "MODEL__CLIP__MULTIPLY_RPN_SCORE")]
+)
+def test_scores_without_objectness_must_be_asked_for(make, key):
+    boxes = Instances((96, 128), proposal_boxes=Boxes(torch.tensor([[10.0, 10, 90, 80]])))
+    for asked in (False, True):
+        model = make(**{key: str(not asked)})
+        (encoding,) = model.encode_images([image()], proposals=False)
+        encoding.proposals = boxes
+        if asked:
+            assert len(model.detect(encoding, classifier("cat", "dog"), Selection(threshold=0.0))) == 2
+            continue
+        with pytest.raises(UserError, match="expected False with proposals without objectness"):
+            model.detect(encoding, classifier("cat", "dog"), Selection(threshold=0.0))
+
+
+def test_crops_are_embedded_in_half_precision():
+    boxes = Boxes(torch.tensor([[5.0, 5, 60, 70], [40, 20, 128, 96]]))
+    models = crop_clip(), crop_clip()
+    models[1].prepare_for_inference("bfloat16", "res5", "keep")
+    whole, half = (m.embed_regions(m.encode_images([image()], proposals=False)[0], boxes) for m in models)
+    assert half.dtype == torch.float32
+    assert float(F.cosine_similarity(whole, half).min()) > 0.99
 
 
 def test_clip_on_crops_is_a_detector_of_any_words():

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from regionclip.config.loading import load_config
+from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.methods.lp_ovod.probing import ImageRegions, ProbeSettings, probe
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
@@ -103,10 +105,26 @@ def test_more_words_can_be_taught_later(command, world, tmp_path):
     assert code == 2 and "--words: expected words that the detector does not know, got Red Box" in error
 
 
+def test_names_of_the_config_that_were_never_probed_can_be_taught(command, world, tmp_path, detector_folder):
+    """A base detector names the novel classes of its experiment, and has no prototypes of them."""
+    options = {"MODEL__LP_OVOD__STAGE": "base", "MODEL__LP_OVOD__BASE_CLASSES": "person,car"}
+    cfg = config(**options, MODEL__LP_OVOD__NOVEL_CLASSES="cat,emoji", INPUT__MIN_SIZE_TEST="64")
+    base = write_detector(tmp_path / "base", cfg, detector_folder / "text.safetensors")
+    code, _, error = command(*arguments(world, tmp_path / "taught", words="emoji", model=base))
+    assert code == 0, error
+    assert weights(tmp_path / "taught")[PROTOTYPES].shape == (1, 32)
+    code, _, error = command(*arguments(world, tmp_path / "taught", words="emoji", model=tmp_path / "taught"))
+    assert code == 2 and "another folder than --model, got the same" in error
+    packed = load_config(str(tmp_path / "taught" / "config.yaml"))
+    names = TaughtNames.from_config(packed)
+    assert (names.base, names.novel) == (("person", "car"), ("emoji",))  # no class list
+    assert packed.MODEL.ENSEMBLE.NEGATIVES_PER_POSITIVE == 10
+
+
 def test_struck_out_regions_are_not_learned_from(command, world, tmp_path):
     output = tmp_path / "taught"
     assert command(*arguments(world, output))[0] == 0
-    first, shards = weights(output)[PROTOTYPES], sorted((output / "work" / "regions-0.1").glob("*.safetensors"))
+    first, shards = weights(output)[PROTOTYPES], sorted((output / "work").glob("regions-*/*.safetensors"))
     written = [shard.stat().st_mtime_ns for shard in shards]
     code, out, error = command(*arguments(world, output, exclude="2, 7"))
     assert code == 0, error
@@ -117,6 +135,10 @@ def test_struck_out_regions_are_not_learned_from(command, world, tmp_path):
     assert page.count("class=out") == 2
     code, _, error = command(*arguments(world, output, exclude=",".join(map(str, range(1, 7)))))
     assert code == 2 and "--exclude: expected a region left for each word, got none for red box" in error
+    code, _, error = command(*arguments(world, output, exclude="99"))
+    assert code == 2 and "--exclude: expected numbers from 1 to 12, got 99" in error
+    code, _, error = command(*arguments(world, output, exclude="2", words="blue box, red box"))
+    assert code == 2 and "--exclude: expected the regions of retrieved.html, got other words" in error
     code, _, error = command(*arguments(world, output, exclude="two"))
     assert code == 2 and "--exclude: expected numbers with commas, got 'two'" in error
 
@@ -130,7 +152,7 @@ def test_a_killed_command_ends_with_the_same_detector(command, world, tmp_path):
         return [sys.executable, "-m", "regionclip", *arguments(world, tmp_path / name)]
 
     assert subprocess.run(given("whole"), **options).returncode == 0
-    for place in ("work/regions-0.1/features-*.safetensors", "work/probe-*/00000[2-9].safetensors"):
+    for place in ("work/regions-*/features-*.safetensors", "work/probe-*/00000[2-9].safetensors"):
         with subprocess.Popen(given("killed"), **options) as process:
             while process.poll() is None and not list((tmp_path / "killed").glob(place)):
                 time.sleep(0.005)
@@ -149,7 +171,8 @@ def test_another_folder_of_images_is_an_error(command, world, tmp_path):
     (images / "0.png").rename(images / "00.png")
     code, _, error = command(*arguments(world, tmp_path / "taught", images=images))
     assert (
-        code == 2 and "expected the images of the first run, got 1 new, 1 gone. Fix: restore them, or remove" in error
+        code == 2
+        and "expected the images of the first run, got 1 new, 1 gone, 0 changed. Fix: restore them, or remove" in error
     )
 
 
@@ -179,8 +202,6 @@ def test_detectors_of_other_methods_and_clips_are_errors(command, world, tmp_pat
 
 
 def test_an_export_has_the_published_keys(command, tmp_path):
-    from regionclip.config.loading import load_config
-
     options = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.CROP_REGION_TYPE", ""]
     model = build_model(load_config("configs/lp_ovod/coco_probe.yaml", options))
     torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")

@@ -69,6 +69,34 @@ def test_each_image_gets_its_rows(command, published):
             np.testing.assert_array_equal(found[name]["feats"].numpy(), embeddings)
 
 
+def test_a_folder_keeps_the_regions_of_its_files(command, published):
+    folder, _ = published
+    assert convert(command, folder, *whole(folder))[0] == 0
+    assert convert(command, folder, *whole(folder))[0] == 0
+    code, _, error = convert(command, folder, "--id-map", folder / "map.json")
+    assert code == 2 and "expected no regions of other files" in error
+
+
+def test_boxes_beyond_their_image_are_of_another_one(command, published):
+    folder, _ = published
+    arrays = pickle.loads((folder / "proposals.pkl").read_bytes())
+    arrays[3][0, 2] = 400
+    (folder / "proposals.pkl").write_bytes(pickle.dumps(arrays))
+    code, _, error = convert(command, folder, "--id-map", folder / "map.json")
+    assert code == 2 and "expected boxes within" in error and "got boxes up to 400" in error
+
+
+def test_regions_of_other_images_are_an_error(tmp_path, command, published):
+    folder, _ = published
+    assert convert(command, folder, *whole(folder))[0] == 0
+    regions = FeatureFolder(folder / "regions")
+    assert regions.find_all(["x/0.png", "9.png"]) == ["0.png", None]
+    with pytest.raises(UserError, match=r"those of 2 images, such as a\.png, got none of them"):
+        regions.find_all(["a.png", "b.png"])
+    with pytest.raises(UserError, match=r"expected regions of one image each, got 0\.png for several images"):
+        regions.find_all(["x/0.png", "y/0.png"])
+
+
 def test_without_a_map_the_order_of_the_images_counts(command, published):
     folder, _ = published
     code, _, error = convert(command, folder)
@@ -95,6 +123,9 @@ def test_files_that_do_not_belong_together_are_errors(command, published):
     (folder / "map.json").write_text(json.dumps({"0": 3, "num_proposal": []}))
     code, _, error = convert(command, folder, "--id-map", folder / "map.json")
     assert code == 2 and "image 1: expected a place below 8, got None" in error
+    (folder / "map.json").write_text(json.dumps(dict.fromkeys(map(str, range(8)), 3)))
+    code, _, error = convert(command, folder, "--id-map", folder / "map.json")
+    assert code == 2 and "expected a place of its own for each image, got one for several" in error
     assert not (folder / "regions" / "index.json").exists()
 
 
@@ -186,7 +217,7 @@ def test_what_retrieval_cannot_use_is_an_error(command, published):
     folder, _ = published
     assert convert(command, folder, *whole(folder))[0] == 0
     code, _, error = retrieve(command, folder, save_names(folder, ("dog",), 64))
-    assert code == 2 and "expected width 32, as the regions of ViT-B/32, got width 64" in error
+    assert code == 2 and "expected width 32 of ViT-B/32, as the regions, got width 64" in error
     code, _, error = retrieve(command, folder, save_names(folder, ("dog", "pallet", "zebra")))
     assert code == 2 and "expected categories of" in error and "got pallet, zebra" in error
     code, _, error = retrieve(command, folder, save_names(folder, ("dog",)), "--min-cosine", "0.99")

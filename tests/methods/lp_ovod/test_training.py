@@ -135,6 +135,13 @@ def test_regions_of_another_clip_or_of_other_images_are_an_error(world, tmp_path
     options = settings(world, "base", MODEL__LP_OVOD__REGIONS=str(other))
     with pytest.raises(UserError, match="expected embeddings of tiny_clip of width 32, got RN50 of width 1024"):
         DetectorTrainer(training_config(world, tmp_path / "out", **options))
+    boxes = changed_store(world, tmp_path / "boxes", clip="", dim=None)
+    options = settings(world, "base", MODEL__LP_OVOD__REGIONS=str(boxes))
+    with pytest.raises(UserError, match="expected embeddings of tiny_clip of width 32, got none"):
+        DetectorTrainer(training_config(world, tmp_path / "out", **options))
+    options = settings(world, "base", MODEL__LP_OVOD__REGIONS="nowhere")
+    with pytest.raises(UserError, match=r"MODEL\.LP_OVOD\.REGIONS nowhere: expected a folder of region features"):
+        DetectorTrainer(training_config(world, tmp_path / "out", **options))
     fewer = changed_store(world, tmp_path / "fewer")
     index = json.loads((fewer / "index.json").read_text())
     index["images"] = dict(list(index["images"].items())[:5])

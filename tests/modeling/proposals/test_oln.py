@@ -165,6 +165,11 @@ def test_matching_is_the_rule_anchor_by_anchor(count, anchors, seed):
     assert (objects.tolist(), labels.tolist()) == slow_matching(iou, 0.3, 0.7, 0.3)
 
 
+def test_an_image_without_an_anchor_inside_is_no_error():
+    sample = sample_anchors(torch.cat(pyramid()), Boxes(torch.tensor([[0.0, 0, 9, 9]]).double()), (10, 1333), PUBLISHED)
+    assert len(sample.box_rows) == len(sample.quality_rows) == 0 and sample.normalizer == 2
+
+
 def test_without_objects_every_anchor_is_negative():
     _, labels = AnchorMatcher(0.3, 0.7)(torch.zeros(0, 5))
     assert labels.tolist() == [0] * 5

@@ -57,12 +57,16 @@ def run_learn(args: Namespace) -> int:
     """Run the command, and return the exit code."""
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
+    from regionclip.errors import user_error
     from regionclip.hub.pretrained import load_pretrained
     from regionclip.methods.lp_ovod.cli.learn import PAGE, Lesson
     from regionclip.methods.lp_ovod.cli.learn import learn as teach
 
     for name in {args.model, args.teacher} - {OWN}:
         shared.fetch_files(name, agreed=args.yes)
+    for option, name in (("--model", args.model), ("--teacher", args.teacher)):
+        if Path(name).is_dir() and args.output.is_dir() and args.output.samefile(name):
+            raise user_error(f"--output {args.output}", f"another folder than {option}", "the same", "name another")
     lesson = Lesson(args.words, args.images, args.output, args.count, args.objectness, _numbers(args.exclude))
     with own_folder(args.output, f"--output {args.output}"):
         base = load_pretrained(args.model, device=args.device, trust_pickle=args.trust_pickle)
@@ -107,6 +111,7 @@ def retrieve(
     count: Annotated[int, typer.Option("--per-word", min=1, help="Regions of each class.")] = 100,
     objectness: Annotated[float, typer.Option("--min-objectness", help="Minimum of a region.")] = 0.6,
     cosine: Annotated[float, typer.Option("--min-cosine", help="Minimum of a region.")] = -1.0,
+    device: shared.Device = "",
 ) -> None:
     """Retrieve the regions most similar to each class, as a dataset for linear probing.
 
@@ -122,9 +127,10 @@ def retrieve(
 def run_retrieve(args: Namespace) -> int:
     """Run the command, and return the exit code."""
     from regionclip.engine.command import DONE
+    from regionclip.hub.pretrained import require_device
     from regionclip.methods.lp_ovod.cli.retrieve import retrieve_file
 
-    limits = args.count, args.objectness, args.cosine
+    limits = args.count, args.objectness, args.cosine, require_device(args.device)
     found = retrieve_file(args.regions, args.embeddings, args.annotations, args.output, args.images, *limits)
     print(f"Done: {len(found['annotations'])} regions in {len(found['images'])} images in {args.output}")
     return DONE

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,18 @@ from detectron2.structures import BoxMode
 
 from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import Vocabulary
+from regionclip.data.class_lists import write_names
 from regionclip.data.images import image_size
 from regionclip.data.region_features.index import FeatureFolder
 from regionclip.data.test_loader import TestMapper
 from regionclip.engine.features.extraction import ExtractionJob, extract_region_features, read_extraction_input
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, write_json
-from regionclip.fingerprints import config_parts, fingerprint, hash_tensors
+from regionclip.files import atomic_write, read_json_file, write_json
+from regionclip.fingerprints import config_parts, file_state, fingerprint, hash_tensors
 from regionclip.hub.packing import pack_detector
 from regionclip.hub.pretrained import Pretrained
 from regionclip.inference.vocabularies import VocabularyOptions, make_vocabulary, split_words
+from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.methods.lp_ovod.cli.page import retrieval_page
 from regionclip.methods.lp_ovod.crop_clip import CropCLIP
 from regionclip.methods.lp_ovod.detector import LPOVOD
@@ -32,9 +33,13 @@ from regionclip.methods.lp_ovod.probing import ProbeSettings, probe, region_feat
 from regionclip.methods.lp_ovod.retrieval import Retrieved, retrieve
 from regionclip.methods.lp_ovod.retrieved import StoredImage, retrieved_dataset
 from regionclip.modeling.build import build_model
+from regionclip.progress import progress_bar
 from regionclip.records import Record
 
 logger = logging.getLogger(__name__)
+
+NEGATIVES_PER_POSITIVE = 10
+"""Of linear probing, as published."""
 
 PAGE, DATASET = "retrieved.html", "retrieved.json"
 """What was retrieved, as a page and in COCO's format; next to the detector."""
@@ -89,16 +94,18 @@ def learn(base: Pretrained, teacher: Pretrained, lesson: Lesson) -> Learned:
     model, crop_clip = _require_models(base, teacher)
     embedder = teacher.embedder()
     vocabulary = make_vocabulary(split_words(lesson.words), lambda: embedder, VocabularyOptions())
-    _require_new(vocabulary, model)
+    taught = () if model.predictor.novel_prototypes is None else model.names.novel
+    _require_new(vocabulary, (*model.names.base, *taught))
     regions = _embed(teacher, crop_clip, lesson)
-    content = _retrieve(regions, vocabulary, lesson)
+    content = _retrieve(regions, vocabulary, lesson, crop_clip.device)
     kept = _without_excluded(content, lesson.excluded)
-    student = _student(base.cfg, model, vocabulary.names)
-    prototypes, images = _probe(student, base.cfg, kept, lesson, first=len(model.names.novel))
+    cfg = _taught_config(base.cfg, TaughtNames(model.names.base, (*taught, *vocabulary.names)))
+    student = _student(cfg, model)
+    prototypes, images = _probe(student, cfg, kept, lesson, first=len(taught))
     with torch.no_grad():
         assert student.predictor.novel_prototypes is not None
-        student.predictor.novel_prototypes[len(model.names.novel) :] = prototypes
-    _pack(base, teacher, student, lesson.output)
+        student.predictor.novel_prototypes[len(taught) :] = prototypes
+    pack_detector(Pretrained(student.eval(), cfg, teacher.embedder), lesson.output, list(student.names.all))
     return Learned(vocabulary.names, len(kept["annotations"]), images)
 
 
@@ -120,8 +127,8 @@ def _require_models(base: Pretrained, teacher: Pretrained) -> tuple[LPOVOD, Crop
     return model, teacher.model
 
 
-def _require_new(vocabulary: Vocabulary, model: LPOVOD) -> None:
-    known = {same_to_clip(name) for name in model.names.all}
+def _require_new(vocabulary: Vocabulary, names: Sequence[str]) -> None:
+    known = set(map(same_to_clip, names))
     if again := [name for name in vocabulary.names if same_to_clip(name) in known]:
         raise user_error("--words", "words that the detector does not know", ", ".join(again), "leave them out")
 
@@ -131,14 +138,15 @@ def _embed(teacher: Pretrained, model: CropCLIP | LPOVOD, lesson: Lesson) -> Fea
     cfg = teacher.cfg.clone()
     cfg.defrost()
     # What is below the threshold is not retrieved, and so not embedded.
-    cfg.INPUT_DIR, cfg.OUTPUT_DIR = str(lesson.images), str(lesson.work / f"regions-{lesson.objectness:g}")
+    inputs = [*config_parts(cfg), lesson.objectness, hash_tensors([model.state_dict()])]
+    cfg.INPUT_DIR, cfg.OUTPUT_DIR = str(lesson.images), str(lesson.work / f"regions-{fingerprint(inputs)[:16]}")
     job = ExtractionJob(
         format="safetensors", images_per_shard=50, half=True, objectness=True, min_objectness=lesson.objectness
     )
     job.configure(cfg)
     cfg.freeze()
     records = read_extraction_input(cfg, job)
-    _require_same_images(lesson, list(records))
+    _require_same_images(lesson, {name: Path(record["file_name"]) for name, record in records.items()})
     report = extract_region_features(cfg, model, job, records)
     for failure in report.failures:
         logger.error("Skipped image %s", failure)
@@ -146,31 +154,38 @@ def _embed(teacher: Pretrained, model: CropCLIP | LPOVOD, lesson: Lesson) -> Fea
     return FeatureFolder(cfg.OUTPUT_DIR)
 
 
-def _require_same_images(lesson: Lesson, names: Sequence[str]) -> None:
-    """Raise a `UserError` if the folder of images is not that of the run which is continued."""
+def _require_same_images(lesson: Lesson, files: Mapping[str, Path]) -> None:
+    """Raise a `UserError` if the images are not those of the run which is continued."""
     path = lesson.work / "images.json"
-    if path.is_file():
-        before = set(json.loads(path.read_text()))
-        new, gone = len(set(names) - before), len(before - set(names))
-        if new or gone:
-            fix = f"restore them, or remove {lesson.work} to start again"
-            raise user_error(f"--images {lesson.images}", "the images of the first run", f"{new} new, {gone} gone", fix)
-    else:
-        write_json(path, list(names))
+    states = {name: list(file_state(file)) for name, file in files.items()}
+    before = read_json_file(path)
+    if before is None:
+        write_json(path, states)
+        return
+    new, gone = len(states.keys() - before.keys()), len(before.keys() - states.keys())
+    changed = sum(before[name] != states[name] for name in states.keys() & before.keys())
+    if new or gone or changed:
+        actual, fix = (
+            f"{new} new, {gone} gone, {changed} changed",
+            f"restore them, or remove {lesson.work} to start again",
+        )
+        raise user_error(f"--images {lesson.images}", "the images of the first run", actual, fix)
 
 
-def _retrieve(regions: FeatureFolder, vocabulary: Vocabulary, lesson: Lesson) -> dict[str, Any]:
+def _retrieve(regions: FeatureFolder, vocabulary: Vocabulary, lesson: Lesson, device: torch.device) -> dict[str, Any]:
     """Return what each word retrieves in COCO's format, and write it with its page."""
     images = []
     for number, name in enumerate(regions, start=1):
         height, width = image_size(lesson.images / name)
         images.append(StoredImage(name, number, width, height, regions.rows(name).number))
-    found = retrieve(regions.values(), vocabulary.class_embeddings(), lesson.count, lesson.objectness)
+    stored = progress_bar(regions.values(), unit="image", total=len(regions), description="retrieval")
+    text = vocabulary.class_embeddings().to(device)
+    found = retrieve(stored, text, lesson.count, lesson.objectness)
     _require_found(found, vocabulary.names, lesson)
     categories = [{"id": number, "name": name} for number, name in enumerate(vocabulary.names, start=1)]
     ids = [category["id"] for category in categories]
     content = retrieved_dataset(found, ids, categories, images, regions)
-    lesson.output.mkdir(parents=True, exist_ok=True)
+    _require_as_seen(lesson, content)
     write_json(lesson.output / DATASET, content)
     with atomic_write(lesson.output / PAGE) as file:
         file.write(retrieval_page(content, lesson.images, lesson.excluded).encode())
@@ -185,6 +200,19 @@ def _require_found(found: Sequence[Retrieved], names: Sequence[str], lesson: Les
         raise user_error("--words", expected, f"none for {', '.join(nothing)}", fix)
 
 
+def _require_as_seen(lesson: Lesson, content: dict[str, Any]) -> None:
+    """Raise a `UserError` if numbers are excluded that the page does not show, or shows for other regions."""
+    if not lesson.excluded:
+        return
+    seen, fix = read_json_file(lesson.output / DATASET), "leave --exclude out, look at the page, and choose again"
+    places = [(entry["id"], entry["image_id"], entry["bbox"]) for entry in content["annotations"]]
+    if seen is None or [(e["id"], e["image_id"], e["bbox"]) for e in seen["annotations"]] != places:
+        raise user_error("--exclude", f"the regions of {PAGE}", "other words, counts or regions", fix)
+    if unknown := set(lesson.excluded) - {number for number, *_ in places}:
+        actual = ", ".join(map(str, sorted(unknown)))
+        raise user_error("--exclude", f"numbers from 1 to {len(places)}", actual, fix)
+
+
 def _without_excluded(content: dict[str, Any], excluded: Sequence[int]) -> dict[str, Any]:
     kept = [entry for entry in content["annotations"] if entry["id"] not in excluded]
     left = {entry["category_id"] for entry in kept}
@@ -195,15 +223,21 @@ def _without_excluded(content: dict[str, Any], excluded: Sequence[int]) -> dict[
     return {**content, "annotations": kept}
 
 
-def _student(cfg: CfgNode, model: LPOVOD, names: Sequence[str]) -> LPOVOD:
-    """Return a detector with the weights of another, and prototypes of zeros for further names."""
-    changed = cfg.clone()
+def _taught_config(cfg: CfgNode, names: TaughtNames) -> CfgNode:
+    """Return the config of a detector with prototypes of the names; background is limited as published."""
+    changed: CfgNode = cfg.clone()
     changed.defrost()
     changed.MODEL.LP_OVOD.STAGE = "probe"
-    changed.MODEL.LP_OVOD.BASE_CLASSES = ",".join(model.names.base)
-    changed.MODEL.LP_OVOD.NOVEL_CLASSES = ",".join((*model.names.novel, *names))
+    changed.MODEL.LP_OVOD.BASE_CLASSES = write_names(names.base)
+    changed.MODEL.LP_OVOD.NOVEL_CLASSES = write_names(names.novel)
+    changed.MODEL.ENSEMBLE.NEGATIVES_PER_POSITIVE = NEGATIVES_PER_POSITIVE
     changed.freeze()
-    student = build_model(changed)
+    return changed
+
+
+def _student(cfg: CfgNode, model: LPOVOD) -> LPOVOD:
+    """Return a detector with the weights of another, and prototypes of zeros for further names."""
+    student = build_model(cfg)
     assert isinstance(student, LPOVOD) and student.predictor.novel_prototypes is not None
     state = dict(model.state_dict())
     known = state.pop("roi_heads.box_predictor.novel_prototypes", None)
@@ -221,6 +255,10 @@ def _probe(
     records = _records(content, lesson.images, first)
     inputs = [*config_parts(cfg), student.names, records, hash_tensors([student.state_dict()])]
     images = region_features(student, records, mapper, lesson.work / f"probe-{fingerprint(inputs)[:16]}")
+    if not images:
+        raise user_error(
+            f"--images {lesson.images}", "images that can be read", "none of those retrieved", "restore them"
+        )
     # Rows of all novel prototypes, to rows of the new ones.
     rows = [replace(image, labels=image.labels - first) for image in images]
     return probe(rows, len(student.names.novel) - first, lesson.settings), len(rows)
@@ -244,14 +282,3 @@ def _records(content: dict[str, Any], images: Path, first: int) -> list[Record]:
         for image in content["images"]
         if image["id"] in boxes
     ]
-
-
-def _pack(base: Pretrained, teacher: Pretrained, student: LPOVOD, output: Path) -> None:
-    cfg = base.cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.LP_OVOD.STAGE = "probe"
-    cfg.MODEL.LP_OVOD.BASE_CLASSES = ",".join(student.names.base)
-    cfg.MODEL.LP_OVOD.NOVEL_CLASSES = ",".join(student.names.novel)
-    cfg.freeze()
-    taught = Pretrained(student.eval(), cfg, teacher.embedder, None, None)
-    pack_detector(taught, output, list(student.names.all))

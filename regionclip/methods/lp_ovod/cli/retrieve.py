@@ -32,6 +32,7 @@ def retrieve_file(
     count: int,
     objectness: float,
     cosine: float,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Write the regions that each class retrieves, and return the dataset; arguments are those of the command.
 
@@ -41,8 +42,9 @@ def retrieve_file(
     """
     folder = FeatureFolder(regions)
     vocabulary = Vocabulary.from_file(embeddings, names=names_of_embeddings(embeddings))
-    if folder.dim is not None and folder.dim != vocabulary.dim:
-        expected, actual = f"width {folder.dim}, as the regions of {folder.clip}", f"width {vocabulary.dim}"
+    if folder.dim is not None and (folder.dim != vocabulary.dim or vocabulary.model not in ("", folder.clip)):
+        expected = f"width {folder.dim} of {folder.clip}, as the regions"
+        actual = f"width {vocabulary.dim} of {vocabulary.model or 'an unknown CLIP'}"
         raise user_error(f"--embeddings {embeddings}", expected, actual, "embed the names with the same CLIP")
     content = read_annotation_file(annotations, what="COCO's JSON format", fix="name its file", key="categories")
     ids = {same_to_clip(category["name"]): category["id"] for category in content["categories"]}
@@ -51,7 +53,7 @@ def retrieve_file(
         raise user_error(f"--embeddings {embeddings}", expected, ", ".join(unknown[:5]), "name the novel classes only")
     stored = _stored_images(folder, content["images"])
     read = progress_bar(_features(folder, stored, objectness), unit="image", total=len(stored))
-    found = retrieve(read, vocabulary.class_embeddings(), count, objectness, cosine)
+    found = retrieve(read, vocabulary.class_embeddings().to(device), count, objectness, cosine)
     if nothing := [name for name, best in zip(vocabulary.names, found, strict=True) if not len(best.rows)]:
         fix = "lower --min-objectness or --min-cosine"
         raise user_error("retrieval", "regions for each class", f"none for {', '.join(nothing)}", fix)
@@ -69,27 +71,25 @@ def retrieve_file(
 
 def _stored_images(folder: FeatureFolder, images: list[Entry]) -> list[StoredImage]:
     """Return the images of an annotation file that have stored regions, in the order of the file."""
-    named = [(image, folder.find(image["file_name"])) for image in images]
+    named = zip(images, folder.find_all([image["file_name"] for image in images]), strict=True)
     stored = [
         StoredImage(name, image["id"], image["width"], image["height"], folder.rows(name).number)
         for image, name in named
         if name is not None
     ]
-    if not stored:
-        fix = "name the annotation file of the images whose regions are stored"
-        raise user_error(f"--regions {folder.folder}", "regions of the images", "none", fix)
     if len(stored) < len(images):
         logger.warning("%d of %d images have no stored regions", len(images) - len(stored), len(images))
     return stored
 
 
 def _features(folder: FeatureFolder, images: list[StoredImage], objectness: float) -> Iterator[Features]:
-    needed = {"feats": "embeddings", **({"objectness": "objectness"} if objectness > 0 else {})}
+    fixes = {"feats": ("embeddings", "write them with regionclip features, or lp-ovod convert --embeddings")}
+    if objectness > 0:
+        fixes["objectness"] = "objectness", "write it with regionclip features --objectness, or add --min-objectness 0"
     for image in images:
         features = folder[image.name]
-        for key, name in needed.items():
+        for key, (name, fix) in fixes.items():
             if key not in features and image.count:
-                fix = "write them with regionclip features --objectness, or add --min-objectness 0"
                 raise user_error(f"--regions {folder.folder}", f"the {name} of the regions", "none", fix)
         if image.count:
             yield features

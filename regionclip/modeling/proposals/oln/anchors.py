@@ -91,7 +91,7 @@ class AnchorMatcher:
         Returns:
             The object int64 [A] of each anchor, and the labels int8 [A].
         """
-        if not len(iou):
+        if not iou.numel():  # no object, or no anchor inside of a small image
             none = torch.zeros(iou.shape[1], dtype=torch.int64, device=iou.device)
             return none, none.to(torch.int8)
         best, objects = iou.max(dim=0)

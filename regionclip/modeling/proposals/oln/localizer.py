@@ -203,6 +203,8 @@ class OLN(nn.Module):
         self, images: ImageList, features: dict[str, Tensor], gt_instances: Sequence[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Return the proposals of each image, in training those of the first stage, and in training the losses."""
+        # The backbone may compute in half precision; qualities and boxes do not.
+        features = {name: maps.float() for name, maps in features.items()}
         proposals, losses = self.rpn(images, features, gt_instances if self.training else None)
         if self.training:
             assert gt_instances is not None, "training needs ground truth"
