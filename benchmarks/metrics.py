@@ -39,6 +39,7 @@ BENCHMARKS = {
     "evaluation": ["eval.py"],
     "peers": ["peers.py"],
     "retrieval": ["retrieval.py"],
+    "lp_ovod": ["lp_ovod.py"],
     "crop_clip": ["crop_clip.py"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""

@@ -65,10 +65,10 @@ def prepare_for_inference(
         precision = usable_precision(precision, device, when_emulated)
     backbone = getattr(model, "backbone", None)
     image_encoder = clip_image_encoder(backbone) if backbone is not None else None
-    for owner in (backbone, getattr(model, "offline_backbone", None)):
+    heads: Any = getattr(model, "roi_heads", None)
+    for owner in (backbone, getattr(model, "offline_backbone", None), heads):
         if owner is not None:
             _fold(owner)
-    heads: Any = getattr(model, "roi_heads", None)
     if image_encoder is not None and hasattr(heads, "borrow"):
         heads.borrow(image_encoder)  # folding replaced its attention pool
     if isinstance(heads, BorrowsLastStage) and image_encoder is not None:
@@ -82,8 +82,9 @@ def prepare_for_inference(
 
 
 @torch.no_grad()
-def _fold(backbone: nn.Module) -> None:
-    for module in list(backbone.modules()):
+def _fold(owner: nn.Module) -> None:
+    """Fold normalization into the convolutions of a backbone or of RoI heads."""
+    for module in list(owner.modules()):
         if isinstance(module, ModifiedResNet):
             fold_image_encoder(module)
         elif isinstance(module, Conv2d) and module.norm is not None:
@@ -91,7 +92,7 @@ def _fold(backbone: nn.Module) -> None:
             if found is not None:
                 module.weight, module.bias = (nn.Parameter(values, requires_grad=False) for values in found)
                 module.norm = None
-    for module in list(backbone.modules()):
+    for module in list(owner.modules()):
         for number, (name, block) in enumerate(list(module.named_children())):
             if type(block) is BottleneckBlock:
                 layers = cast(Any, block)
