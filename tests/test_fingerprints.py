@@ -33,3 +33,12 @@ def test_a_missing_file_has_no_state_and_another_value_is_another_run(tmp_path):
     assert file_state(tmp_path / "nothing") == ()
     one, other = (fingerprint(config_parts(load_config("", ["SEED", seed]))) for seed in ("1", "2"))
     assert one != other
+
+
+def test_a_folder_of_regions_has_the_state_of_its_index(tmp_path):
+    assert file_state(tmp_path) == ()
+    states = []
+    for content in ("{}", '{"images": {}}'):
+        (tmp_path / "index.json").write_text(content)
+        states.append(file_state(tmp_path))
+    assert states[0] and states[0] != states[1]

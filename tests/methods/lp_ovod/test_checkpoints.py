@@ -5,6 +5,7 @@ import torch
 
 from regionclip.config.loading import load_config
 from regionclip.engine.checkpoint.loading import load_weights, parts_with_weights
+from regionclip.errors import UserError
 from regionclip.methods.lp_ovod.checkpoints import published_state
 from regionclip.modeling.build import build_model
 from tests.helpers.detectors import flat
@@ -77,3 +78,18 @@ def test_base_training_starts_from_files_of_the_backbone(source, tmp_path):
     assert required == ("backbone.bottom_up.",)
     assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, stem)
     assert not [key for key in report.uncovered if key.startswith("backbone.bottom_up.")]
+
+
+def test_without_distillation_its_head_is_not_trained():
+    model = build("base", MODEL__LP_OVOD__DISTILL_WEIGHT=0.0)
+    frozen = {key.split(".")[1] for key, weight in model.named_parameters() if not weight.requires_grad}
+    assert frozen == {"distill_box_head", "distill_projection"}
+
+
+def test_probing_needs_the_prototypes_and_deltas_of_the_base_detector(tmp_path):
+    shapes = lp_ovod_shapes()
+    shapes["roi_head.prototype"] = (47, 1024)
+    torch.save({"state_dict": numbers(shapes)}, tmp_path / "other.pth")
+    model, cfg = build(), load_config("configs/lp_ovod/coco_probe.yaml", flat(OPTIONS))
+    with pytest.raises(UserError, match=r"prototypes has shape \[47, 1024\], the model needs \[48, 1024\]"):
+        load_weights(model, str(tmp_path / "other.pth"), required=parts_with_weights(cfg, model))

@@ -290,3 +290,12 @@ def test_the_config_fixes_the_statistics_of_its_backbone():
     model = tiny()
     kinds = {type(part).__name__ for part in model.backbone.modules() if "BatchNorm" in type(part).__name__}
     assert kinds == {"FrozenBatchNorm2d", "FixedStatisticsBatchNorm2d"}
+
+
+def test_feature_maps_in_half_precision_are_taken():
+    model = tiny().eval()
+    images = ImageList.from_tensors([torch.rand(3, 96, 128)], 32)
+    with torch.no_grad():
+        maps = {name: part.bfloat16() for name, part in model.backbone(images.tensor).items()}
+        (found,), _ = model.proposal_generator(images, maps, None)
+    assert len(found) and found.proposal_boxes.tensor.dtype == torch.float32
