@@ -17,6 +17,8 @@ from regionclip.errors import user_error
 from regionclip.files import read_json_file, resolve_path, write_json
 from regionclip.records import Record, ShardHeader
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "features.json"
 """File that records which config and weights the files of a folder come from, and the space of their embeddings."""
 
@@ -94,9 +96,6 @@ def with_given_regions(records: Sequence[Record], names: Sequence[str], path: st
         logger.warning("%s has no regions of %d of %d images", path, missing, len(found))
     rows = [StoredRows.none() if name is None else folder.rows(name) for name in found]
     return [cast(Record, {**record, "stored_regions": row}) for record, row in zip(records, rows, strict=True)]
-
-
-logger = logging.getLogger(__name__)
 
 
 class FeatureFolder(Mapping[str, Features]):

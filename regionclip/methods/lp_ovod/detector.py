@@ -35,7 +35,7 @@ from regionclip.modeling.postprocess import (
 from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.oln.anchors import AnchorMatcher
-from regionclip.modeling.proposals.oln.localizer import apply_deltas
+from regionclip.modeling.proposals.oln.localizer import REGIONS_AT_ONCE, apply_deltas
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding, each_image, scorable_proposals
 
@@ -208,7 +208,7 @@ class LPOVOD(ConfiguredDetector):
     @torch.no_grad()
     def embed_regions(self, encoding: RegionEncoding, boxes: Boxes) -> Tensor:
         """Return [R, D + C] of boxes in pixels of the network input: the embedding and the box head's features."""
-        chunks = torch.arange(len(boxes), device=boxes.device).split(1000)
+        chunks = torch.arange(len(boxes), device=boxes.device).split(REGIONS_AT_ONCE)
         return torch.cat([self.roi_heads.encode(encoding.maps, [boxes[rows]]) for rows in chunks])
 
     @torch.no_grad()

@@ -165,10 +165,8 @@ def _require_same_images(lesson: Lesson, files: Mapping[str, Path]) -> None:
     new, gone = len(states.keys() - before.keys()), len(before.keys() - states.keys())
     changed = sum(before[name] != states[name] for name in states.keys() & before.keys())
     if new or gone or changed:
-        actual, fix = (
-            f"{new} new, {gone} gone, {changed} changed",
-            f"restore them, or remove {lesson.work} to start again",
-        )
+        actual = f"{new} new, {gone} gone, {changed} changed"
+        fix = f"restore them, or remove {lesson.work} to start again"
         raise user_error(f"--images {lesson.images}", "the images of the first run", actual, fix)
 
 
@@ -256,9 +254,8 @@ def _probe(
     inputs = [*config_parts(cfg), student.names, records, hash_tensors([student.state_dict()])]
     images = region_features(student, records, mapper, lesson.work / f"probe-{fingerprint(inputs)[:16]}")
     if not images:
-        raise user_error(
-            f"--images {lesson.images}", "images that can be read", "none of those retrieved", "restore them"
-        )
+        actual = "none with retrieved regions"
+        raise user_error(f"--images {lesson.images}", "images that can be read", actual, "restore them")
     # Rows of all novel prototypes, to rows of the new ones.
     rows = [replace(image, labels=image.labels - first) for image in images]
     return probe(rows, len(student.names.novel) - first, lesson.settings), len(rows)

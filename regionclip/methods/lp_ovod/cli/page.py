@@ -39,8 +39,8 @@ def retrieval_page(content: Mapping[str, Any], images: Path, excluded: Sequence[
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>Retrieved regions</title>",
         f"<style>{_STYLE}</style><h1>What each word has retrieved</h1>",
-        "<p>The regions of the images that CLIP finds most similar to the word. The detector learns from these boxes: "
-        "strike out wrong ones with --exclude and their numbers, such as --exclude 3,17, and run the command again.",
+        "<p>The regions whose CLIP embeddings are most similar to that of the word. The detector learns from these "
+        "boxes: strike out wrong ones with --exclude and their numbers, such as --exclude 3,17, and run it again.",
     ]
     for category in content["categories"]:
         own = [entry for entry in content["annotations"] if entry["category_id"] == category["id"]]
