@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 from regionclip.config.key import Key
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from regionclip.records import Record
 
-METHODS = ("regionclip", "cora", "lp_ovod")
+METHODS = ("regionclip", "cora", "lp_ovod", "ralf")
 """Packages in `regionclip.methods`; each has a `Method` named METHOD."""
 
 Parts = Mapping[str, str]
@@ -64,6 +65,8 @@ class Method:
     """Allowed config values by key in region feature extraction; empty if not supported."""
     class_conditioned: tuple[str, ...] = ()
     """Those of `meta_architectures` whose own proposals depend on class names; they have no other proposal source."""
+    add_ons: tuple[str, ...] = ()
+    """Config keys that switch parts of the method on in detectors of other methods too."""
 
     def config_problems(self, cfg: CfgNode) -> Iterator[Problem]:
         """Yield the config's contradictions to the method."""
@@ -114,9 +117,17 @@ def method_of(cfg: CfgNode) -> Method | None:
 
 
 def methods_of(cfg: CfgNode) -> list[Method]:
-    """Return the methods that own the meta-architecture or the RoI heads of a config."""
-    names = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
-    return [method for method in methods() if names[0] in method.meta_architectures or names[1] in method.roi_heads]
+    """Return the methods that own the meta-architecture, the RoI heads or an add-on of a config."""
+    name, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
+    return [
+        method
+        for method in methods()
+        if name in method.meta_architectures or heads in method.roi_heads or _is_added(method, cfg)
+    ]
+
+
+def _is_added(method: Method, cfg: CfgNode) -> bool:
+    return any(reduce(getitem, key.split("."), cfg) for key in method.add_ons)
 
 
 @cache

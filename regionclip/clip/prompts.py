@@ -125,9 +125,12 @@ PROMPT_ENSEMBLES = {
         PromptEnsemble("cora", PROMPT_TEMPLATES[1:], normalized=True),
         PromptEnsemble("single", ("a photo of a {}.",)),
         PromptEnsemble("name", ("{}",)),
+        PromptEnsemble("ralf", ("a photo of a {}",)),
+        PromptEnsemble("raf", ("a photo of {}",)),
     )
 }
-"""RegionCLIP's 81 templates, CORA's 80, the default template of CLIP's authors, and the name alone (LP-OVOD)."""
+"""RegionCLIP's 81 templates, CORA's 80, the default template of CLIP's authors, the name alone (LP-OVOD), and
+those of RALF for negative words and for RAF."""
 
 
 def prompt_ensemble(templates: str | Sequence[str] | PromptEnsemble) -> PromptEnsemble:

@@ -43,6 +43,7 @@ class RegionEncoding:
         maps: FeatureMaps,
         propose: Callable[[], Instances],
         make_regions: Callable[[FeatureMaps, Instances], LazyRegions],
+        image: Tensor | None = None,
     ) -> None:
         """Store the feature maps [1, C, H, W] of an image.
 
@@ -50,8 +51,9 @@ class RegionEncoding:
             maps: input of RoIAlign.
             propose: returns the proposals.
             make_regions: turns maps and proposals into lazily encoded regions.
+            image: network input, uint8 [3, H, W], for detectors that cut crops out of it.
         """
-        self.maps = maps
+        self.maps, self.image = maps, image
         self._propose, self._make_regions = propose, make_regions
 
     @cached_property

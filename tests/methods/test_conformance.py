@@ -26,21 +26,22 @@ from tests.helpers.paths import REPOSITORY
 HEIGHT, WIDTH = 96, 128
 
 
-@pytest.fixture(params=METHODS)
-def tiny_method(request, embedding_file):
-    """Return a method's declaration, and what builds its tiny detector."""
-    case = importlib.import_module(f"tests.methods.{request.param}.tiny")
+@pytest.fixture(params=[*(f"{name}.tiny" for name in METHODS), "ralf.added"])
+def tiny_method(request, embedding_file, tmp_path):
+    """Return a method's declaration, and what builds its tiny detector, also with the add-ons of another method."""
+    case = importlib.import_module(f"tests.methods.{request.param}")
 
     def build(overrides=case.OVERRIDES):
         dim = int(overrides["MODEL.CLIP.TEXT_EMB_DIM"])
-        names = getattr(case, "NAMES", "")
-        files = {case.EMBEDDINGS: embedding_file("conformance", case.CLASSES, dim, parse_names(names))}
-        cfg = load_config(case.CONFIG, flat(overrides | files))
+        embeddings = embedding_file("conformance", case.CLASSES, dim, parse_names(getattr(case, "NAMES", "")))
+        files = case.files(tmp_path, embeddings) if hasattr(case, "files") else {}
+        cfg = load_config(case.CONFIG, flat(overrides | files | {case.EMBEDDINGS: embeddings}))
         model = build_model(cfg)
         fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
         return cfg, model
 
-    return next(method for method in methods() if method.name == request.param), case, build
+    owner = "regionclip" if request.param == "ralf.added" else request.param.split(".")[0]
+    return next(method for method in methods() if method.name == owner), case, build
 
 
 def image_input(seed=0, height=HEIGHT, width=WIDTH):
@@ -135,8 +136,10 @@ def test_the_optimized_form_agrees_with_the_plain_one(tiny_method):
 
 def test_a_detector_is_built_without_classes_of_its_own(tiny_method):
     """As `from_pretrained` does: class names follow."""
-    _, case, _ = tiny_method
-    model = build_model(load_config(case.CONFIG, flat(case.OVERRIDES | {case.EMBEDDINGS: ""}))).eval()
+    _, case, build = tiny_method
+    cfg = build()[0].clone()
+    cfg.merge_from_list([case.EMBEDDINGS, ""])
+    model = build_model(cfg).eval()
     require_detector(model).require_open_vocabulary()
     (encoding,) = model.encode_images([image_input()])
     classifier = BackgroundClassifier(vocabulary(model, 3), None, "cpu")

@@ -159,12 +159,12 @@ def part_of(key: str) -> str:
     names = key.split(".")
     if names[0] == "roi_heads":
         return ".".join(names[:3] if names[1] == "box_predictor" else names[:2])
-    return ".".join(names[:2]) if names[1:2] == ["attnpool"] else names[0]
+    return ".".join(names[:2]) if names[1:2] == ["attnpool"] or names[0] == "raf" else names[0]
 
 
 def _fix(part: str) -> str:
     source = "MODEL.CLIP.TEXT_EMB_PATH" if part.endswith("cls_score") else "MODEL.WEIGHTS"
-    source = next((slot.key for slot in weight_slots() if part.startswith(slot.prefix)), source)
+    source = next((slot.key for slot in weight_slots() if f"{part}.".startswith(slot.prefix)), source)
     return f"name a file that has them in {source}, or accept random values with --allow-missing {part}"
 
 

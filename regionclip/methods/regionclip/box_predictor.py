@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, _log_classification_stats
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -203,16 +203,16 @@ class TextEmbeddingOutputLayers(CLIPOutputLayers):
         # The background row is zero as published, and is not normalized if a checkpoint has another.
         return torch.cat([classifier(unit), self.cls_bg_score(unit)], dim=1).div_(self.temperature)
 
-    def refine(self, x: Tensor, proposals: Instances) -> Tensor:
+    def refine(self, x: Tensor, proposals: Boxes) -> Tensor:
         """Return the class-agnostic boxes [R, 4] of regions: the proposals, with box deltas applied if used.
 
         Args:
             x: region embeddings [R, D].
-            proposals: `proposal_boxes`, in pixels of the network input.
+            proposals: in pixels of the network input.
         """
         if self.keep_proposal_boxes:
-            return proposals.proposal_boxes.tensor.clone()
-        return self.box2box_transform.apply_deltas(self.bbox_pred(x), proposals.proposal_boxes.tensor)
+            return proposals.tensor.clone()
+        return self.box2box_transform.apply_deltas(self.bbox_pred(x), proposals.tensor)
 
 
 def build_box_predictor(cfg: CfgNode, input_shape: ShapeSpec) -> CLIPOutputLayers:

@@ -20,6 +20,7 @@ from regionclip.methods.regionclip.checks import DENSE_HEADS
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads, CLIPStandardROIHeads, ForegroundSampling
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.build import build_text_encoder_if_wanted
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Classifier, EmbedsClassNames, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
@@ -27,6 +28,9 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
+from regionclip.modeling.retrieval_augmentation.build import build_raf, build_ral, tested_names
+from regionclip.modeling.retrieval_augmentation.features import NoAugmentation, RegionAugmentation
+from regionclip.modeling.retrieval_augmentation.loss import RetrievalAugmentedLoss
 from regionclip.modeling.score_scale import ScoreScale
 
 if TYPE_CHECKING:
@@ -52,6 +56,9 @@ class CLIPFastRCNN(nn.Module):
         proposal_source: ProposalSource,
         lang_encoder: nn.Module | None = None,
         image_projection: nn.Parameter | None = None,
+        ral: RetrievalAugmentedLoss | None = None,
+        raf: RegionAugmentation | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         """Create a detector.
 
@@ -62,6 +69,9 @@ class CLIPFastRCNN(nn.Module):
             proposal_source: source of the regions; the modules of an RPN are registered with the detector.
             lang_encoder: text encoder, kept for concept features.
             image_projection: [C, D] from region vectors of a transformer backbone to the joint space.
+            ral: further losses against negative words (RALF).
+            raf: augments region embeddings (RALF).
+            class_names: of the classes of evaluation, if known.
         """
         super().__init__()
         rpn = rpn_of(proposal_source)
@@ -74,6 +84,7 @@ class CLIPFastRCNN(nn.Module):
         self.offline_preprocessor = rpn.preprocessor if rpn else None
         self.proposal_source = proposal_source
         self.image_projection = image_projection
+        self.ral, self.raf, self.class_names = ral, raf or NoAugmentation(), tuple(class_names)
         image_encoder = clip_image_encoder(backbone)
         if isinstance(roi_heads, EmbedsClassNames):
             cast("CLIPTransformerROIHeads", roi_heads).borrow(self)
@@ -84,18 +95,22 @@ class CLIPFastRCNN(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         backbone = build_backbone(cfg)
+        preprocessor = ImagePreprocessor(
+            cfg.MODEL.PIXEL_MEAN,
+            cfg.MODEL.PIXEL_STD,
+            unit_range=pixels_to_unit_range(cfg),
+            size_divisibility=backbone.size_divisibility,
+        )
         return {
             "backbone": backbone,
             "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN,
-                cfg.MODEL.PIXEL_STD,
-                unit_range=pixels_to_unit_range(cfg),
-                size_divisibility=backbone.size_divisibility,
-            ),
+            "preprocessor": preprocessor,
             "proposal_source": build_proposal_source(cfg),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
             "image_projection": _build_projection_if_wanted(cfg, backbone),
+            "ral": build_ral(cfg),
+            "raf": build_raf(cfg, preprocessor),
+            "class_names": tested_names(cfg),
         }
 
     @property
@@ -132,7 +147,10 @@ class CLIPFastRCNN(nn.Module):
         targets = [image["instances"].to(self.device) for image in batched_inputs]
         proposals = self.proposal_source.propose(batched_inputs, self.device)
         images = self.preprocessor([image["image"] for image in batched_inputs])
-        _, losses = self.roi_heads(images, self.backbone(images.tensor), proposals, targets)
+        features = self.backbone(images.tensor)
+        _, losses = self.roi_heads(images, features, proposals, targets)
+        if self.ral is not None:
+            losses |= self.ral(partial(self.roi_heads.encode, features), targets, batched_inputs)
         return losses
 
     def inference(
@@ -153,7 +171,11 @@ class CLIPFastRCNN(nn.Module):
         """
         images = self.preprocessor([image["image"] for image in batched_inputs])
         features = self.backbone(images.tensor)
-        if detected_instances is None:
+        if detected_instances is None and self.raf.dim:
+            encodings = self._encode_images(batched_inputs, features, proposals=True)
+            found = [self.detect(encoding, None, Selection()) for encoding in encodings]
+            results = self.roi_heads.forward_with_given_boxes(features, found)
+        elif detected_instances is None:
             proposals = self.proposal_source.propose(batched_inputs, self.device)
             results, _ = self.roi_heads(images, features, proposals, None)
         else:
@@ -207,9 +229,16 @@ class CLIPFastRCNN(nn.Module):
     @torch.no_grad()
     def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[RegionEncoding]:
         """Return the feature maps of each image with its proposals, computed now or on first access."""
+        return self._encode_images(inputs, self.image_features(inputs), proposals=proposals)
+
+    def _encode_images(
+        self, inputs: Sequence[ImageInput], features: FeatureMaps, *, proposals: bool
+    ) -> list[RegionEncoding]:
         encodings = [
-            RegionEncoding(maps, partial(self._propose, image), self._regions)
-            for maps, image in zip(each_image(self.image_features(inputs)), inputs, strict=True)
+            RegionEncoding(
+                maps, partial(self._propose, image), partial(self._regions, image["image"]), image=image["image"]
+            )
+            for maps, image in zip(each_image(features), inputs, strict=True)
         ]
         if proposals:
             found = self.proposal_source.propose(inputs, self.device)
@@ -220,32 +249,51 @@ class CLIPFastRCNN(nn.Module):
     def _propose(self, image: ImageInput) -> Instances:
         return self.proposal_source.propose([image], self.device)[0]
 
-    def _regions(self, maps: FeatureMaps, proposals: Instances) -> LazyRegions:
+    def _regions(self, image: Tensor, maps: FeatureMaps, proposals: Instances) -> LazyRegions:
         (scorable,) = self.roi_heads.box_predictor.scorable([proposals])
-        return LazyRegions(scorable, partial(self.roi_heads.encoder_of_image, maps))
+        make_encoder = partial(self.roi_heads.encoder_of_image, maps)
+        return LazyRegions(scorable, partial(self.raf.encoder, make_encoder, image, self._refine))
+
+    def _refine(self, embeddings: Tensor, boxes: Boxes) -> Tensor:
+        return self.roi_heads.box_predictor.refine(embeddings, boxes)
 
     @torch.no_grad()
     def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
         """Return the detections of one image; see `OpenVocabularyDetector.detect`."""
         predictor = self.roi_heads.box_predictor
-        if classifier is None:
-            classify, classes = predictor.classify_as_configured(), predictor.scoring_layer.out_features
-        else:
-            classify, classes = partial(self._classify, classifier), classifier.classes
-        return detect_selected(encoding.regions, classify, classes, predictor.selector, selection)
+        classify = predictor.classify_as_configured() if classifier is None else partial(self._classify, classifier)
+        known = classifier or self.configured_classes()
+        return detect_selected(
+            encoding.regions, self.raf.classify(classify, known), known.classes, predictor.selector, selection
+        )
 
-    def _classify(self, classifier: Classifier, embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
-        boxes = self.roi_heads.box_predictor.refine(embeddings, proposals)
-        return boxes, self.probabilities(embeddings, classifier)
+    def configured_classes(self) -> ConfiguredClasses:
+        """Return the classes of an evaluation, which the predictor compares with."""
+        return ConfiguredClasses(self.roi_heads.box_predictor.scoring_layer.weight, self.class_names)
+
+    def _classify(self, classifier: Classifier, own: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
+        return self._refine(own, proposals.proposal_boxes), self._own_probabilities(own, classifier)
 
     @torch.no_grad()
     def embed_regions(self, encoding: RegionEncoding, boxes: Boxes) -> Tensor:
-        """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input."""
-        return self.encode_boxes(encoding.maps, boxes)
+        """Return the embeddings [R, D], not normalized, of boxes in pixels of the network input.
+
+        Those of a detector with RAF have the augmented embeddings after these.
+        """
+        assert encoding.image is not None
+        return self.raf.append(self.encode_boxes(encoding.maps, boxes), encoding.image, boxes, self._refine)
 
     @torch.no_grad()
     def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return the softmax [R, K + 1] over all classes; the last column sums background names and background row."""
+        """Return the softmax [R, K + 1] over all classes; the last column sums background names and background row.
+
+        RAF re-weights it.
+        """
+        own, features = self.raf.split(embeddings)
+        known = classifier or self.configured_classes()
+        return self.raf.fuse(self._own_probabilities(own, classifier), features, known)
+
+    def _own_probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         predictor = self.roi_heads.box_predictor
         if classifier is None:
             return predictor(embeddings)[0].softmax(dim=1)

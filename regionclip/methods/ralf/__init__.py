@@ -1,0 +1,17 @@
+"""RALF (Kim et al., CVPR 2024): losses and features augmented by retrieved words and concepts."""
+
+from regionclip.method import Method
+from regionclip.methods.ralf.keys import KEYS
+
+METHOD = Method(
+    name="ralf",
+    title="Retrieval-Augmented Open-Vocabulary Object Detection",
+    paper="https://arxiv.org/abs/2404.05687",
+    license="MIT",
+    meta_architectures={},
+    keys=KEYS,
+    add_ons=("MODEL.RALF.RAL.ENABLED", "MODEL.RALF.RAF.ENABLED"),
+    checks="regionclip.methods.ralf.checks",
+    checkpoints="regionclip.methods.ralf.checkpoints",
+    zoo="regionclip.methods.ralf.zoo",
+)

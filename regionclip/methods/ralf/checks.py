@@ -1,0 +1,113 @@
+"""Contradictions of a config of RALF, reported before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode
+from torch.nn import functional as F
+
+from regionclip.clip.architectures import get_architecture
+from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
+from regionclip.config.resolve import clip_architecture
+from regionclip.errors import Problem, UserError
+from regionclip.modeling.retrieval_augmentation.augmenter import HEADS
+from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names, tested_names, trained_names
+from regionclip.modeling.retrieval_augmentation.negatives import BUILD, NegativeWords, read_negative_words
+
+DETECTORS = ("CLIPFastRCNN",)
+"""Meta-architectures that embed regions for RALF."""
+
+ROI_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
+"""Their RoI heads, where they have a choice."""
+
+SAME_ENCODER = 0.5
+"""Mean cosine of text embeddings of the same names: embeddings of different encoders have about 0."""
+
+
+def config_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield the contradictions in a config."""
+    ralf = cfg.MODEL.RALF
+    if ralf.RAL.ENABLED or ralf.RAF.ENABLED:
+        yield from _detector_problems(cfg)
+    try:
+        if ralf.RAL.ENABLED:
+            yield from _loss_problems(cfg)
+        if ralf.RAF.ENABLED:
+            yield from _feature_problems(cfg)
+    except UserError as error:
+        yield from error.problems
+
+
+def training_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield what prevents training."""
+    if cfg.MODEL.RALF.RAL.ENABLED and not trained_names(cfg):
+        key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
+        yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
+
+
+def _detector_problems(cfg: CfgNode) -> Iterator[Problem]:
+    key = "MODEL.RALF.RAL.ENABLED" if cfg.MODEL.RALF.RAL.ENABLED else "MODEL.RALF.RAF.ENABLED"
+    name, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
+    if name not in DETECTORS:
+        yield Problem(key, f"False with {name}", "True", f"use it with {' or '.join(DETECTORS)}")
+    elif name == "CLIPFastRCNN" and not (heads in ROI_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER):
+        fix = f"use MODEL.ROI_HEADS.NAME {ROI_HEADS[0]} and MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER True"
+        yield Problem(key, "a classifier of text embeddings", heads, fix)
+
+
+def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
+    ral, key = cfg.MODEL.RALF.RAL, "MODEL.RALF.RAL.STORE"
+    if not ral.STORE:
+        yield Problem(key, "a file of negative words", "none", BUILD)
+        return
+    if ral.NUM_SAMPLES < 1:
+        name = "MODEL.RALF.RAL.NUM_SAMPLES"
+        yield Problem(name, "at least 1", str(ral.NUM_SAMPLES), f"add {name} 10")
+    store = read_negative_words(ral.STORE, key)
+    wanted = cfg.MODEL.CLIP.TEXT_EMB_DIM
+    if store.dim != wanted:
+        expected = f"width {wanted}, of the detector's text embeddings"
+        yield Problem(f"{key} {ral.STORE}", expected, f"width {store.dim}", "build it with the same text encoder")
+        return
+    names = trained_names(cfg)
+    if names:
+        yield from _encoder_problems(cfg, store, store.rows_of(names, f"{key} {ral.STORE}"))
+
+
+def _encoder_problems(cfg: CfgNode, store: NegativeWords, rows: list[int]) -> Iterator[Problem]:
+    """Yield whether another text encoder made the store than the class embeddings of the detector."""
+    path = cfg.MODEL.CLIP.TEXT_EMB_PATH
+    if not path:
+        return
+    own = F.normalize(load_class_embeddings(path, dim=store.dim), dim=1)
+    if len(own) != len(rows):
+        expected, actual = f"{len(own)} names, one for each row of {path}", f"{len(rows)} names"
+        yield Problem("MODEL.RALF.RAL.CLASSES", expected, actual, "name the classes in the order of the labels")
+        return
+    anchors = F.normalize(store.anchors[torch.tensor(rows)].float(), dim=1)
+    cosine = float((own * anchors).sum(dim=1).mean())
+    if cosine < SAME_ENCODER:
+        expected = f"the text encoder of {path}"
+        actual = f"{store.clip or 'another one'}: class embeddings have a mean cosine of {cosine:.2f}"
+        yield Problem(f"MODEL.RALF.RAL.STORE {cfg.MODEL.RALF.RAL.STORE}", expected, actual, "build it again with it")
+
+
+def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
+    raf, key = cfg.MODEL.RALF.RAF, "MODEL.RALF.RAF.CONCEPTS"
+    dim = augmenter_dim(cfg)
+    if dim % HEADS:
+        yield Problem("MODEL.RALF.RAF", f"embeddings whose width is a multiple of {HEADS}", str(dim), "take another CLIP")
+    if not raf.CONCEPTS:
+        yield Problem(key, "a file of concept embeddings", "none", "build it with regionclip ralf build-concepts")
+    elif (count := len(load_concepts(raf.CONCEPTS, dim, key))) < raf.NUM_CONCEPTS:
+        fix = "add concepts, and train the augmenter with as many as NUM_CONCEPTS"
+        yield Problem(f"{key} {raf.CONCEPTS}", f"at least {raf.NUM_CONCEPTS} concepts", str(count), fix)
+    if raf.TOPK < 1:
+        yield Problem("MODEL.RALF.RAF.TOPK", "at least 1", str(raf.TOPK), "add MODEL.RALF.RAF.TOPK 20")
+    has_classes = cfg.MODEL.CLIP.TEXT_EMB_PATH or cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH
+    if embeds_names(cfg) and has_classes and not tested_names(cfg):
+        expected = f"class names in the file, for the text encoder of {get_architecture(raf.CLIP).name}"
+        fix = "write it with regionclip concepts --output classes.safetensors"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", expected, f"none, as for {clip_architecture(cfg).name}", fix)

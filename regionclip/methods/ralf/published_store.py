@@ -1,0 +1,98 @@
+"""The published file of negatives: five arrays, in which each class has its own copy of the words."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regionclip.errors import user_error
+from regionclip.files import atomic_write
+from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeWords
+
+KEYS = ("feat_in", "feat_out_sim", "feat_out_dis", "pad_out_sim", "pad_out_dis")
+"""Classes [C, D]; hard and easy words [C, M, D], padded with zeros; numbers of hard and easy words [C]."""
+
+SIDES = {"hard": ("feat_out_sim", "pad_out_sim"), "easy": ("feat_out_dis", "pad_out_dis")}
+
+Array = NDArray[Any]
+
+
+def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> NegativeWords:
+    """Read a published file without running code from it; equal rows become one word.
+
+    Args:
+        path: file, written by `torch.save` with NumPy arrays.
+        names: of the classes, in the order of the file.
+        clip: name of the CLIP size whose text encoder made it.
+
+    Raises:
+        UserError: another file, or another number of classes.
+    """
+    content = _load(path)
+    shapes = {key: np.shape(content[key]) for key in KEYS}
+    classes = shapes["feat_in"][0] if shapes["feat_in"] else 0
+    fits = all(len(shapes[key]) == 3 for key, _ in SIDES.values()) and all(shape[0] == classes for shape in shapes.values())
+    if not fits:
+        actual = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
+        raise user_error(str(path), "arrays [C, D], twice [C, M, D], and twice [C]", actual, "download it again")
+    if len(names) != classes:
+        fix = "name the classes of the file with --names, in its order"
+        raise user_error(str(path), f"the {len(names)} named classes", f"{classes} classes", fix)
+    known: dict[bytes, int] = {}
+    words: list[Array] = []
+    lists = {side: _word_rows(content[rows], content[counts], known, words) for side, (rows, counts) in SIDES.items()}
+    matrix = torch.from_numpy(np.stack(words)) if words else torch.empty(0, shapes["feat_in"][1])
+    return NegativeWords(tuple(names), torch.from_numpy(content["feat_in"]).float(), matrix, **lists, clip=clip)
+
+
+def _load(path: Path) -> dict[str, Array]:
+    expected = f"a published file with {', '.join(KEYS)}"
+    if not path.is_file():
+        raise user_error(str(path), expected, "no such file", "correct the path")
+    dtypes = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int64", "int32")]
+    # NumPy 1 and 2 have the same function under two names.
+    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+    names = [(rebuild, f"numpy.{module}.multiarray._reconstruct") for module in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*names, np.ndarray, np.dtype, *dtypes]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise user_error(str(path), expected, f"unreadable ({reason})", "download it again") from error
+    if not isinstance(content, dict) or not all(key in content for key in KEYS):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise user_error(str(path), expected, found, "name the file neg_feature_{coco,lvis}.pkl")
+    return {key: np.asarray(content[key]) for key in KEYS}
+
+
+def _word_rows(features: Array, counts: Array, known: dict[bytes, int], words: list[Array]) -> Tensor:
+    """Return the words of each class, int32 [C, M]; new ones are appended to `words`."""
+    rows = torch.full(features.shape[:2], NO_WORD, dtype=torch.int32)
+    for number, (own, count) in enumerate(zip(features, counts.tolist(), strict=True)):
+        for place, word in enumerate(own[:count]):
+            content = word.tobytes()
+            if content not in known:
+                known[content] = len(words)
+                words.append(word.copy())
+            rows[number, place] = known[content]
+    return rows
+
+
+def write_published_store(path: Path, store: NegativeWords) -> None:
+    """Write a store as a published file in float16, atomically."""
+    arrays: dict[str, Array] = {"feat_in": store.anchors.half().numpy()}
+    words = store.words.half()
+    for side, (features, counts) in SIDES.items():
+        rows: Tensor = getattr(store, side)
+        valid = rows != NO_WORD
+        arrays[features] = (words[rows.clamp(min=0).long()] * valid[..., None]).numpy()
+        arrays[counts] = valid.sum(dim=1).numpy()
+    with atomic_write(path) as file:
+        torch.save(arrays, file)

@@ -1,0 +1,116 @@
+"""RAL and RAF of a config, for any detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from regionclip.clip.architectures import CLIPArchitecture, get_architecture
+from regionclip.clip.class_embeddings import load_concepts
+from regionclip.clip.padded_crops import CLIPPixels, DetectorPixels, PixelMode
+from regionclip.config.resolve import clip_architecture
+from regionclip.data.class_lists import names_of_embeddings, parse_names
+from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.retrieval_augmentation.augmenter import ConceptAugmenter
+from regionclip.modeling.retrieval_augmentation.features import (
+    ClassCosines,
+    CropEmbeddings,
+    NamedClassCosines,
+    NoAugmentation,
+    OwnEmbeddings,
+    RegionAugmentation,
+    RetrievalAugmentedFeatures,
+    own_class_cosines,
+)
+from regionclip.modeling.retrieval_augmentation.fusion import FUSIONS
+from regionclip.modeling.retrieval_augmentation.loss import HingeSettings, RetrievalAugmentedLoss
+from regionclip.modeling.retrieval_augmentation.negatives import NegativeStore, read_negative_words
+
+PIXEL_MODES: dict[str, Callable[[ImagePreprocessor, bool], PixelMode]] = {
+    "clip": lambda preprocessor, is_bgr: CLIPPixels(swap_channels=is_bgr),
+    "uint8": lambda preprocessor, is_bgr: CLIPPixels(truncate=True),
+    "detector": lambda preprocessor, is_bgr: DetectorPixels(_normalized_by(preprocessor)),
+}
+"""Values of MODEL.RALF.RAF.PIXEL_MODE, from the detector's preprocessor and whether its input is BGR."""
+
+
+def build_ral(cfg: CfgNode) -> RetrievalAugmentedLoss | None:
+    """Return the losses of MODEL.RALF.RAL; None if they are not enabled.
+
+    Raises:
+        UserError: unreadable store, or one without a trained class.
+    """
+    ral, key = cfg.MODEL.RALF.RAL, "MODEL.RALF.RAL.STORE"
+    if not ral.ENABLED:
+        return None
+    content = read_negative_words(ral.STORE, key)
+    store = NegativeStore(content, content.rows_of(trained_names(cfg), f"{key} {ral.STORE}"))
+    numbers = ("LAMBDA_HARD", "LAMBDA_EASY", "MARGIN_HARD", "MARGIN_EASY", "WEIGHT_HARD", "WEIGHT_EASY")
+    return RetrievalAugmentedLoss(store, HingeSettings(*(ral[name] for name in numbers)), ral.NUM_SAMPLES)
+
+
+def trained_names(cfg: CfgNode) -> list[str]:
+    """Return the class names of the labels: RAL.CLASSES, or those of TEXT_EMB_PATH; empty if unknown."""
+    given = cfg.MODEL.RALF.RAL.CLASSES
+    return parse_names(given, synonyms=False) if given else names_of_embeddings(cfg.MODEL.CLIP.TEXT_EMB_PATH or "")
+
+
+def tested_names(cfg: CfgNode) -> list[str]:
+    """Return the class names of evaluation, of the embedding file; empty if unknown."""
+    return names_of_embeddings(cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH or cfg.MODEL.CLIP.TEXT_EMB_PATH or "")
+
+
+def augmenter_dim(cfg: CfgNode) -> int:
+    """Return the width D of the space of RAF: that of its CLIP on crops, or of the detector."""
+    raf = cfg.MODEL.RALF.RAF
+    return get_architecture(raf.CLIP).embedding_dim if raf.EMBEDDING == "crops" else cfg.MODEL.CLIP.TEXT_EMB_DIM
+
+
+def embeds_names(cfg: CfgNode) -> bool:
+    """Return whether RAF embeds class names by its own text encoder: its CLIP is not that of the detector."""
+    raf = cfg.MODEL.RALF.RAF
+    return raf.EMBEDDING == "crops" and get_architecture(raf.CLIP).name != clip_architecture(cfg).name
+
+
+def build_raf(cfg: CfgNode, preprocessor: ImagePreprocessor) -> RegionAugmentation:
+    """Return the features of MODEL.RALF.RAF for a detector with a preprocessor; without weights.
+
+    Raises:
+        UserError: unreadable concepts, or of another width.
+    """
+    raf = cfg.MODEL.RALF.RAF
+    if not raf.ENABLED:
+        return NoAugmentation()
+    dim = augmenter_dim(cfg)
+    regions: OwnEmbeddings | CropEmbeddings = OwnEmbeddings(dim)
+    cosines: ClassCosines = own_class_cosines
+    if raf.EMBEDDING == "crops":
+        architecture = get_architecture(raf.CLIP)
+        pixels = PIXEL_MODES[raf.PIXEL_MODE](preprocessor, cfg.INPUT.FORMAT == "BGR")
+        regions = CropEmbeddings(architecture, pixels, _text_encoder(architecture) if embeds_names(cfg) else None)
+        cosines = NamedClassCosines(regions) if embeds_names(cfg) else own_class_cosines
+    return RetrievalAugmentedFeatures(
+        ConceptAugmenter(dim, raf.NUM_CONCEPTS),
+        load_concepts(raf.CONCEPTS, dim, "MODEL.RALF.RAF.CONCEPTS"),
+        regions,
+        cosines,
+        FUSIONS[raf.FUSION](raf.OFFSET),
+        raf.TOPK,
+        refined=raf.BOX_SOURCE == "final",
+    )
+
+
+def _text_encoder(architecture: CLIPArchitecture) -> object:
+    from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
+
+    return TextEncoder(architecture)
+
+
+def _normalized_by(preprocessor: ImagePreprocessor) -> Callable[[Tensor], Tensor]:
+    def normalize(image: Tensor) -> Tensor:
+        height, width = image.shape[1:]
+        return preprocessor([image]).tensor[0, :, :height, :width].float()
+
+    return normalize

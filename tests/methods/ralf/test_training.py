@@ -1,0 +1,174 @@
+"""RAL in the training of RegionCLIP's detector: gradients, draws, resumption, several processes, bad input."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.config.checks import check_config
+from regionclip.config.training_checks import training_problems
+from regionclip.errors import UserError
+from regionclip.modeling.build import build_model
+from regionclip.modeling.retrieval_augmentation.loss import HingeSettings, RetrievalAugmentedLoss
+from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeStore, read_negative_words
+from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
+from tests.helpers.training import (
+    assert_a_killed_training_ends_with_the_same_bits,
+    train_in_processes,
+    training_config,
+    write_pictures,
+)
+from tests.methods.ralf.stores import write_store
+
+NAMES = ("person", "car", "dog")
+LOSSES = ("loss_hard_negatives", "loss_easy_negatives")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return a folder with images, annotations, class embeddings and negative words."""
+    folder = tmp_path_factory.mktemp("ralf")
+    write_pictures(folder)
+    write_store(folder / "store.safetensors", NAMES, load_class_embeddings(folder / "embeddings.pth"))
+    return folder
+
+
+def settings(world, **overrides):
+    return {
+        "MODEL__RALF__RAL__ENABLED": True,
+        "MODEL__RALF__RAL__STORE": str(world / "store.safetensors"),
+        "MODEL__RALF__RAL__CLASSES": "person,car,dog",
+        **overrides,
+    }
+
+
+def config(world, **overrides):
+    return training_config(world, world / "unused", **settings(world, **overrides))
+
+
+def batch(count=2):
+    target = Instances((96, 128))
+    target.gt_boxes = Boxes(torch.tensor([[8.0, 8, 90, 80], [30, 20, 60, 90], [0, 0, 40, 40]])[:count])
+    target.gt_classes = torch.tensor([1, 0, 2])[:count]
+    pixels = torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return [{"image": pixels, "instances": target, "seed": 5, "height": 96, "width": 128}]
+
+
+def losses_of(model, inputs):
+    with EventStorage():
+        return model.train()(inputs)
+
+
+def test_the_gradient_reaches_exactly_what_the_config_trains(world):
+    model = build_model(config(world))
+    fill_deterministic(model)
+    losses = losses_of(model, batch())
+    sum(losses[name] for name in LOSSES).backward()
+    reached = {key for key, value in model.named_parameters() if value.grad is not None and value.grad.abs().sum() > 0}
+    trained = {key for key, value in model.named_parameters() if value.requires_grad}
+    predictor = {key for key in trained if key.startswith("roi_heads.box_predictor.")}
+    # A key's bias adds the same to all scores of the attention pool: its gradient is 0 up to rounding.
+    assert trained - predictor - reached <= {"backbone.attnpool.k_proj.bias"}
+    assert reached <= trained and not reached & predictor
+    assert any(key.startswith("backbone.layer2.") for key in reached)
+    assert not any(key.startswith(("backbone.conv1", "backbone.layer1")) for key in trained)
+
+
+def test_losses_are_added_and_add_no_weights(world):
+    plain, with_losses = (build_model(config(world, MODEL__RALF__RAL__ENABLED=enabled)) for enabled in (False, True))
+    assert plain.state_dict().keys() == with_losses.state_dict().keys()
+    fill_deterministic(plain)
+    with_losses.load_state_dict(plain.state_dict())
+    expected, found = (losses_of(model, batch()) for model in (plain, with_losses))
+    assert found.keys() - expected.keys() == set(LOSSES)
+    assert all(torch.equal(found[name], loss) for name, loss in expected.items())
+
+
+def test_draws_depend_on_the_seed_of_the_image_alone(world):
+    model = build_model(config(world, MODEL__RALF__RAL__NUM_SAMPLES=4))
+    fill_deterministic(model)
+    first, again = (losses_of(model, batch())[LOSSES[1]] for _ in range(2))
+    other = losses_of(model, [{**batch()[0], "seed": 6}])[LOSSES[1]]
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_batch_without_objects_has_losses_of_zero(world):
+    losses = losses_of(build_model(config(world)), batch(0))
+    assert [float(losses[name]) for name in LOSSES] == [0, 0]
+
+
+def test_a_class_with_few_words_takes_all_of_them(world):
+    store = NegativeStore(read_negative_words(world / "store.safetensors"), range(3))
+    drawn = store.draw(torch.tensor([0, 2]), 10, torch.Generator().manual_seed(0))
+    assert len(set(drawn["hard"][0].tolist())) == 10
+    assert sorted(drawn["hard"][1].tolist()) == [NO_WORD] * 7 + [0, 1, 2]
+    words = store.words[store.lists["hard"][2, :3].long()].float()
+    expected = torch.nn.functional.normalize(words, dim=1).mean(dim=0)
+    torch.testing.assert_close(store.negatives(torch.tensor([0, 2]), drawn).hard[1], expected)
+
+
+def test_a_class_without_words_has_no_loss(world):
+    content = read_negative_words(world / "store.safetensors")
+    content.easy[1] = NO_WORD
+    loss = RetrievalAugmentedLoss(NegativeStore(content, range(3)), HingeSettings(), 10)
+    regions = deterministic_text_embeddings("regions", 1, 32).requires_grad_()
+    target = Instances((96, 128), gt_boxes=Boxes(torch.zeros(1, 4)), gt_classes=torch.tensor([1]))
+    losses = loss(lambda boxes: regions, [target], [{"seed": 1}])
+    assert [float(losses[name]) for name in LOSSES] == [0, 0]
+
+
+def test_two_processes_train_as_one(world, tmp_path):
+    same = {"INPUT__MIN_SIZE_TRAIN": "(64,)", "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": 3}
+    same["MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE"] = 8
+    alone, together = (
+        train_in_processes(count, world, tmp_path / str(count), **settings(world, **same)) for count in (1, 2)
+    )
+    for name in LOSSES:
+        assert len(alone[name]) == 3 and max(alone[name]) > 0
+        assert alone[name] == pytest.approx(together[name], abs=1e-5, rel=1e-5), name
+
+
+def test_a_killed_training_ends_with_the_same_bits(world, tmp_path):
+    assert_a_killed_training_ends_with_the_same_bits(world, tmp_path, **settings(world, SOLVER__MAX_ITER=12))
+
+
+def other_encoder(world):
+    """Write a store of another text encoder with embeddings of the same width."""
+    path = world / "other.safetensors"
+    return str(write_store(path, NAMES, deterministic_text_embeddings("another encoder", 3, 32), clip="RN50"))
+
+
+def other_width(world):
+    path = world / "wide.safetensors"
+    return str(write_store(path, NAMES, deterministic_text_embeddings("wide", 3, 64)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda world: {"STORE": ""}, r"RAL.STORE: expected a file of negative words, got none. Fix: build it with"),
+        (lambda world: {"STORE": "absent.safetensors"}, "no such file"),
+        (lambda world: {"STORE": str(world / "embeddings.pth")}, "a file of negative words, got another file"),
+        (lambda world: {"STORE": other_width(world)}, "expected width 32, of the detector's text embeddings, got width 64"),
+        (lambda world: {"STORE": other_encoder(world)}, r"the text encoder of .*, got RN50: class embeddings have a mean"),
+        (lambda world: {"CLASSES": "person,unicorn,dog"}, "negative words of each trained class, got none of unicorn"),
+        (lambda world: {"CLASSES": "person,car"}, "expected 3 names, one for each row of"),
+        (lambda world: {"NUM_SAMPLES": 0}, "NUM_SAMPLES: expected at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_clear_error(world, changes, message):
+    cfg = config(world, **{f"MODEL__RALF__RAL__{key}": value for key, value in changes(world).items()})
+    with pytest.raises(UserError, match=message):
+        check_config(cfg)
+
+
+def test_training_needs_class_names(world):
+    problems = list(training_problems(config(world, MODEL__RALF__RAL__CLASSES="")))
+    assert [problem.what for problem in problems] == ["MODEL.RALF.RAL.CLASSES"]
+
+
+def test_detectors_without_region_embeddings_are_refused(world):
+    cfg = config(world, MODEL__CLIP__USE_TEXT_EMB_CLASSIFIER=False)
+    with pytest.raises(UserError, match="MODEL.RALF.RAL.ENABLED: expected a classifier of text embeddings"):
+        check_config(cfg)
