@@ -14,4 +14,5 @@ METHOD = Method(
     checks="regionclip.methods.ralf.checks",
     checkpoints="regionclip.methods.ralf.checkpoints",
     zoo="regionclip.methods.ralf.zoo",
+    commands="regionclip.methods.ralf.cli.commands",
 )

@@ -12,12 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regionclip.data.class_lists import CLASS_LISTS
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeWords
 
 KEYS = ("feat_in", "feat_out_sim", "feat_out_dis", "pad_out_sim", "pad_out_dis")
 """Classes [C, D]; hard and easy words [C, M, D], padded with zeros; numbers of hard and easy words [C]."""
+
+ORDER_OF_FILES = {80: "coco", 1203: "lvis"}
+"""Class list of the published files, by their number of classes."""
 
 SIDES = {"hard": ("feat_out_sim", "pad_out_sim"), "easy": ("feat_out_dis", "pad_out_dis")}
 
@@ -29,7 +33,7 @@ def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> Ne
 
     Args:
         path: file, written by `torch.save` with NumPy arrays.
-        names: of the classes, in the order of the file.
+        names: of the classes, in the order of the file; none takes `ORDER_OF_FILES`.
         clip: name of the CLIP size whose text encoder made it.
 
     Raises:
@@ -38,13 +42,17 @@ def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> Ne
     content = _load(path)
     shapes = {key: np.shape(content[key]) for key in KEYS}
     classes = shapes["feat_in"][0] if shapes["feat_in"] else 0
-    fits = all(len(shapes[key]) == 3 for key, _ in SIDES.values()) and all(shape[0] == classes for shape in shapes.values())
+    fits = all(shape[:1] == (classes,) for shape in shapes.values())
+    fits = fits and all(len(shapes[key]) == 3 for key, _ in SIDES.values())
     if not fits:
         actual = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
         raise user_error(str(path), "arrays [C, D], twice [C, M, D], and twice [C]", actual, "download it again")
+    if not names and classes in ORDER_OF_FILES:
+        names = CLASS_LISTS[ORDER_OF_FILES[classes]]()
     if len(names) != classes:
-        fix = "name the classes of the file with --names, in its order"
-        raise user_error(str(path), f"the {len(names)} named classes", f"{classes} classes", fix)
+        expected = f"the {len(names)} named classes" if names else f"{' or '.join(map(str, ORDER_OF_FILES))} classes"
+        fix = "name the classes of the file with --classes, in its order"
+        raise user_error(str(path), expected, f"{classes} classes", fix)
     known: dict[bytes, int] = {}
     words: list[Array] = []
     lists = {side: _word_rows(content[rows], content[counts], known, words) for side, (rows, counts) in SIDES.items()}

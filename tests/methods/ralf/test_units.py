@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from regionclip.clip.padded_crops import CLIPPixels, DetectorPixels, padded_crops, resized_size, whole_pixels
+from regionclip.methods.ralf.augmenter_training import AugmenterSettings, augmenter_losses
 from regionclip.methods.ralf.published_store import read_published_store, write_published_store
 from regionclip.methods.ralf.vocabulary import argsort_variance, rank_variance, retrieve_words, sample_words
 from regionclip.modeling.retrieval_augmentation.augmenter import ConceptAugmenter
@@ -190,3 +191,28 @@ def test_one_box_is_cropped_and_augmented_like_many(augmenter):
     with torch.no_grad():
         one = augmenter(golden("augmenter/x")[:1], CONCEPTS)
     torch.testing.assert_close(one[0], golden("augmenter/output")[0], atol=2e-5, rtol=0)
+
+
+def test_four_steps_of_augmenter_training(augmenter):
+    settings = AugmenterSettings()
+    classes = F.normalize(deterministic_text_embeddings("ralf_label_texts", 40, 512), dim=1)
+    x, labels = golden("augmenter/x"), golden("augmenter_train/labels")
+    assert labels.tolist() == META["checks"]["train labels"]
+    optimizer = torch.optim.SGD(augmenter.parameters(), settings.learning_rate)
+    for step in range(4):
+        losses = augmenter_losses(augmenter(x, CONCEPTS), x, classes, labels, settings)
+        expected = [float(UNITS[f"augmenter_train/loss_{part}_steps"][step]) for part in ("cls", "reg")]
+        # From the third step on rounding grows: formulas in float64 are 1e-4 and 8e-4 from the published float32.
+        tolerance = 1e-4 if step < 2 else 2e-3
+        assert [float(loss.detach()) for loss in losses] == pytest.approx(expected, rel=tolerance, abs=1e-5)
+        optimizer.zero_grad()
+        sum(losses).backward()
+        if step == 0:
+            gradients = {key: value.grad for key, value in augmenter.named_parameters()}
+            norms = [float(gradients[name].norm()) for name in UNITS["augmenter_train/grad_norm_names"].tolist()]
+            assert norms == pytest.approx(UNITS["augmenter_train/grad_norms"].tolist(), rel=1e-4, abs=1e-6)
+            for key in (name for name in UNITS.files if name.startswith("augmenter_train/grad_sample/")):
+                gradient = gradients[key.rpartition("/")[2]].flatten()
+                sample = gradient[:: max(1, len(gradient) // 64)][:64]
+                torch.testing.assert_close(sample, golden(key), rtol=1e-4, atol=1e-4 * float(golden(key).abs().max()))
+        optimizer.step()

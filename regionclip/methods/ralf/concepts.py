@@ -1,0 +1,79 @@
+"""Concepts of RAF: noun chunks of descriptions of words, and the published file of them (RALF, section 3.3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regionclip.clip.prompts import same_to_clip
+from regionclip.data.image_text.nouns import Parser
+from regionclip.errors import user_error
+from regionclip.files import read_text
+from regionclip.progress import progress_bar
+
+PROMPT = "Describe in one sentence what {} looks like: its parts, colors, materials and surroundings."
+"""Question to a language model about a word; the published one is unknown."""
+
+
+def read_descriptions(path: str | Path) -> list[str]:
+    """Return the descriptions in a text file, one on each line, or in a JSON object of words with one or several.
+
+    Raises:
+        UserError: missing or empty file, or other JSON.
+    """
+    text = read_text(path, "descriptions").strip()
+    if not text.startswith(("{", "[")):
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        try:
+            found = list(_texts(json.loads(text)))
+        except ValueError as error:
+            raise user_error(str(path), "JSON, as it begins like it", str(error), "correct the file") from error
+    if not found:
+        raise user_error(str(path), "at least one description", "none", "write one on each line")
+    return found
+
+
+def _texts(content: Any) -> Iterable[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping):
+        for part in content.values():
+            yield from _texts(part)
+    elif isinstance(content, list):
+        for part in content:
+            yield from _texts(part)
+    else:
+        raise ValueError(f"{content!r} is no description")
+
+
+def noun_chunks(descriptions: Iterable[str], parser: Parser) -> list[str]:
+    """Return the nouns and noun phrases of descriptions, each once, in the order of their first use."""
+    chunks: dict[str, str] = {}
+    for text in progress_bar(list(descriptions), unit="description"):
+        for chunk in parser(text):
+            chunks.setdefault(same_to_clip(chunk), chunk)
+    return list(chunks.values())
+
+
+def read_published_concepts(path: Path) -> Tensor:
+    """Return the text features [N, D] of a published file, of which nothing else is used.
+
+    Raises:
+        UserError: another file.
+    """
+    if not path.is_file():
+        raise user_error(str(path), "a published file of noun chunks", "no such file", "correct the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        features = content["all_noun_chunks"]["text_features"]
+        return torch.as_tensor(features).float()
+    except Exception as error:
+        expected = "a published file with all_noun_chunks, text_features"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise user_error(str(path), expected, reason, "name v3det_gpt_noun_chunk_{coco,lvis}_strict.pkl") from error
