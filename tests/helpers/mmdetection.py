@@ -48,8 +48,8 @@ def rpn_shapes(outputs):
     return shapes
 
 
-def lp_ovod_shapes():
-    """The published LP-OVOD after linear probing."""
+def ensemble_shapes():
+    """A detector with two box heads on an FPN."""
     shapes = backbone_shapes(pyramid_norm=True) | rpn_shapes({"rpn_cls": 3, "rpn_reg": 12})
     for suffix in ("", "_for_image"):
         for number in range(4):
@@ -58,5 +58,21 @@ def lp_ovod_shapes():
         name = f"roi_head.bbox_head.shared_fcs{suffix}.0"
         shapes |= {f"{name}.weight": (1024, 12544), f"{name}.bias": (1024,)}
     shapes |= {"roi_head.bbox_head.fc_reg.weight": (4, 1024), "roi_head.bbox_head.fc_reg.bias": (4,)}
-    shapes |= {"roi_head.prototype": (48, 1024), "roi_head.prototype_novel": (17, 1024)}
     return shapes | {"roi_head.projection_for_image.weight": (512, 1024), "roi_head.projection_for_image.bias": (512,)}
+
+
+def lp_ovod_shapes():
+    """The published LP-OVOD after linear probing."""
+    return ensemble_shapes() | {"roi_head.prototype": (48, 1024), "roi_head.prototype_novel": (17, 1024)}
+
+
+def detpro_shapes():
+    """The published DetPro, trained with RAL."""
+    shapes = ensemble_shapes()
+    for number in range(4):
+        name = f"roi_head.mask_head.convs.{number}.conv"
+        shapes |= {f"{name}.weight": (256, 256, 3, 3), f"{name}.bias": (256,)}
+    for name, shape, outputs in (("upsample", (256, 256, 2, 2), 256), ("conv_logits", (1, 256, 1, 1), 1)):
+        shapes |= {f"roi_head.mask_head.{name}.weight": shape, f"roi_head.mask_head.{name}.bias": (outputs,)}
+    shapes |= {"roi_head.projection.weight": (512, 1024), "roi_head.projection.bias": (512,)}
+    return shapes | {"roi_head.bg_embedding.weight": (512, 1), "roi_head.bg_embedding.bias": (512,)}

@@ -9,27 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from detectron2.config import CfgNode
 
-from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import Vocabulary
-from regionclip.data.class_lists import names_of_embeddings, parse_names
+from regionclip.data.class_lists import parse_names
 from regionclip.methods.cora.prematching import NovelPrior
 from regionclip.modeling.configured_classes import ConfiguredClasses
 
 logger = logging.getLogger(__name__)
-
-
-def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> ConfiguredClasses | None:
-    """Return the classes of the file that MODEL.CLIP.`key` names; None if it names none.
-
-    Raises:
-        UserError: unreadable file, or one of another shape.
-    """
-    path = cfg.MODEL.CLIP[key]
-    if not path:
-        return None
-    embeddings = load_class_embeddings(path, rows=rows, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
-    return ConfiguredClasses(embeddings, names_of_embeddings(path))
 
 
 def build_pseudo_classes(cfg: CfgNode) -> ConfiguredClasses | None:

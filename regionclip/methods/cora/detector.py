@@ -17,7 +17,7 @@ from torchvision.ops import box_convert
 
 from regionclip.config.resolve import clip_architecture
 from regionclip.errors import user_error
-from regionclip.methods.cora.classes import NovelClasses, build_classes, build_pseudo_classes
+from regionclip.methods.cora.classes import NovelClasses, build_pseudo_classes
 from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
 from regionclip.methods.cora.encodings import encode_grid, padded_size, padding_of, valid_cells
 from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
@@ -30,7 +30,7 @@ from regionclip.methods.cora.pseudo_boxes import classes_of_batch
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.configured_classes import ConfiguredClasses
+from regionclip.modeling.configured_classes import ConfiguredClasses, build_classes
 from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness

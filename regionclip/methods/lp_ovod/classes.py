@@ -8,26 +8,11 @@ from functools import cached_property
 
 from detectron2.config import CfgNode
 
-from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.prompts import same_to_clip
-from regionclip.data.class_lists import names_of_embeddings, parse_names
+from regionclip.data.class_lists import parse_names
 from regionclip.errors import user_error
-from regionclip.modeling.configured_classes import ConfiguredClasses
 
 TEACH = "teach it: regionclip lp-ovod learn --words ... --images folder/"
-
-
-def build_classes(cfg: CfgNode, key: str) -> ConfiguredClasses | None:
-    """Return the classes of the file that MODEL.CLIP.`key` names; None if it names none.
-
-    Raises:
-        UserError: unreadable file, or one of another width.
-    """
-    path = cfg.MODEL.CLIP[key]
-    if not path:
-        return None
-    embeddings = load_class_embeddings(path, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
-    return ConfiguredClasses(embeddings, names_of_embeddings(path))
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from regionclip.clip.prompts import same_to_clip
 from regionclip.config.resolve import clip_architecture
-from regionclip.data.region_features.index import FeatureFolder, is_feature_folder
+from regionclip.data.region_features.training import with_stored_embeddings
 from regionclip.errors import user_error
-from regionclip.files import resolve_path
 from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.records import Record
 
@@ -38,7 +36,10 @@ def extend_records(cfg: CfgNode, records: list[Record]) -> list[Record]:
     if list(map(same_to_clip, classes)) != list(map(same_to_clip, names.base)):
         expected, fix = "the classes of DATASETS.TRAIN, in their order", "name their class list or file"
         raise user_error("MODEL.LP_OVOD.BASE_CLASSES", expected, cfg.MODEL.LP_OVOD.BASE_CLASSES, fix)
-    return _with_regions(cfg, records) if cfg.MODEL.LP_OVOD.DISTILL_WEIGHT else records
+    if not cfg.MODEL.LP_OVOD.DISTILL_WEIGHT:
+        return records
+    key, path = "MODEL.LP_OVOD.REGIONS", cfg.MODEL.LP_OVOD.REGIONS
+    return with_stored_embeddings(records, path, key, clip_architecture(cfg).name, cfg.MODEL.CLIP.TEXT_EMB_DIM)
 
 
 def _with_prototypes(records: Sequence[Record], classes: Sequence[str], names: TaughtNames) -> list[Record]:
@@ -60,29 +61,3 @@ def _with_prototypes(records: Sequence[Record], classes: Sequence[str], names: T
             relabeled.append({**record, "annotations": annotations})  # type: ignore[typeddict-item]
     logger.info("%d of %d images have boxes of the %d novel classes", len(relabeled), len(records), len(names.novel))
     return relabeled
-
-
-def _with_regions(cfg: CfgNode, records: Sequence[Record]) -> list[Record]:
-    key, path = "MODEL.LP_OVOD.REGIONS", cfg.MODEL.LP_OVOD.REGIONS
-    if not is_feature_folder(path):
-        fix = "write it with regionclip features --format safetensors"
-        raise user_error(f"{key} {path}", "a folder of region features", "no index.json in it", fix)
-    folder = FeatureFolder(resolve_path(path))
-    clip, dim = clip_architecture(cfg).name, cfg.MODEL.CLIP.TEXT_EMB_DIM
-    if folder.clip != clip or folder.dim != dim:
-        actual = f"{folder.clip} of width {folder.dim}" if folder.clip else "none"
-        raise user_error(f"{key} {folder.folder}", f"embeddings of {clip} of width {dim}", actual, "extract them again")
-    unreadable = [record for record in records if Path(record["file_name"]).name in folder.failures]
-    if unreadable:
-        logger.warning("%d images could not be read when regions were extracted: left out", len(unreadable))
-        records = [record for record in records if record not in unreadable]
-    names = folder.find_all([record["file_name"] for record in records])
-    missing = [record["file_name"] for record, name in zip(records, names, strict=True) if name is None]
-    if missing:
-        actual, fix = f"none of {len(missing)} images, such as {missing[0]}", "run regionclip features on all images"
-        raise user_error(f"{key} {folder.folder}", "the regions of each training image", actual, fix)
-    return [
-        {**record, "stored_regions": folder.rows(name)}
-        for record, name in zip(records, names, strict=True)
-        if name is not None
-    ]

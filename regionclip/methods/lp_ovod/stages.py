@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
-from torch.nn import functional as F
 
+from regionclip.modeling.ensemble_detector import region_generators
 from regionclip.modeling.losses.classification import sigmoid_focal
-from regionclip.modeling.proposals.generated_boxes import image_generator
 from regionclip.modeling.proposals.sources import ImageInput
 
 if TYPE_CHECKING:
@@ -50,34 +48,26 @@ class BaseTraining:
         self.distill_weight = distill_weight
 
     def freeze(self, model: LPOVOD) -> None:
-        """Train all but an offline proposal generator, and without distillation its head."""
+        """Train all, and without distillation all but its head."""
         heads = model.roi_heads
-        unused = () if self.distill_weight else (heads.distill_box_head, heads.distill_projection)
-        for part in (model.offline_backbone, model.offline_proposal_generator, *unused):
-            if part is not None:
-                part.requires_grad_(False)
+        for part in () if self.distill_weight else (heads.distill_box_head, heads.distill_projection):
+            part.requires_grad_(False)
 
     def set_training_mode(self, model: LPOVOD) -> None:
         """Leave all in training mode."""
 
     def losses(self, model: LPOVOD, inputs: Sequence[ImageInput]) -> dict[str, Tensor]:
         """Return the losses of RPN, classes, boxes and distillation."""
-        images, targets = _images_and_targets(model, inputs)
+        images, targets = model.preprocess(inputs)
         features = model.backbone(images.tensor)
         proposals, losses = model.proposal_generator(images, features, targets)
         predictor, heads = model.predictor, model.roi_heads
-        sampled = heads.sample(proposals, targets, len(predictor.prototypes), _generators(inputs))
+        sampled = heads.sample(proposals, targets, len(predictor.prototypes), region_generators(inputs))
         hidden = heads.box_head(heads.pool(features, sampled.boxes))
         losses |= predictor.losses(hidden, sampled.labels, sampled.tensor, sampled.objects)
         if self.distill_weight:
-            losses["loss_distill"] = self.distill_weight * self._distillation(model, features, inputs)
+            losses["loss_distill"] = self.distill_weight * model.distillation_loss(features, inputs)
         return losses
-
-    def _distillation(self, model: LPOVOD, features: dict[str, Tensor], inputs: Sequence[ImageInput]) -> Tensor:
-        regions = [image["regions"].to(model.device) for image in inputs]
-        boxes: list[Boxes] = [part.proposal_boxes for part in regions]
-        targets = [F.normalize(part.embeddings.float(), dim=1) for part in regions]
-        return model.roi_heads.distillation_loss(features, boxes, targets)
 
 
 class LinearProbing:
@@ -109,12 +99,12 @@ class LinearProbing:
     @torch.no_grad()
     def features(self, model: LPOVOD, inputs: Sequence[ImageInput]) -> tuple[Tensor, Tensor]:
         """Return the features [R, C] and labels [R] of sampled regions of a batch, by the frozen detector."""
-        images, targets = _images_and_targets(model, inputs)
+        images, targets = model.preprocess(inputs)
         prototypes = model.predictor.novel_prototypes
         assert prototypes is not None
         maps = model.backbone(images.tensor)
         proposals, _ = model.proposal_generator(images, maps, targets)
-        sampled = model.roi_heads.sample(proposals, targets, len(prototypes), _generators(inputs))
+        sampled = model.roi_heads.sample(proposals, targets, len(prototypes), region_generators(inputs))
         return model.roi_heads.box_head(model.roi_heads.pool(maps, sampled.boxes)), sampled.labels
 
 
@@ -123,12 +113,3 @@ STAGES: dict[str, Callable[[CfgNode], Stage]] = {
     "probe": lambda cfg: LinearProbing(),
 }
 """Values of MODEL.LP_OVOD.STAGE."""
-
-
-def _generators(inputs: Sequence[ImageInput]) -> list[torch.Generator]:
-    return [image_generator(image) for image in inputs]
-
-
-def _images_and_targets(model: LPOVOD, inputs: Sequence[ImageInput]) -> tuple[ImageList, list[Instances]]:
-    images = model.preprocessor([image["image"] for image in inputs])
-    return images, [image["instances"].to(model.device) for image in inputs]

@@ -94,7 +94,9 @@ def read_regions(folder: FeatureFolder, chosen: RegionFilter) -> StoredRegions:
             parts.append(features["feats"][rows].half())
             counts.append(len(rows))
     if not parts:
-        expected = f"regions with an objectness above {chosen.min_objectness} and sides above {chosen.min_side:g} pixels"
+        expected = (
+            f"regions with an objectness above {chosen.min_objectness} and sides above {chosen.min_side:g} pixels"
+        )
         raise user_error(what, expected, "none", "lower --min-objectness or --min-side")
     return StoredRegions(torch.cat(parts), tuple(counts))
 

@@ -1,4 +1,4 @@
-"""Weight slots of RALF: the augmenter of RAF, and its CLIP on crops."""
+"""Checkpoints of RALF: DetPro's published keys, which are MMDetection's; the augmenter, and the CLIP on crops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from torch import Tensor
 
 from regionclip.engine.checkpoint.layouts.clip import CLIP
 from regionclip.engine.checkpoint.layouts.layout import Layout, State, WeightSlot
+from regionclip.engine.checkpoint.layouts.mmdetection import (
+    ENSEMBLE,
+    Substitution,
+    is_published_ensemble,
+    published_ensemble,
+    rename_published,
+)
 from regionclip.errors import user_error
 
 AUGMENTER, CROPS = "raf.augmenter.", "raf.clip."
@@ -38,7 +45,32 @@ def _uses_crops(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.RALF.RAF.ENABLED and cfg.MODEL.RALF.RAF.EMBEDDING == "crops")
 
 
-LAYOUTS: tuple[Layout, ...] = ()
+PUBLISHED: tuple[Substitution, ...] = (
+    *ENSEMBLE,
+    (r"^roi_heads\.box_predictor\.projection\.", "roi_head.projection."),
+    (r"^roi_heads\.box_predictor\.bg_embedding\.", "roi_head.bg_embedding."),
+)
+"""Keys of DetPro, and those of the published files."""
+
+_TEACHER = "roi_head.clip_model."
+"""Prefix of the frozen CLIP that published files have a copy of."""
+
+
+def published_state(state: State) -> dict[str, Tensor]:
+    """Return the weights of a DetPro detector under the published keys, without offline RPN, RAF and CLIP."""
+    return published_ensemble(state, PUBLISHED)
+
+
+def _is_published(state: State, model_state: State) -> bool:
+    return "roi_heads.box_predictor.bg_embedding.weight" in model_state and is_published_ensemble(state, model_state)
+
+
+def _rename_detpro(path: str, state: State, model_state: State) -> dict[str, Tensor]:
+    own = {key: value for key, value in state.items() if not key.startswith(_TEACHER)}
+    return rename_published(own, model_state, PUBLISHED)
+
+
+LAYOUTS = (Layout("DetPro", _is_published, _rename_detpro),)
 
 SLOTS = (
     WeightSlot(

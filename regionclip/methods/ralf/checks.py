@@ -10,14 +10,19 @@ from torch.nn import functional as F
 
 from regionclip.clip.architectures import get_architecture
 from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
+from regionclip.config.keys import get_value
 from regionclip.config.resolve import clip_architecture
+from regionclip.data.class_lists import names_of_embeddings, parse_names
 from regionclip.errors import Problem, UserError
 from regionclip.modeling.retrieval_augmentation.augmenter import HEADS
 from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names, tested_names, trained_names
 from regionclip.modeling.retrieval_augmentation.negatives import BUILD, NegativeWords, read_negative_words
 
-DETECTORS = ("CLIPFastRCNN",)
-"""Meta-architectures that embed regions for RALF."""
+WITH_LOSSES = ("CLIPFastRCNN", "DetPro")
+"""Meta-architectures that can be trained with RAL."""
+
+WITH_FEATURES = ("CLIPFastRCNN", "DetPro", "LPOVOD")
+"""Those whose scores RAF can re-weight."""
 
 ROI_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 """Their RoI heads, where they have a choice."""
@@ -28,14 +33,16 @@ SAME_ENCODER = 0.5
 
 def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield the contradictions in a config."""
-    ralf = cfg.MODEL.RALF
-    if ralf.RAL.ENABLED or ralf.RAF.ENABLED:
-        yield from _detector_problems(cfg)
+    ral, raf = cfg.MODEL.RALF.RAL.ENABLED, cfg.MODEL.RALF.RAF.ENABLED
     try:
-        if ralf.RAL.ENABLED:
+        if ral:
+            yield from _detector_problems(cfg, "MODEL.RALF.RAL.ENABLED", WITH_LOSSES)
             yield from _loss_problems(cfg)
-        if ralf.RAF.ENABLED:
+        if raf:
+            yield from _detector_problems(cfg, "MODEL.RALF.RAF.ENABLED", WITH_FEATURES)
             yield from _feature_problems(cfg)
+        if cfg.MODEL.META_ARCHITECTURE == "DetPro":
+            yield from _detpro_problems(cfg)
     except UserError as error:
         yield from error.problems
 
@@ -45,16 +52,51 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.RALF.RAL.ENABLED and not trained_names(cfg):
         key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
         yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
+    if cfg.MODEL.META_ARCHITECTURE != "DetPro":
+        return
+    if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        fix = "write them with regionclip concepts, or regionclip ralf import-prompts"
+        yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the classes of DATASETS.TRAIN", "none", fix)
+    if cfg.MODEL.RALF.DISTILL_WEIGHT and not cfg.MODEL.RALF.REGIONS:
+        fix = "write it with regionclip features (docs/methods/ralf.md), or add MODEL.RALF.DISTILL_WEIGHT 0"
+        yield Problem("MODEL.RALF.REGIONS", "a folder of CLIP's embeddings of proposals", "none", fix)
 
 
-def _detector_problems(cfg: CfgNode) -> Iterator[Problem]:
-    key = "MODEL.RALF.RAL.ENABLED" if cfg.MODEL.RALF.RAL.ENABLED else "MODEL.RALF.RAF.ENABLED"
+def _detector_problems(cfg: CfgNode, key: str, supported: tuple[str, ...]) -> Iterator[Problem]:
     name, heads = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME
-    if name not in DETECTORS:
-        yield Problem(key, f"False with {name}", "True", f"use it with {' or '.join(DETECTORS)}")
+    if name not in supported:
+        yield Problem(key, f"False with {name}", "True", f"use it with {' or '.join(supported)}")
     elif name == "CLIPFastRCNN" and not (heads in ROI_HEADS and cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER):
         fix = f"use MODEL.ROI_HEADS.NAME {ROI_HEADS[0]} and MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER True"
         yield Problem(key, "a classifier of text embeddings", heads, fix)
+
+
+def _detpro_problems(cfg: CfgNode) -> Iterator[Problem]:
+    clip, ralf = cfg.MODEL.CLIP, cfg.MODEL.RALF
+    if clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
+        expected, fix = "the YAML of the proposal network", "name it, or add MODEL.CLIP.CROP_REGION_TYPE ''"
+        yield Problem("MODEL.CLIP.OFFLINE_RPN_CONFIG", expected, "nothing", fix)
+    for key in ("MODEL.CLIP.CLSS_TEMP", "MODEL.RALF.TEST_TEMPERATURE"):
+        if not get_value(cfg, key) > 0:
+            yield Problem(key, "a temperature above 0", str(get_value(cfg, key)), f"add {key} 0.01")
+    if not 0 <= ralf.ENSEMBLE_EXPONENT <= 1:
+        key = "MODEL.RALF.ENSEMBLE_EXPONENT"
+        yield Problem(key, "an exponent in [0, 1]", str(ralf.ENSEMBLE_EXPONENT), f"add {key} 0.3333")
+    if not parse_names(ralf.BASE_CLASSES, synonyms=False):
+        yield Problem("MODEL.RALF.BASE_CLASSES", "the names of the trained classes", "none", "name them")
+    width = clip_architecture(cfg).embedding_dim
+    if width != clip.TEXT_EMB_DIM:
+        expected = f"{width}, the embedding width of {clip_architecture(cfg).name}"
+        yield Problem(
+            "MODEL.CLIP.TEXT_EMB_DIM", expected, str(clip.TEXT_EMB_DIM), f"add MODEL.CLIP.TEXT_EMB_DIM {width}"
+        )
+    for name in ("TEXT_EMB_PATH", "OPENSET_TEST_TEXT_EMB_PATH"):
+        if not clip[name]:
+            continue
+        load_class_embeddings(clip[name], dim=clip.TEXT_EMB_DIM, key=f"MODEL.CLIP.{name}")
+        if not names_of_embeddings(clip[name]):
+            expected, fix = "class names in the file", "write it with regionclip concepts --output classes.safetensors"
+            yield Problem(f"MODEL.CLIP.{name} {clip[name]}", expected, "none", fix)
 
 
 def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
@@ -98,7 +140,9 @@ def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
     raf, key = cfg.MODEL.RALF.RAF, "MODEL.RALF.RAF.CONCEPTS"
     dim = augmenter_dim(cfg)
     if dim % HEADS:
-        yield Problem("MODEL.RALF.RAF", f"embeddings whose width is a multiple of {HEADS}", str(dim), "take another CLIP")
+        yield Problem(
+            "MODEL.RALF.RAF", f"embeddings whose width is a multiple of {HEADS}", str(dim), "take another CLIP"
+        )
     if not raf.CONCEPTS:
         yield Problem(key, "a file of concept embeddings", "none", "build it with regionclip ralf build-concepts")
     elif (count := len(load_concepts(raf.CONCEPTS, dim, key))) < raf.NUM_CONCEPTS:

@@ -27,7 +27,9 @@ KEYS = (
     *section(
         "RALF: features (RAF)",
         Key("MODEL.RALF.RAF.ENABLED", False, "re-weight scores by concept-augmented embeddings (use_raf)"),
-        Key("MODEL.RALF.RAF.WEIGHTS", "", "weights of the augmenter, such as lvis_strict.pth (raf_weight)", is_file=True),
+        Key(
+            "MODEL.RALF.RAF.WEIGHTS", "", "weights of the augmenter, such as lvis_strict.pth (raf_weight)", is_file=True
+        ),
         Key("MODEL.RALF.RAF.CONCEPTS", "", "concept embeddings [N, D], from `regionclip ralf`", is_file=True),
         Key("MODEL.RALF.RAF.NUM_CONCEPTS", 50, "concepts that are retrieved for a region (topk_concept)"),
         Key("MODEL.RALF.RAF.TOPK", 20, "classes of a region whose cosines count, background among them (raf_topk)"),
@@ -58,7 +60,21 @@ KEYS = (
             "'uint8': truncated, channels as they are (Object-Centric-OVD)",
             choices=("clip", "detector", "uint8"),
         ),
-        Key("MODEL.RALF.RAF.CLIP", "ViT-B/32", "size of the CLIP on crops, by name or open_clip JSON file", is_file=True),
+        Key(
+            "MODEL.RALF.RAF.CLIP", "ViT-B/32", "size of the CLIP on crops, by name or open_clip JSON file", is_file=True
+        ),
         Key("MODEL.RALF.RAF.CLIP_WEIGHTS", "", "checkpoint of the CLIP on crops", is_file=True),
+    ),
+    *section(
+        "RALF: DetPro",
+        Key("MODEL.RALF.BASE_CLASSES", "lvis866", "class list, file, or names with commas, of the base classes"),
+        Key("MODEL.RALF.TEST_TEMPERATURE", 0.007, "divides the cosines of both heads in evaluation"),
+        Key(
+            "MODEL.RALF.ENSEMBLE_EXPONENT",
+            1 / 3,
+            "exponent of the distilled head for base classes, and of the text head for novel ones",
+        ),
+        Key("MODEL.RALF.DISTILL_WEIGHT", 256.0, "of the distillation loss; 0 needs no REGIONS"),
+        Key("MODEL.RALF.REGIONS", "", "folder of `regionclip features`: CLIP's embeddings of proposals"),
     ),
 )

@@ -55,9 +55,9 @@ def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> Ne
         raise user_error(str(path), expected, f"{classes} classes", fix)
     known: dict[bytes, int] = {}
     words: list[Array] = []
-    lists = {side: _word_rows(content[rows], content[counts], known, words) for side, (rows, counts) in SIDES.items()}
+    hard, easy = (_word_rows(content[rows], content[counts], known, words) for rows, counts in SIDES.values())
     matrix = torch.from_numpy(np.stack(words)) if words else torch.empty(0, shapes["feat_in"][1])
-    return NegativeWords(tuple(names), torch.from_numpy(content["feat_in"]).float(), matrix, **lists, clip=clip)
+    return NegativeWords(tuple(names), torch.from_numpy(content["feat_in"]).float(), matrix, hard, easy, clip=clip)
 
 
 def _load(path: Path) -> dict[str, Array]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, build_mask_head
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
@@ -30,11 +31,20 @@ class SampledRegions:
     """int64 [R], class indices; the number of classes is background."""
     objects: Tensor
     """float [R, 4], the matched objects; arbitrary for background."""
+    matches: list[Tensor]
+    """int64 [R_i] of each image, rows of the matched objects; arbitrary for background."""
 
     @property
     def tensor(self) -> Tensor:
         """The boxes of all images, float [R, 4]."""
         return Boxes.cat(self.boxes).tensor
+
+
+class EnsemblePredictor(Protocol):
+    """Module on the features of the first head: class-agnostic box deltas, and what classifies."""
+
+    bbox_pred: nn.Linear
+    transform: Box2BoxTransform
 
 
 class EnsembleROIHeads(nn.Module):
@@ -51,6 +61,8 @@ class EnsembleROIHeads(nn.Module):
         embedding_dim: int,
         matcher: Matcher,
         sampler: RegionSampler,
+        mask_pooler: ROIPooler | None = None,
+        mask_head: nn.Module | None = None,
     ) -> None:
         """Create the heads; `box_predictor` is set by the detector, which knows its classes.
 
@@ -62,6 +74,8 @@ class EnsembleROIHeads(nn.Module):
             embedding_dim: width D of CLIP's embeddings.
             matcher: matches regions with objects in training.
             sampler: samples them.
+            mask_pooler: RoIAlign of the mask head.
+            mask_head: None without masks.
         """
         super().__init__()
         self.in_features, self.pooler = tuple(in_features), pooler
@@ -74,6 +88,7 @@ class EnsembleROIHeads(nn.Module):
         nn.init.xavier_uniform_(self.distill_projection.weight)
         nn.init.zeros_(self.distill_projection.bias)
         self.matcher, self.sampler = matcher, sampler
+        self.mask_pooler, self.mask_head = mask_pooler, mask_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -92,6 +107,7 @@ class EnsembleROIHeads(nn.Module):
                 heads.IOU_THRESHOLDS, heads.IOU_LABELS, allow_low_quality_matches=ensemble.LOW_QUALITY_MATCHES
             ),
             "sampler": RegionSampler(heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION, None if limit < 0 else limit),
+            **(_mask_parts(cfg, shapes) if cfg.MODEL.MASK_ON else {}),
         }
 
     @property
@@ -111,6 +127,40 @@ class EnsembleROIHeads(nn.Module):
         """Return for the boxes of each image [R, D + C]: the embedding, not normalized, and the box head's features."""
         rois = self.pool(features, boxes)
         return torch.cat([self.embed(rois), self.box_head(rois)], dim=1)
+
+    def mask_losses(
+        self, features: dict[str, Tensor], sampled: SampledRegions, targets: Sequence[Instances], classes: int
+    ) -> dict[str, Tensor]:
+        """Return `loss_mask` of the sampled object regions; nothing without a mask head.
+
+        Args:
+            features: maps of the FPN.
+            sampled: regions of the batch.
+            targets: with `gt_masks`.
+            classes: number of classes, the label of background.
+        """
+        if self.mask_head is None:
+            return {}
+        counts = [len(boxes) for boxes in sampled.boxes]
+        parts = zip(targets, sampled.boxes, sampled.labels.split(counts), sampled.matches, strict=True)
+        regions = []
+        for target, boxes, labels, matches in parts:
+            rows = (labels < classes).nonzero()[:, 0]
+            chosen = Instances(target.image_size, proposal_boxes=boxes[rows], gt_classes=labels[rows])
+            if len(target):
+                chosen.gt_masks = target.gt_masks[matches[rows]]
+            regions.append(chosen)
+        return self.mask_head(self._pool_masks(features, [part.proposal_boxes for part in regions]), regions)
+
+    def predict_masks(self, features: dict[str, Tensor], found: list[Instances]) -> list[Instances]:
+        """Add `pred_masks` to the detections of each image; no change without a mask head."""
+        if self.mask_head is None:
+            return found
+        return self.mask_head(self._pool_masks(features, [part.pred_boxes for part in found]), found)
+
+    def _pool_masks(self, features: dict[str, Tensor], boxes: list[Boxes]) -> Tensor:
+        assert self.mask_pooler is not None
+        return self.mask_pooler([features[name] for name in self.in_features], boxes)
 
     def distillation_loss(
         self, features: dict[str, Tensor], regions: Sequence[Boxes], targets: Sequence[Tensor]
@@ -141,18 +191,25 @@ class EnsembleROIHeads(nn.Module):
         """
         images = zip(proposals, targets, generators, strict=True)
         parts = [self._sample_image(*image, classes) for image in images]
-        boxes, labels, objects = zip(*parts, strict=True)
-        return SampledRegions(list(boxes), torch.cat(labels), torch.cat(objects))
+        boxes, labels, objects, matches = zip(*parts, strict=True)
+        return SampledRegions(list(boxes), torch.cat(labels), torch.cat(objects), list(matches))
 
     def _sample_image(
         self, proposals: Instances, target: Instances, generator: torch.Generator, classes: int
-    ) -> tuple[Boxes, Tensor, Tensor]:
+    ) -> tuple[Boxes, Tensor, Tensor, Tensor]:
         candidates = Boxes.cat([target.gt_boxes, proposals.proposal_boxes])
         matched, labels = self.matcher(pairwise_iou(target.gt_boxes, candidates))
         rows = self.sampler(labels == 1, generator)
         if not len(target):
             background = torch.full_like(rows, classes)
-            return candidates[rows], background, candidates.tensor[rows]
+            return candidates[rows], background, candidates.tensor[rows], background
         positive = labels[rows] == 1
         own = torch.where(positive, target.gt_classes[matched[rows]], classes)
-        return candidates[rows], own, target.gt_boxes.tensor[matched[rows]]
+        return candidates[rows], own, target.gt_boxes.tensor[matched[rows]], matched[rows]
+
+
+def _mask_parts(cfg: CfgNode, shapes: Sequence[ShapeSpec]) -> dict[str, Any]:
+    mask = cfg.MODEL.ROI_MASK_HEAD
+    shape = ShapeSpec(channels=shapes[0].channels, height=mask.POOLER_RESOLUTION, width=mask.POOLER_RESOLUTION)
+    pooler = build_pooler(mask, [each.stride or 1 for each in shapes])
+    return {"mask_pooler": pooler, "mask_head": build_mask_head(cfg, shape)}

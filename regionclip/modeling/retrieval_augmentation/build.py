@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from regionclip.clip.architectures import CLIPArchitecture, get_architecture
 from regionclip.clip.class_embeddings import load_concepts
@@ -102,7 +102,7 @@ def build_raf(cfg: CfgNode, preprocessor: ImagePreprocessor) -> RegionAugmentati
     )
 
 
-def _text_encoder(architecture: CLIPArchitecture) -> object:
+def _text_encoder(architecture: CLIPArchitecture) -> nn.Module:
     from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
 
     return TextEncoder(architecture)

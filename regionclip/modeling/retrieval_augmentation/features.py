@@ -115,8 +115,10 @@ class NamedClassCosines:
 class RegionAugmentation(Protocol):
     """Adds columns to region embeddings, and re-weights probabilities by them."""
 
-    dim: int
-    """Number of columns."""
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        ...
 
     def encoder(
         self, make_encoder: Callable[[int], EncodeBoxes], image: Tensor, refine: Refine, regions: int

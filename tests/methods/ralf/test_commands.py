@@ -115,7 +115,9 @@ def test_a_published_store_of_unknown_classes_needs_their_names(ralf, tmp_path):
 
 
 def test_concepts_are_the_nouns_of_descriptions(ralf, detector_folder, tmp_path):
-    (tmp_path / "answers.json").write_text(json.dumps({"cat": ["A cat has a bushy tail.", "Two ears."], "dog": "Ears."}))
+    (tmp_path / "answers.json").write_text(
+        json.dumps({"cat": ["A cat has a bushy tail.", "Two ears."], "dog": "Ears."})
+    )
     given = ["--model", detector_folder, "--output", tmp_path / "concepts.safetensors"]
     code, output = ralf("build-concepts", "--descriptions", tmp_path / "answers.json", *given)
     assert code == 0, output

@@ -150,8 +150,14 @@ def other_width(world):
         (lambda world: {"STORE": ""}, r"RAL.STORE: expected a file of negative words, got none. Fix: build it with"),
         (lambda world: {"STORE": "absent.safetensors"}, "no such file"),
         (lambda world: {"STORE": str(world / "embeddings.pth")}, "a file of negative words, got another file"),
-        (lambda world: {"STORE": other_width(world)}, "expected width 32, of the detector's text embeddings, got width 64"),
-        (lambda world: {"STORE": other_encoder(world)}, r"the text encoder of .*, got RN50: class embeddings have a mean"),
+        (
+            lambda world: {"STORE": other_width(world)},
+            "expected width 32, of the detector's text embeddings, got width 64",
+        ),
+        (
+            lambda world: {"STORE": other_encoder(world)},
+            r"the text encoder of .*, got RN50: class embeddings have a mean",
+        ),
         (lambda world: {"CLASSES": "person,unicorn,dog"}, "negative words of each trained class, got none of unicorn"),
         (lambda world: {"CLASSES": "person,car"}, "expected 3 names, one for each row of"),
         (lambda world: {"NUM_SAMPLES": 0}, "NUM_SAMPLES: expected at least 1, got 0"),

@@ -85,9 +85,7 @@ def drawn(labels):
     return {side: golden(f"ral/{side}_index") for side in ("hard", "easy")}
 
 
-@pytest.mark.parametrize(
-    "name", ["detpro_lvis", "oadp_coco", "oadp_lvis", "centric_coco", "centric_lvis", "odd"]
-)
+@pytest.mark.parametrize("name", ["detpro_lvis", "oadp_coco", "oadp_lvis", "centric_coco", "centric_lvis", "odd"])
 def test_the_losses_and_their_gradients(store, name):
     settings = HingeSettings(*UNITS[f"ral/{name}/params"].tolist())
     labels, x = golden("ral/labels"), golden("ral/x").requires_grad_()

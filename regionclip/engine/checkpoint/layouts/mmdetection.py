@@ -1,4 +1,4 @@
-"""Keys of MMDetection 2 for the parts of a Faster R-CNN, and its OLN."""
+"""Keys of MMDetection 2 for the parts of a Faster R-CNN, its OLN, and detectors with two box heads."""
 
 from __future__ import annotations
 
@@ -43,6 +43,46 @@ OLN: tuple[Substitution, ...] = (
     (r"^proposal_generator\.box\.predictor\.iou_score\.", "roi_head.bbox_head.fc_bbox_score."),
 )
 
+def _number_below(found: str) -> str:
+    return str(int(found) - 1)
+
+
+def _head_norm(suffix: str, number: str) -> str:
+    return f"roi_head.bbox_head.shared_convs{suffix}.{_number_below(number)}.bn."
+
+
+ENSEMBLE: tuple[Substitution, ...] = (
+    (r"^roi_heads\.box_head\.conv(\d)\.norm\.", lambda found: _head_norm("", found[1])),
+    (r"^roi_heads\.distill_box_head\.conv(\d)\.norm\.", lambda found: _head_norm("_for_image", found[1])),
+    *BACKBONE,
+    (r"^proposal_generator\.rpn_head\.conv\.", "rpn_head.rpn_conv."),
+    (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn_head.rpn_cls."),
+    (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn_head.rpn_reg."),
+    (
+        r"^roi_heads\.box_head\.conv(\d)\.",
+        lambda found: f"roi_head.bbox_head.shared_convs.{_number_below(found[1])}.conv.",
+    ),
+    (
+        r"^roi_heads\.distill_box_head\.conv(\d)\.",
+        lambda found: f"roi_head.bbox_head.shared_convs_for_image.{_number_below(found[1])}.conv.",
+    ),
+    (r"^roi_heads\.box_head\.fc1\.", "roi_head.bbox_head.shared_fcs.0."),
+    (r"^roi_heads\.distill_box_head\.fc1\.", "roi_head.bbox_head.shared_fcs_for_image.0."),
+    (r"^roi_heads\.box_predictor\.bbox_pred\.", "roi_head.bbox_head.fc_reg."),
+    (r"^roi_heads\.distill_projection\.", "roi_head.projection_for_image."),
+    (
+        r"^roi_heads\.mask_head\.mask_fcn(\d)\.norm\.",
+        lambda found: f"roi_head.mask_head.convs.{_number_below(found[1])}.bn.",
+    ),
+    (
+        r"^roi_heads\.mask_head\.mask_fcn(\d)\.",
+        lambda found: f"roi_head.mask_head.convs.{_number_below(found[1])}.conv.",
+    ),
+    (r"^roi_heads\.mask_head\.deconv\.", "roi_head.mask_head.upsample."),
+    (r"^roi_heads\.mask_head\.predictor\.", "roi_head.mask_head.conv_logits."),
+)
+"""ResNet, FPN, RPN, two box heads and a mask head (ViLD-ensemble)."""
+
 _UNUSED_BY_OLN = re.compile(r"^(rpn_head\.rpn_cls|roi_head\.bbox_head\.fc_cls)\.")
 """Classifiers that were not trained: their losses had weight 0."""
 
@@ -62,6 +102,20 @@ def rename_published(state: State, model_state: State, substitutions: Sequence[S
     """Return the weights of a published file under the keys of a model; others keep their keys."""
     ours = {published_key(key, substitutions): key for key in model_state}
     return {ours.get(key, key): value for key, value in state.items()}
+
+
+def is_published_ensemble(state: State, model_state: State) -> bool:
+    """Return whether a file has a detector with two heads, or the backbone of one, for a model that has them."""
+    is_ours = "roi_heads.distill_projection.weight" in model_state
+    is_imagenet = "backbone.bottom_up.stem.conv1.weight" in model_state  # CLIP's ResNet has such keys too
+    return is_ours and is_imagenet and any(key.startswith(("backbone.layer1.", "roi_head.")) for key in state)
+
+
+def published_ensemble(state: State, substitutions: Sequence[Substitution]) -> dict[str, Tensor]:
+    """Return the weights of a detector under published keys; anchors, an offline RPN and RAF are left out."""
+    kept = {key: value for key, value in state.items() if not key.startswith(("offline_", "raf."))}
+    renamed = {published_key(key, substitutions): value for key, value in kept.items()}
+    return {key: value for key, value in renamed.items() if not key.startswith("proposal_generator.")}
 
 
 def _rename_oln(path: str, state: State, model_state: State) -> dict[str, Tensor]:

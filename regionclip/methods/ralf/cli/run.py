@@ -81,7 +81,9 @@ def build_concepts(args: Namespace) -> str:
     """Embed concepts."""
     if bool(args.descriptions) == bool(args.words):
         actual = "both" if args.words else "neither"
-        raise user_error("--descriptions and --words", "one of them", actual, "see regionclip ralf build-concepts --help")
+        raise user_error(
+            "--descriptions and --words", "one of them", actual, "see regionclip ralf build-concepts --help"
+        )
     if args.descriptions:
         concepts = noun_chunks(read_descriptions(args.descriptions), _parser(args.parser))
     else:
