@@ -69,7 +69,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.ENSEMBLE.LOW_QUALITY_MATCHES",
             False,
-            "an object takes its best regions above the threshold, even if they overlap another more (DetPro)",
+            "an object takes its best regions above the threshold, even if they overlap another more (published RALF)",
         ),
     ),
     *section(

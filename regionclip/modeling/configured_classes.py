@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.data.class_lists import names_of_embeddings
 
 
 class ConfiguredClasses(nn.Module):
@@ -32,16 +28,3 @@ class ConfiguredClasses(nn.Module):
     def forward(self, unit_regions: Tensor) -> Tensor:
         """Return cosines [R, K] of unit region embeddings [R, D]."""
         return unit_regions @ self.embeddings.T
-
-
-def build_classes(cfg: CfgNode, key: str, rows: int | None = None) -> ConfiguredClasses | None:
-    """Return the classes of the file that MODEL.CLIP.`key` names; None if it names none.
-
-    Raises:
-        UserError: unreadable file, or one of another shape.
-    """
-    path = cfg.MODEL.CLIP[key]
-    if not path:
-        return None
-    embeddings = load_class_embeddings(path, rows=rows, dim=cfg.MODEL.CLIP.TEXT_EMB_DIM, key=f"MODEL.CLIP.{key}")
-    return ConfiguredClasses(embeddings, names_of_embeddings(path))

@@ -2,119 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any, ClassVar, Self, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import Backbone, build_backbone, build_proposal_generator
-from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from regionclip.config.resolve import clip_architecture
-from regionclip.errors import user_error
-from regionclip.modeling.configured_classes import ConfiguredClasses
-from regionclip.modeling.configured_detector import ConfiguredDetector
-from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
-from regionclip.modeling.heads.ensemble import EnsemblePredictor, EnsembleROIHeads
-from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
-from regionclip.modeling.postprocess import DetectionSelector
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
-from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
+from regionclip.modeling.heads.ensemble import EnsembleROIHeads
 from regionclip.modeling.proposals.generated_boxes import image_generator
-from regionclip.modeling.proposals.oln.anchors import AnchorMatcher
-from regionclip.modeling.proposals.oln.localizer import REGIONS_AT_ONCE, apply_deltas
-from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
-from regionclip.modeling.region_encoding import RegionEncoding, each_image, scorable_proposals
-from regionclip.modeling.retrieval_augmentation.build import build_raf
-from regionclip.modeling.retrieval_augmentation.features import NoAugmentation, RegionAugmentation
+from regionclip.modeling.proposals.oln.localizer import apply_deltas
+from regionclip.modeling.proposals.sources import ImageInput
+from regionclip.modeling.two_stage_detector import TwoStageDetector
 
 
-class EnsembleDetector(ConfiguredDetector):
+class EnsembleDetector(TwoStageDetector):
     """The part of such detectors that does not depend on how the first head classifies."""
 
-    objectness_key: ClassVar[str] = ""
-    """Config key that makes scores depend on objectness."""
-
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        proposal_generator: RPN,
-        roi_heads: EnsembleROIHeads,
-        predictor: EnsemblePredictor,
-        preprocessor: ImagePreprocessor,
-        proposal_source: ProposalSource | None,
-        selector: DetectionSelector,
-        text_space: TextSpace,
-        classes: ConfiguredClasses | None = None,
-        test_classes: ConfiguredClasses | None = None,
-        raf: RegionAugmentation | None = None,
-    ) -> None:
-        """Create a detector.
-
-        Args:
-            backbone: with an FPN.
-            proposal_generator: RPN that is trained with the detector, and gives the regions of training.
-            roi_heads: both heads.
-            predictor: of the first head.
-            preprocessor: normalizes images.
-            proposal_source: source of the proposals in evaluation; None takes `proposal_generator`.
-            selector: selects detections.
-            text_space: of the CLIP that the second head is distilled from.
-            classes: of the config.
-            test_classes: of evaluation; None takes `classes`.
-            raf: augments region embeddings (RALF).
-        """
-        super().__init__()
-        rpn = None if proposal_source is None else rpn_of(proposal_source)
-        self.offline_backbone = rpn.backbone if rpn else None
-        self.offline_proposal_generator = rpn.proposal_generator if rpn else None
-        self.offline_preprocessor = rpn.preprocessor if rpn else None
-        self.backbone, self.proposal_generator, self.roi_heads = backbone, proposal_generator, roi_heads
-        roi_heads.box_predictor = cast(nn.Module, predictor)
-        self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
-        self._text_space, self.train_classes, self.test_classes = text_space, classes, test_classes
-        self.raf = raf or NoAugmentation()
-        for part in (self.offline_backbone, self.offline_proposal_generator):
-            if part is not None:
-                part.requires_grad_(False)
+    roi_heads: EnsembleROIHeads
 
     @staticmethod
     def shared_parts(cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor but for predictor, selector and classes."""
-        backbone, clip = build_backbone(cfg), cfg.MODEL.CLIP
-        preprocessor = ImagePreprocessor(
-            cfg.MODEL.PIXEL_MEAN,
-            cfg.MODEL.PIXEL_STD,
-            unit_range=pixels_to_unit_range(cfg),
-            size_divisibility=backbone.size_divisibility,
-        )
-        return {
-            "backbone": backbone,
-            "proposal_generator": _build_rpn(cfg, backbone),
-            "roi_heads": EnsembleROIHeads(cfg, backbone.output_shape()),
-            "preprocessor": preprocessor,
-            "proposal_source": build_proposal_source(cfg) if clip.CROP_REGION_TYPE else None,
-            "text_space": TextSpace(clip.TEXT_EMB_DIM, clip_architecture(cfg).name),
-            "raf": build_raf(cfg, preprocessor),
-        }
+        parts = TwoStageDetector.shared_parts(cfg)
+        return {**parts, "roi_heads": EnsembleROIHeads(cfg, parts["backbone"].output_shape())}
 
     @property
-    def text_space(self) -> TextSpace:
-        """The embedding space of the CLIP that the second head is distilled from."""
-        return self._text_space
+    def feature_dim(self) -> int:
+        """Width C of the first head's features."""
+        return self.roi_heads.feature_dim
 
-    def train(self, mode: bool = True) -> Self:
-        """Set training mode; an offline RPN stays in evaluation mode."""
-        super().train(mode)
-        for part in (self.offline_backbone, self.offline_proposal_generator):
-            if part is not None:
-                part.eval()
-        return self
+    def encode_boxes(self, maps: dict[str, Tensor], boxes: Boxes) -> Tensor:
+        """Return [R, D + C] of boxes of one image on its maps: distilled embeddings, and the first head's features."""
+        return self.roi_heads.encode(maps, [boxes])
+
+    def _apply_deltas(self, transform: Box2BoxTransform, deltas: Tensor, boxes: Tensor) -> Tensor:
+        return apply_deltas(transform, deltas, boxes)
 
     def preprocess(self, inputs: Sequence[ImageInput]) -> tuple[ImageList, list[Instances]]:
         """Return the images of a training batch, and their ground truth."""
@@ -128,91 +54,7 @@ class EnsembleDetector(ConfiguredDetector):
         targets = [F.normalize(part.embeddings.float(), dim=1) for part in regions]
         return self.roi_heads.distillation_loss(features, boxes, targets)
 
-    @torch.no_grad()
-    def encode_images(self, inputs: Sequence[ImageInput], *, proposals: bool = True) -> list[RegionEncoding]:
-        """Return the feature maps of each image with its proposals, computed now or on first access."""
-        images = self.preprocessor([image["image"] for image in inputs])
-        features = dict(self.backbone(images.tensor))
-        encodings = []
-        for number, (maps, image) in enumerate(zip(each_image(features), inputs, strict=True)):
-            propose = partial(self._propose, image, images.image_sizes[number], maps)
-            make_regions = partial(self._regions, image["image"])
-            encodings.append(RegionEncoding(maps, propose, make_regions, image=image["image"]))
-        if proposals and self.proposal_source is not None:
-            for encoding, found in zip(encodings, self.proposal_source.propose(inputs, self.device), strict=True):
-                encoding.proposals = found
-        return encodings
-
-    def _propose(self, image: ImageInput, size: tuple[int, int], maps: dict[str, Tensor]) -> Instances:
-        if self.proposal_source is not None:
-            return self.proposal_source.propose([image], self.device)[0]
-        proposals, _ = self.proposal_generator(ImageList(next(iter(maps.values())), [size]), maps, None)
-        return cast(Instances, proposals[0])
-
-    def _regions(self, image: Tensor, maps: dict[str, Tensor], proposals: Instances) -> LazyRegions:
-        scorable = scorable_proposals(proposals, self.selector, self.objectness_key)
-        make_encoder = partial(self._encoder_of_image, maps)
-        return LazyRegions(scorable, partial(self.raf.encoder, make_encoder, image, self.refine))
-
-    def _encoder_of_image(self, maps: dict[str, Tensor], regions: int) -> Any:
-        return lambda boxes: self.roi_heads.encode(maps, [boxes])
-
-    def refine(self, embeddings: Tensor, boxes: Boxes) -> Tensor:
-        """Return the boxes [R, 4], with deltas applied, of region embeddings [R, E] and their proposals."""
-        predictor: Any = self.roi_heads.box_predictor
-        _, features = self.columns(embeddings)
-        return apply_deltas(predictor.transform, predictor.bbox_pred(features), boxes.tensor)
-
-    def columns(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distilled embeddings [R, D] and the first head's features [R, C] in region embeddings [R, E]."""
-        dim, channels = self._text_space.dim, self.roi_heads.feature_dim
-        return embeddings[:, :dim], embeddings[:, dim : dim + channels]
-
-    @torch.no_grad()
-    def detect(self, encoding: RegionEncoding, classifier: Classifier | None, selection: Selection) -> Instances:
-        """Return the detections of one image; see `OpenVocabularyDetector.detect`.
-
-        Raises:
-            UserError: the classifier has a name that the detector does not know.
-        """
-        known = classifier or self.configured_classes()
-
-        def classify(embeddings: Tensor, proposals: Instances) -> tuple[Tensor, Tensor]:
-            return self.refine(embeddings, proposals.proposal_boxes), self.probabilities(embeddings, known)
-
-        return detect_selected(encoding.regions, classify, known.classes, self.selector, selection)
-
-    @torch.no_grad()
-    def embed_regions(self, encoding: RegionEncoding, boxes: Boxes) -> Tensor:
-        """Return [R, D + C] of boxes in pixels of the network input: the embedding and the first head's features.
-
-        Those of a detector with RAF have the augmented embeddings after these.
-        """
-        assert encoding.image is not None
-        parts = [boxes[rows] for rows in torch.arange(len(boxes), device=boxes.device).split(REGIONS_AT_ONCE)]
-        own = [self.roi_heads.encode(encoding.maps, [part]) for part in parts]
-        return torch.cat(
-            [self.raf.append(rows, encoding.image, part, self.refine) for rows, part in zip(own, parts, strict=True)]
-        )
-
-    def probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
-        """Return [R, K + 1] of regions as `embed_regions` has them; see `OpenVocabularyDetector.probabilities`."""
-        raise NotImplementedError
-
-    def export_parts(self) -> Iterator[Part]:
-        """Raise a `UserError`: there are no graphs of this detector yet."""
-        fix = "export a RegionCLIP detector, or run this one in Python"
-        raise user_error("export", "a RegionCLIP detector", type(self).__name__, fix)
-
 
 def region_generators(inputs: Sequence[ImageInput]) -> list[torch.Generator]:
     """Return the generators of random numbers that sample the regions of each image."""
     return [image_generator(image) for image in inputs]
-
-
-def _build_rpn(cfg: CfgNode, backbone: Backbone) -> RPN:
-    generator = cast(RPN, build_proposal_generator(cfg, backbone.output_shape()))
-    if cfg.MODEL.RPN.MIN_POS_IOU:
-        negative, positive = cfg.MODEL.RPN.IOU_THRESHOLDS
-        generator.anchor_matcher = AnchorMatcher(negative, positive, cfg.MODEL.RPN.MIN_POS_IOU)
-    return generator

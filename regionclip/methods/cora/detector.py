@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from regionclip.config.resolve import clip_architecture
+from regionclip.engine.class_names import build_classes
 from regionclip.errors import user_error
 from regionclip.methods.cora.classes import NovelClasses, build_pseudo_classes
 from regionclip.methods.cora.encoding import CORAEncoding, LocalizerEncoding
@@ -30,7 +31,7 @@ from regionclip.methods.cora.pseudo_boxes import classes_of_batch
 from regionclip.methods.cora.transformer import MLP, DABTransformer, predict_boxes
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.configured_classes import ConfiguredClasses, build_classes
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness

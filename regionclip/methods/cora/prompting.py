@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regionclip.engine.class_names import build_classes
 from regionclip.errors import user_error
 from regionclip.methods.cora.checkpoints import PROMPT
 from regionclip.methods.cora.encodings import ValidCells, padded_size, padding_of, valid_cells
@@ -21,7 +22,7 @@ from regionclip.methods.cora.frozen_clip import OnFrozenCLIP
 from regionclip.methods.cora.heads import RegionPromptHead
 from regionclip.modeling.backbones.clip_resnet import CLIPResNetBackbone
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.configured_classes import ConfiguredClasses, build_classes
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.configured_detector import SoftmaxOverProposals
 from regionclip.modeling.detector import Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions

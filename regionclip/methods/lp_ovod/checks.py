@@ -57,7 +57,7 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
         return
     method = cfg.MODEL.LP_OVOD
     if method.STAGE == "base" and method.DISTILL_WEIGHT and not method.REGIONS:
-        fix = "write it with regionclip features (docs/methods/lp_ovod.md), or add MODEL.LP_OVOD.DISTILL_WEIGHT 0"
+        fix = "write it with regionclip features (docs/methods/lp_ovod.md), or add MODEL.LP_OVOD.DISTILL_WEIGHT 0.0"
         yield Problem("MODEL.LP_OVOD.REGIONS", "a folder of CLIP's embeddings of proposals", "none", fix)
 
 

@@ -16,9 +16,10 @@ from regionclip.clip.architectures import CLIPArchitecture
 from regionclip.clip.crops import CROP_SCALES, CropEncoder
 from regionclip.clip.image_encoders.clip_vit import build_image_encoder
 from regionclip.config.resolve import clip_architecture
+from regionclip.engine.class_names import build_classes
 from regionclip.errors import user_error
 from regionclip.modeling.build import build_text_encoder_if_wanted
-from regionclip.modeling.configured_classes import ConfiguredClasses, build_classes
+from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.configured_detector import SoftmaxOverProposals
 from regionclip.modeling.detector import Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions

@@ -12,10 +12,10 @@ from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from torch import Tensor
 from torch.nn import functional as F
 
+from regionclip.engine.class_names import build_classes
 from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.methods.lp_ovod.scoring import ScoreWeights, fuse_probabilities
 from regionclip.methods.lp_ovod.stages import STAGES, Stage
-from regionclip.modeling.configured_classes import build_classes
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.ensemble_detector import EnsembleDetector
 from regionclip.modeling.heads.prototypes import PrototypeOutputLayers

@@ -13,19 +13,23 @@ from regionclip.clip.class_embeddings import load_class_embeddings, load_concept
 from regionclip.config.keys import get_value
 from regionclip.config.resolve import clip_architecture
 from regionclip.data.class_lists import names_of_embeddings, parse_names
+from regionclip.engine.class_names import tested_names, trained_names
 from regionclip.errors import Problem, UserError
 from regionclip.modeling.retrieval_augmentation.augmenter import HEADS
-from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names, tested_names, trained_names
+from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names
 from regionclip.modeling.retrieval_augmentation.negatives import BUILD, NegativeWords, read_negative_words
 
 WITH_LOSSES = ("CLIPFastRCNN", "DetPro")
 """Meta-architectures that can be trained with RAL."""
 
-WITH_FEATURES = ("CLIPFastRCNN", "DetPro", "LPOVOD")
+WITH_FEATURES = ("CLIPFastRCNN", "DetPro", "ObjectCentricOVD", "LPOVOD")
 """Those whose scores RAF can re-weight."""
 
+OWN_DETECTORS = {"DetPro": ("EnsembleROIHeads",), "ObjectCentricOVD": ("Res5ROIHeads", "StandardROIHeads")}
+"""Detectors of the published checkpoints, and their RoI heads."""
+
 ROI_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
-"""Their RoI heads, where they have a choice."""
+"""RoI heads of RegionCLIP's detector that embed regions for RALF."""
 
 SAME_ENCODER = 0.5
 """Mean cosine of text embeddings of the same names: embeddings of different encoders have about 0."""
@@ -41,8 +45,8 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
         if raf:
             yield from _detector_problems(cfg, "MODEL.RALF.RAF.ENABLED", WITH_FEATURES)
             yield from _feature_problems(cfg)
-        if cfg.MODEL.META_ARCHITECTURE == "DetPro":
-            yield from _detpro_problems(cfg)
+        if cfg.MODEL.META_ARCHITECTURE in OWN_DETECTORS:
+            yield from _own_problems(cfg)
     except UserError as error:
         yield from error.problems
 
@@ -52,13 +56,16 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.RALF.RAL.ENABLED and not trained_names(cfg):
         key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
         yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
+    if cfg.MODEL.META_ARCHITECTURE == "ObjectCentricOVD":
+        key, fix = "MODEL.META_ARCHITECTURE", "evaluate with --eval-only, or train RegionCLIP's detector with RAL"
+        yield Problem(key, "a detector that can be trained", "ObjectCentricOVD, which is for inference", fix)
     if cfg.MODEL.META_ARCHITECTURE != "DetPro":
         return
     if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
         fix = "write them with regionclip concepts, or regionclip ralf import-prompts"
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the classes of DATASETS.TRAIN", "none", fix)
     if cfg.MODEL.RALF.DISTILL_WEIGHT and not cfg.MODEL.RALF.REGIONS:
-        fix = "write it with regionclip features (docs/methods/ralf.md), or add MODEL.RALF.DISTILL_WEIGHT 0"
+        fix = "write it with regionclip features (docs/methods/ralf.md), or add MODEL.RALF.DISTILL_WEIGHT 0.0"
         yield Problem("MODEL.RALF.REGIONS", "a folder of CLIP's embeddings of proposals", "none", fix)
 
 
@@ -71,8 +78,12 @@ def _detector_problems(cfg: CfgNode, key: str, supported: tuple[str, ...]) -> It
         yield Problem(key, "a classifier of text embeddings", heads, fix)
 
 
-def _detpro_problems(cfg: CfgNode) -> Iterator[Problem]:
+def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
     clip, ralf = cfg.MODEL.CLIP, cfg.MODEL.RALF
+    heads, wanted = cfg.MODEL.ROI_HEADS.NAME, OWN_DETECTORS[cfg.MODEL.META_ARCHITECTURE]
+    if heads not in wanted:
+        fix = f"add MODEL.ROI_HEADS.NAME {wanted[0]}"
+        yield Problem("MODEL.ROI_HEADS.NAME", " or ".join(wanted), repr(heads), fix)
     if clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
         expected, fix = "the YAML of the proposal network", "name it, or add MODEL.CLIP.CROP_REGION_TYPE ''"
         yield Problem("MODEL.CLIP.OFFLINE_RPN_CONFIG", expected, "nothing", fix)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from regionclip.clip.prompts import same_to_clip
 from regionclip.data.class_lists import parse_names
+from regionclip.engine.class_names import build_classes, trained_names
 from regionclip.methods.ralf.text_head import CosineOutputLayers, EnsembleScores, fuse_heads
-from regionclip.modeling.configured_classes import build_classes
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.ensemble_detector import EnsembleDetector, region_generators
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityOnly
@@ -73,7 +73,7 @@ class DetPro(EnsembleDetector):
             "base_names": parse_names(method.BASE_CLASSES, synonyms=False),
             "scores": EnsembleScores(method.TEST_TEMPERATURE, method.ENSEMBLE_EXPONENT),
             "distill_weight": method.DISTILL_WEIGHT,
-            "ral": build_ral(cfg),
+            "ral": build_ral(cfg, trained_names(cfg)),
         }
 
     @property

@@ -77,4 +77,10 @@ KEYS = (
         Key("MODEL.RALF.DISTILL_WEIGHT", 256.0, "of the distillation loss; 0 needs no REGIONS"),
         Key("MODEL.RALF.REGIONS", "", "folder of `regionclip features`: CLIP's embeddings of proposals"),
     ),
+    *section(
+        "RALF: Object-Centric-OVD",
+        Key("MODEL.RALF.CLASS_BIAS", 0.0, "added to the logits of classes: COCO 0, LVIS -4.6"),
+        Key("MODEL.RALF.TRANSFER_CHANNELS", 0, "hidden width of the weight transfer function; 0: of the features"),
+        Key("MODEL.RALF.RESIDUAL_CHANNELS", 0, "hidden width of the residual network; 0: of the features"),
+    ),
 )

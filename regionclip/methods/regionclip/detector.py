@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from regionclip.clip.architectures import TRANSFORMER_EMBEDDING_DIM
+from regionclip.engine.class_names import tested_names, trained_names
 from regionclip.errors import user_error
 from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayers
 from regionclip.methods.regionclip.checks import DENSE_HEADS
@@ -28,7 +29,7 @@ from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
-from regionclip.modeling.retrieval_augmentation.build import build_raf, build_ral, tested_names
+from regionclip.modeling.retrieval_augmentation.build import build_raf, build_ral
 from regionclip.modeling.retrieval_augmentation.features import NoAugmentation, RegionAugmentation
 from regionclip.modeling.retrieval_augmentation.loss import RetrievalAugmentedLoss
 from regionclip.modeling.score_scale import ScoreScale
@@ -108,7 +109,7 @@ class CLIPFastRCNN(nn.Module):
             "proposal_source": build_proposal_source(cfg),
             "lang_encoder": build_text_encoder_if_wanted(cfg),
             "image_projection": _build_projection_if_wanted(cfg, backbone),
-            "ral": build_ral(cfg),
+            "ral": build_ral(cfg, trained_names(cfg)),
             "raf": build_raf(cfg, preprocessor),
             "class_names": tested_names(cfg),
         }

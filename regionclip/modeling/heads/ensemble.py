@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, build_mask_head
@@ -38,13 +37,6 @@ class SampledRegions:
     def tensor(self) -> Tensor:
         """The boxes of all images, float [R, 4]."""
         return Boxes.cat(self.boxes).tensor
-
-
-class EnsemblePredictor(Protocol):
-    """Module on the features of the first head: class-agnostic box deltas, and what classifies."""
-
-    bbox_pred: nn.Linear
-    transform: Box2BoxTransform
 
 
 class EnsembleROIHeads(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from regionclip.clip.architectures import CLIPArchitecture, get_architecture
 from regionclip.clip.class_embeddings import load_concepts
 from regionclip.clip.padded_crops import CLIPPixels, DetectorPixels, PixelMode
 from regionclip.config.resolve import clip_architecture
-from regionclip.data.class_lists import names_of_embeddings, parse_names
 from regionclip.modeling.preprocessing import ImagePreprocessor
 from regionclip.modeling.retrieval_augmentation.augmenter import ConceptAugmenter
 from regionclip.modeling.retrieval_augmentation.features import (
@@ -36,8 +35,12 @@ PIXEL_MODES: dict[str, Callable[[ImagePreprocessor, bool], PixelMode]] = {
 """Values of MODEL.RALF.RAF.PIXEL_MODE, from the detector's preprocessor and whether its input is BGR."""
 
 
-def build_ral(cfg: CfgNode) -> RetrievalAugmentedLoss | None:
+def build_ral(cfg: CfgNode, names: Sequence[str]) -> RetrievalAugmentedLoss | None:
     """Return the losses of MODEL.RALF.RAL; None if they are not enabled.
+
+    Args:
+        cfg: of a detector.
+        names: class names of the labels.
 
     Raises:
         UserError: unreadable store, or one without a trained class.
@@ -46,20 +49,9 @@ def build_ral(cfg: CfgNode) -> RetrievalAugmentedLoss | None:
     if not ral.ENABLED:
         return None
     content = read_negative_words(ral.STORE, key)
-    store = NegativeStore(content, content.rows_of(trained_names(cfg), f"{key} {ral.STORE}"))
+    store = NegativeStore(content, content.rows_of(names, f"{key} {ral.STORE}"))
     numbers = ("LAMBDA_HARD", "LAMBDA_EASY", "MARGIN_HARD", "MARGIN_EASY", "WEIGHT_HARD", "WEIGHT_EASY")
     return RetrievalAugmentedLoss(store, HingeSettings(*(ral[name] for name in numbers)), ral.NUM_SAMPLES)
-
-
-def trained_names(cfg: CfgNode) -> list[str]:
-    """Return the class names of the labels: RAL.CLASSES, or those of TEXT_EMB_PATH; empty if unknown."""
-    given = cfg.MODEL.RALF.RAL.CLASSES
-    return parse_names(given, synonyms=False) if given else names_of_embeddings(cfg.MODEL.CLIP.TEXT_EMB_PATH or "")
-
-
-def tested_names(cfg: CfgNode) -> list[str]:
-    """Return the class names of evaluation, of the embedding file; empty if unknown."""
-    return names_of_embeddings(cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH or cfg.MODEL.CLIP.TEXT_EMB_PATH or "")
 
 
 def augmenter_dim(cfg: CfgNode) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
@@ -26,9 +26,9 @@ from regionclip.testing.deterministic import (
     uniform,
 )
 from tests.helpers.mmdetection import backbone_shapes, detpro_shapes
+from tests.methods.ralf.goldens import NAMES, STORE_KEYS, UNITS, assert_close, drawn, golden
 from tests.methods.ralf.stores import write_store
-from tests.methods.ralf.test_units import NAMES, STORE_KEYS, UNITS, assert_close, drawn, golden
-from tests.methods.ralf.tiny import CONFIG, config
+from tests.methods.ralf.tiny import CONFIG, config, image_input
 
 NOVEL = torch.zeros(40, dtype=torch.bool)
 NOVEL[golden("detpro_head/novel_index")] = True
@@ -75,7 +75,7 @@ def test_the_losses_and_their_gradients(predictor, weights, tmp_path):
     negatives = NegativeStore(read_published_store(tmp_path / "store.pkl", NAMES), range(6))
     own = golden("ral/labels")
     regions = F.normalize(predictor.projection(features("ground_truth", 24)), dim=1)
-    hinges = [part.mean() for part in hinge_losses(regions, negatives.negatives(own, drawn(own)), HingeSettings())]
+    hinges = [part.mean() for part in hinge_losses(regions, negatives.negatives(own, drawn()), HingeSettings())]
     losses = torch.stack([of_class, distilled, *hinges])
     torch.testing.assert_close(losses.double(), golden("detpro_head/losses"), rtol=2e-6, atol=5e-6)
     losses.sum().backward()
@@ -138,19 +138,6 @@ def tiny(embedding_file):
         return model
 
     return build
-
-
-def image_input(objects=True):
-    target = Instances((96, 128))
-    corners = torch.tensor([[8.0, 8, 90, 80], [30, 20, 60, 90]])[: 2 if objects else 0]
-    target.gt_boxes, target.gt_classes = Boxes(corners), torch.tensor([1, 0])[: len(corners)]
-    polygons = [[np.array([x1, y1, x2, y1, x2, y2, x1, y2])] for x1, y1, x2, y2 in corners.tolist()]
-    target.gt_masks = PolygonMasks(polygons)
-    regions = Instances((96, 128))
-    regions.proposal_boxes = Boxes(torch.tensor([[0.0, 0, 40, 40], [20, 30, 90, 90]]))
-    regions.embeddings = deterministic_text_embeddings("teacher", 2, 32)
-    pixels = torch.randint(0, 255, (3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return {"image": pixels, "instances": target, "regions": regions, "seed": 3, "height": 192, "width": 256}
 
 
 def test_detections_have_masks(tiny):

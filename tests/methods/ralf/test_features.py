@@ -212,5 +212,5 @@ def test_class_names_must_be_known_to_another_clip(build, other_clip, embedding_
 def test_methods_that_embed_no_regions_for_it_refuse_it():
     cfg = load_config(tiny.CONFIG, flat(tiny.OVERRIDES | RAF))
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "CORA"])
-    with pytest.raises(UserError, match="MODEL.RALF.RAF.ENABLED: expected False with CORA, got True"):
+    with pytest.raises(UserError, match=r"MODEL.RALF.RAF.ENABLED: expected False with CORA, got True"):
         check_config(cfg)

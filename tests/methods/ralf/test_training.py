@@ -176,5 +176,5 @@ def test_training_needs_class_names(world):
 
 def test_detectors_without_region_embeddings_are_refused(world):
     cfg = config(world, MODEL__CLIP__USE_TEXT_EMB_CLASSIFIER=False)
-    with pytest.raises(UserError, match="MODEL.RALF.RAL.ENABLED: expected a classifier of text embeddings"):
+    with pytest.raises(UserError, match=r"MODEL.RALF.RAL.ENABLED: expected a classifier of text embeddings"):
         check_config(cfg)

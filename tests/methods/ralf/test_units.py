@@ -1,7 +1,5 @@
 """Parts of RALF against the published functions and formulas in float64 (goldens `o`), through public functions."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -21,22 +19,7 @@ from regionclip.modeling.retrieval_augmentation.negatives import (
     write_negative_words,
 )
 from regionclip.testing.deterministic import deterministic_state_dict, deterministic_text_embeddings
-from tests.helpers.paths import GOLDENS
-
-UNITS = np.load(GOLDENS / "o_ralf.npz")
-META = json.loads(str(UNITS["meta"][()]))
-NAMES = [f"class {i}" for i in range(6)]
-STORE_KEYS = ("feat_in", "feat_out_sim", "feat_out_dis", "pad_out_sim", "pad_out_dis")
-
-
-def golden(key):
-    return torch.from_numpy(UNITS[key])
-
-
-def assert_close(actual, key, tolerance):
-    expected = golden(key)
-    assert actual.shape == expected.shape
-    assert float((actual.detach().double() - expected.double()).abs().max()) <= tolerance
+from tests.methods.ralf.goldens import META, NAMES, STORE_KEYS, UNITS, assert_close, drawn, golden
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +64,11 @@ def test_a_published_store_survives_both_formats(store, tmp_path):
     assert all(np.array_equal(content[key], UNITS[f"store/{key}"]) for key in STORE_KEYS)
 
 
-def drawn(labels):
-    return {side: golden(f"ral/{side}_index") for side in ("hard", "easy")}
-
-
 @pytest.mark.parametrize("name", ["detpro_lvis", "oadp_coco", "oadp_lvis", "centric_coco", "centric_lvis", "odd"])
 def test_the_losses_and_their_gradients(store, name):
     settings = HingeSettings(*UNITS[f"ral/{name}/params"].tolist())
     labels, x = golden("ral/labels"), golden("ral/x").requires_grad_()
-    negatives = NegativeStore(store, range(6)).negatives(labels, drawn(labels))
+    negatives = NegativeStore(store, range(6)).negatives(labels, drawn())
     regions = F.normalize(x, dim=1)
     regions.retain_grad()
     hard, easy = hinge_losses(regions, negatives, settings)
@@ -106,7 +85,7 @@ def test_the_losses_and_their_gradients(store, name):
 
 
 def test_the_similarities_are_means_over_the_drawn_words(store):
-    negatives = NegativeStore(store, range(6)).negatives(golden("ral/labels"), drawn(golden("ral/labels")))
+    negatives = NegativeStore(store, range(6)).negatives(golden("ral/labels"), drawn())
     regions = F.normalize(golden("ral/x"), dim=1)
     for name, part in (("anchor", negatives.anchors), ("hard", negatives.hard), ("easy", negatives.easy)):
         key = "ral/anchor_similarity" if name == "anchor" else f"ral/{name}_similarity_mean"

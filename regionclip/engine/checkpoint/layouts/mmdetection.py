@@ -43,6 +43,7 @@ OLN: tuple[Substitution, ...] = (
     (r"^proposal_generator\.box\.predictor\.iou_score\.", "roi_head.bbox_head.fc_bbox_score."),
 )
 
+
 def _number_below(found: str) -> str:
     return str(int(found) - 1)
 
