@@ -19,6 +19,8 @@ class Key:
     """All allowed values; empty allows any."""
     is_file: bool = False
     """Whether the value names a file, whose content decides results as the config does."""
+    is_packed: bool = False
+    """Whether the file belongs to a packed detector, which gets a copy of it."""
     group: str = ""
     """Heading of its section in docs/config.md."""
 

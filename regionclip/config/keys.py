@@ -110,6 +110,7 @@ KEYS: tuple[Key, ...] = (
             "",
             "CLIP size by name or open_clip JSON file; empty means RESNETS.DEPTH decides",
             is_file=True,
+            is_packed=True,
         ),
         Key("MODEL.CLIP.GET_CONCEPT_EMB", False, "also build the text encoder (lang_encoder)"),
     ),

@@ -51,10 +51,15 @@ PUBLISHED_EMBEDDINGS = {
 """Stem of upstream's embedding file by class list; the file for RN50x4 has the suffix `_rn50x4`."""
 
 
+DETPRO_PROMPTS = "iou_neg5_ens"
+"""Stem of DetPro's embeddings of LVIS by learned prompts."""
+
+
 def names_of_published(path: str | Path) -> list[str]:
     """Return the class names of an embedding file with one of upstream's names; empty for other files."""
     stem = re.sub(r"_rn50x4$", "", Path(path).stem)
-    return next((CLASS_LISTS[name]() for name, known in PUBLISHED_EMBEDDINGS.items() if known == stem), [])
+    known = {stem: name for name, stem in PUBLISHED_EMBEDDINGS.items()} | {DETPRO_PROMPTS: "lvis"}
+    return CLASS_LISTS[known[stem]]() if stem in known else []
 
 
 def names_of_embeddings(path: str | Path) -> list[str]:

@@ -11,8 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from regionclip.clip.embedder import NameEmbedder
+from regionclip.config.keys import all_keys, get_value
 from regionclip.config.loading import load_config
-from regionclip.files import atomic_write, resolve_path
+from regionclip.engine.checkpoint.layouts.published import without_weight_files
+from regionclip.files import atomic_write, existing_file
 from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, VOCABULARY_FILE, WEIGHT_FILES, Pretrained
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary, save_vocabulary
 from regionclip.modeling.detector import require_detector
@@ -74,7 +76,7 @@ def _rounded(embedder: NameEmbedder) -> NameEmbedder:
 
 
 def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
-    """Write the configs of detector and RPN, and the CLIP size if a file describes it."""
+    """Write the configs of detector and RPN, and copies of files that they name, such as that of the CLIP size."""
     configs = {CONFIG_FILE: cfg.clone()}
     configs[CONFIG_FILE].defrost()
     if cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:
@@ -82,11 +84,12 @@ def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
         configs[CONFIG_FILE].MODEL.CLIP.OFFLINE_RPN_CONFIG = RPN_FILE
     contents = {}
     for name, config in configs.items():
-        config.MODEL.WEIGHTS = config.MODEL.CLIP.BB_RPN_WEIGHTS = ""
-        if config.MODEL.CLIP.ARCHITECTURE.endswith(".json"):
-            size = resolve_path(config.MODEL.CLIP.ARCHITECTURE)
-            contents[size.name] = size.read_bytes()
-            config.MODEL.CLIP.ARCHITECTURE = size.name
+        config.merge_from_list(["MODEL.WEIGHTS", "", *without_weight_files()])
+        for key in all_keys():
+            file = existing_file(get_value(config, key.name)) if key.is_packed else None
+            if file is not None:
+                contents[file.name] = file.read_bytes()
+                config.merge_from_list([key.name, file.name])
         contents[name] = config.dump().encode()
     return [_write(output / name, content) for name, content in contents.items()]
 

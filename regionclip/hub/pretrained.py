@@ -19,6 +19,7 @@ from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
 from regionclip.config.resolve import clip_architecture, find_weights
 from regionclip.data.class_lists import names_of_published
+from regionclip.engine.checkpoint.layouts.published import without_weight_files
 from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.detector import load_model
 from regionclip.errors import UserError, user_error
@@ -114,7 +115,8 @@ def load_pretrained(
     device = require_device(device)
     emptied = ("WEIGHTS", "CLIP.TEACHER_WEIGHTS", "CLIP.TEXT_EMB_PATH", "CLIP.OPENSET_TEST_TEXT_EMB_PATH")
     without_files = [part for key in emptied for part in (f"MODEL.{key}", "")]
-    fixed = ("MODEL.MASK_ON", "False", *without_files, "DATASETS.TEST", "()", "MODEL.DEVICE", device)
+    fixed = ["MODEL.MASK_ON", "False", *without_files, "DATASETS.TEST", "()", "MODEL.DEVICE", device]
+    fixed += ["MODEL.RALF.RAL.ENABLED", "False"]  # what training needs need not be on this machine
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
     check_config(cfg)
     cfg.freeze()
@@ -196,7 +198,7 @@ def _folder(folder: Path) -> _Parts:
         raise user_error(f"folder {folder}", expected, f"without {missing}", "name a folder of a finished training")
     return _Parts(
         str(config),
-        ("MODEL.CLIP.BB_RPN_WEIGHTS", ""),  # the weights of a run include its RPN
+        without_weight_files(),  # the weights of a run include its RPN and further parts
         str(weights),
         text_file=str(folder / TEXT_FILE),
         vocabulary=folder / VOCABULARY_FILE,

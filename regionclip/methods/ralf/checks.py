@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from detectron2.config import CfgNode
 from torch.nn import functional as F
 
 from regionclip.clip.architectures import get_architecture
 from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
+from regionclip.clip.prompts import same_to_clip
 from regionclip.config.keys import get_value
 from regionclip.config.resolve import clip_architecture
 from regionclip.data.class_lists import names_of_embeddings, parse_names
-from regionclip.engine.class_names import tested_names, trained_names
+from regionclip.engine.class_names import tested_names
 from regionclip.errors import Problem, UserError
+from regionclip.methods.ralf.classes import build_base_classes, label_names
 from regionclip.modeling.retrieval_augmentation.augmenter import HEADS
 from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names
 from regionclip.modeling.retrieval_augmentation.negatives import BUILD, NegativeWords, read_negative_words
@@ -53,7 +54,7 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield what prevents training."""
-    if cfg.MODEL.RALF.RAL.ENABLED and not trained_names(cfg):
+    if cfg.MODEL.RALF.RAL.ENABLED and not label_names(cfg):
         key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
         yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
     if cfg.MODEL.META_ARCHITECTURE == "ObjectCentricOVD":
@@ -62,7 +63,7 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.META_ARCHITECTURE != "DetPro":
         return
     if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
-        fix = "write them with regionclip concepts, or regionclip ralf import-prompts"
+        fix = "write them with regionclip concepts, or take DetPro's iou_neg5_ens.pth"
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the classes of DATASETS.TRAIN", "none", fix)
     if cfg.MODEL.RALF.DISTILL_WEIGHT and not cfg.MODEL.RALF.REGIONS:
         fix = "write it with regionclip features (docs/methods/ralf.md), or add MODEL.RALF.DISTILL_WEIGHT 0.0"
@@ -108,6 +109,8 @@ def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
         if not names_of_embeddings(clip[name]):
             expected, fix = "class names in the file", "write it with regionclip concepts --output classes.safetensors"
             yield Problem(f"MODEL.CLIP.{name} {clip[name]}", expected, "none", fix)
+        elif name == "TEXT_EMB_PATH" and cfg.MODEL.META_ARCHITECTURE == "DetPro":
+            build_base_classes(cfg)
 
 
 def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
@@ -124,27 +127,27 @@ def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
         expected = f"width {wanted}, of the detector's text embeddings"
         yield Problem(f"{key} {ral.STORE}", expected, f"width {store.dim}", "build it with the same text encoder")
         return
-    names = trained_names(cfg)
-    if names:
-        yield from _encoder_problems(cfg, store, store.rows_of(names, f"{key} {ral.STORE}"))
+    names = label_names(cfg)
+    if names and cfg.MODEL.CLIP.TEXT_EMB_PATH:
+        yield from _encoder_problems(cfg, store, names)
 
 
-def _encoder_problems(cfg: CfgNode, store: NegativeWords, rows: list[int]) -> Iterator[Problem]:
+def _encoder_problems(cfg: CfgNode, store: NegativeWords, names: list[str]) -> Iterator[Problem]:
     """Yield whether another text encoder made the store than the class embeddings of the detector."""
-    path = cfg.MODEL.CLIP.TEXT_EMB_PATH
-    if not path:
-        return
+    path, what = cfg.MODEL.CLIP.TEXT_EMB_PATH, f"MODEL.RALF.RAL.STORE {cfg.MODEL.RALF.RAL.STORE}"
+    rows = store.rows_of(names, what)
     own = F.normalize(load_class_embeddings(path, dim=store.dim), dim=1)
-    if len(own) != len(rows):
-        expected, actual = f"{len(own)} names, one for each row of {path}", f"{len(rows)} names"
+    places = {same_to_clip(name): row for row, name in enumerate(names_of_embeddings(path) or names)}
+    if len(own) != len(places) or any(same_to_clip(name) not in places for name in names):
+        expected, actual = f"{len(own)} names, one for each row of {path}", f"{len(names)} names"
         yield Problem("MODEL.RALF.RAL.CLASSES", expected, actual, "name the classes in the order of the labels")
         return
-    anchors = F.normalize(store.anchors[torch.tensor(rows)].float(), dim=1)
-    cosine = float((own * anchors).sum(dim=1).mean())
+    own = own[[places[same_to_clip(name)] for name in names]]
+    cosine = float((own * F.normalize(store.anchors[rows].float(), dim=1)).sum(dim=1).mean())
     if cosine < SAME_ENCODER:
         expected = f"the text encoder of {path}"
         actual = f"{store.clip or 'another one'}: class embeddings have a mean cosine of {cosine:.2f}"
-        yield Problem(f"MODEL.RALF.RAL.STORE {cfg.MODEL.RALF.RAL.STORE}", expected, actual, "build it again with it")
+        yield Problem(what, expected, actual, "build it again with it")
 
 
 def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from regionclip.clip.prompts import same_to_clip
 from regionclip.data.class_lists import parse_names
-from regionclip.engine.class_names import build_classes, trained_names
+from regionclip.engine.class_names import build_classes
+from regionclip.methods.ralf.classes import build_base_classes, label_names
 from regionclip.methods.ralf.text_head import CosineOutputLayers, EnsembleScores, fuse_heads
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.ensemble_detector import EnsembleDetector, region_generators
@@ -68,12 +69,12 @@ class DetPro(EnsembleDetector):
                 fusion=ProbabilityOnly(),
                 suppression=HardSuppression(cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST),
             ),
-            "classes": build_classes(cfg, "TEXT_EMB_PATH"),
-            "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH"),
+            "classes": build_base_classes(cfg),
+            "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH") or build_classes(cfg, "TEXT_EMB_PATH"),
             "base_names": parse_names(method.BASE_CLASSES, synonyms=False),
             "scores": EnsembleScores(method.TEST_TEMPERATURE, method.ENSEMBLE_EXPONENT),
             "distill_weight": method.DISTILL_WEIGHT,
-            "ral": build_ral(cfg, trained_names(cfg)),
+            "ral": build_ral(cfg, label_names(cfg)),
         }
 
     @property

@@ -30,7 +30,13 @@ KEYS = (
         Key(
             "MODEL.RALF.RAF.WEIGHTS", "", "weights of the augmenter, such as lvis_strict.pth (raf_weight)", is_file=True
         ),
-        Key("MODEL.RALF.RAF.CONCEPTS", "", "concept embeddings [N, D], from `regionclip ralf`", is_file=True),
+        Key(
+            "MODEL.RALF.RAF.CONCEPTS",
+            "",
+            "concept embeddings [N, D], from `regionclip ralf`",
+            is_file=True,
+            is_packed=True,
+        ),
         Key("MODEL.RALF.RAF.NUM_CONCEPTS", 50, "concepts that are retrieved for a region (topk_concept)"),
         Key("MODEL.RALF.RAF.TOPK", 20, "classes of a region whose cosines count, background among them (raf_topk)"),
         Key(
@@ -61,7 +67,11 @@ KEYS = (
             choices=("clip", "detector", "uint8"),
         ),
         Key(
-            "MODEL.RALF.RAF.CLIP", "ViT-B/32", "size of the CLIP on crops, by name or open_clip JSON file", is_file=True
+            "MODEL.RALF.RAF.CLIP",
+            "ViT-B/32",
+            "size of the CLIP on crops, by name or open_clip JSON file",
+            is_file=True,
+            is_packed=True,
         ),
         Key("MODEL.RALF.RAF.CLIP_WEIGHTS", "", "checkpoint of the CLIP on crops", is_file=True),
     ),

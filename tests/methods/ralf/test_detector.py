@@ -210,3 +210,11 @@ def test_embeddings_of_classes_need_names(embedding_file):
 def test_training_needs_class_embeddings_and_regions():
     wanted = [problem.what for problem in training_problems(config(DATASETS__TRAIN="('lvis_v1_train',)"))]
     assert {"MODEL.CLIP.TEXT_EMB_PATH", "MODEL.RALF.REGIONS"} <= set(wanted)
+
+
+def test_one_file_of_embeddings_serves_training_and_evaluation(tiny):
+    model = tiny()
+    assert model.train_classes.names == ("cat", "dog", "horse")
+    assert model.configured_classes().names == ("cat", "dog", "horse", "boat", "traffic light")
+    with pytest.raises(UserError, match=r"expected the names of .*BASE_CLASSES in the file, got none of unicorn"):
+        tiny(MODEL__RALF__BASE_CLASSES="cat,unicorn")

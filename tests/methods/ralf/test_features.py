@@ -1,6 +1,7 @@
 """RAF on RegionCLIP's detector: crops by a CLIP of its own, fusions, boxes, class names, packing, bad input."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from regionclip.clip.architectures import get_architecture
 from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.padded_crops import CLIP_MEAN, CLIP_STD, CLIPPixels, whole_pixels
 from regionclip.clip.prompts import PROMPT_ENSEMBLES
+from regionclip.clip.text_encoder import TextEncoder
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
 from regionclip.engine.detector import load_model
 from regionclip.errors import UserError
+from regionclip.hub.packing import pack_detector
+from regionclip.hub.pretrained import Pretrained, load_pretrained
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.modeling.build import build_model
 from regionclip.modeling.detector import Selection
@@ -214,3 +218,19 @@ def test_methods_that_embed_no_regions_for_it_refuse_it():
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "CORA"])
     with pytest.raises(UserError, match=r"MODEL.RALF.RAF.ENABLED: expected False with CORA, got True"):
         check_config(cfg)
+
+
+def test_a_packed_detector_has_its_augmenter_and_concepts(build, other_clip, tmp_path):
+    cfg, model = build(EMBEDDING="crops", CLIP=other_clip)
+    cfg.merge_from_list(["MODEL.RALF.RAF.WEIGHTS", "gone.pth", "MODEL.RALF.RAL.ENABLED", "True"])
+    encoder = TextEncoder(get_architecture(str(DATA / "tiny_clip.json")))
+    fill_deterministic(encoder)
+    embedder = NameEmbedder(encoder, "tiny_clip", "cpu")
+    pack_detector(Pretrained(model, cfg, lambda: embedder), tmp_path / "packed", list(NAMES))
+    (tmp_path / "concepts.safetensors").unlink()
+    Path(other_clip).unlink()
+    loaded = load_pretrained(str(tmp_path / "packed"), device="cpu").model
+    assert torch.equal(loaded.raf.concepts, model.raf.concepts)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items() if key.startswith("raf."))
+    assert loaded.ral is None

@@ -28,6 +28,11 @@ def weight_slots() -> tuple[WeightSlot, ...]:
     return RPN, *(slot for method in methods() for slot in import_module(method.checkpoints).SLOTS)
 
 
+def without_weight_files() -> tuple[str, ...]:
+    """Return the overrides of a config whose weights are all in one file."""
+    return tuple(part for slot in weight_slots() for part in (slot.key, ""))
+
+
 def rename_for_model(path: str, state: State, model_state: State) -> dict[str, Tensor]:
     """Return the weights of a MODEL.WEIGHTS file under the keys of the model.
 
