@@ -21,6 +21,7 @@ from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 from tests.helpers.detectors import DEVICE, LVIS_CUSTOM, TINY, flat
 from tests.helpers.paths import DATA, GOLDENS, REPOSITORY
+from tests.helpers.scripts import recorded_calls
 
 torch.backends.cudnn.allow_tf32 = False  # float32 has the same tolerances everywhere
 
@@ -106,6 +107,12 @@ def command(monkeypatch, capfd, tmp_path):
         return stop.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Run a script, and return the finished process and the command lines that it calls Python with."""
+    return lambda script, *arguments, **environment: recorded_calls(tmp_path, script, arguments, environment)
 
 
 @pytest.fixture

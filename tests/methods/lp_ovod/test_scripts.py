@@ -1,34 +1,14 @@
 """The published command lines of LP-OVOD."""
 
-import shlex
-import subprocess
-
 import pytest
 
-from regionclip.config.loading import load_config
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.scripts import settings
 
 
 @pytest.fixture
-def calls(tmp_path):
-    """Return the command lines that a script calls Python with, and its exit code."""
-    recorder = tmp_path / "python"
-    recorder.write_text(f'#!/usr/bin/env bash\necho "$(printf "%q " "$@")" >> {tmp_path / "calls"}\n')
-    recorder.chmod(0o755)
-
-    def call(script, *arguments, **environment):
-        command = ["bash", str(REPOSITORY / "scripts" / "lp_ovod" / script), *arguments]
-        env = {"PYTHON": str(recorder), "PATH": "/usr/bin:/bin", **environment}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        lines = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
-        return done, [shlex.split(line) for line in lines]
-
-    return call
-
-
-def settings(arguments):
-    start = next(i for i, part in enumerate(arguments) if part.isupper() and "." in part and not part.startswith("./"))
-    return load_config(arguments[arguments.index("--config-file") + 1], arguments[start:]), arguments[:start]
+def calls(recorded):
+    """Return the command lines that a script of LP-OVOD calls Python with, and its exit code."""
+    return lambda script, *arguments, **environment: recorded(f"scripts/lp_ovod/{script}", *arguments, **environment)
 
 
 def test_base_training(calls):

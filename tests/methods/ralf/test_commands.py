@@ -11,9 +11,11 @@ from regionclip.data.region_features.formats import Chunk, SafetensorsShard, Sha
 from regionclip.data.region_features.index import FeatureFolder, write_index
 from regionclip.methods.ralf import augmenter_training
 from regionclip.methods.ralf.augmenter_training import AugmenterSettings, AugmenterTraining, RegionFilter, read_regions
+from regionclip.modeling.build import build_model
 from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, read_negative_words
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.methods.ralf.stores import write_concepts, write_store
+from tests.methods.ralf.tiny import config
 
 CLASSES = "cat,dog,traffic light"
 WORDS = [f"{color} {thing}" for color in ("red", "green", "old", "wet") for thing in ("boat", "tree", "lamp", "Dog")]
@@ -244,3 +246,16 @@ def test_bad_input_of_the_augmenter_is_one_clear_error(ralf, regions, tmp_path, 
         code, output = ralf("train-augmenter", *changed, "--output", tmp_path / "bad")
         assert code == 2 and message in output, output
         assert not (tmp_path / "bad").exists()
+
+
+def test_a_checkpoint_is_exported_under_the_published_keys(ralf, tmp_path):
+    model = build_model(config())
+    torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
+    code, output = ralf("export", tmp_path / "model_final.pth", tmp_path / "epoch_20.pth")
+    assert code == 0, output
+    state = torch.load(tmp_path / "epoch_20.pth", weights_only=True)["state_dict"]
+    assert torch.equal(state["roi_head.projection.weight"], model.predictor.projection.weight)
+    torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    code, output = ralf("export", tmp_path / "other.pth", tmp_path / "none.pth")
+    assert code == 2 and "expected a detector of DetPro, got keys such as other.weight" in output
+    assert not (tmp_path / "none.pth").exists()

@@ -188,20 +188,12 @@ def export(
     from regionclip.engine.command import DONE, run_command
 
     def run() -> int:
-        import torch
-
-        from regionclip.engine.checkpoint.reading import read_checkpoint
-        from regionclip.errors import user_error
-        from regionclip.files import atomic_write
+        from regionclip.engine.checkpoint.publishing import write_published
         from regionclip.methods.lp_ovod.checkpoints import published_state
 
-        state = published_state(read_checkpoint(checkpoint, trust_pickle=trust_pickle).state)
-        if "roi_head.prototype" not in state:
-            actual = f"keys such as {', '.join(sorted(state)[:3])}"
-            raise user_error(checkpoint, "a detector of LP-OVOD", actual, "name a checkpoint of its training")
-        with atomic_write(output) as file:
-            torch.save({"state_dict": state, "meta": {}}, file)
-        print(f"Done: {len(state)} entries in {output}")
+        about = published_state, "roi_head.prototype", "LP-OVOD"
+        number = write_published(checkpoint, output, *about, trust_pickle=trust_pickle)
+        print(f"Done: {number} entries in {output}")
         return DONE
 
     run_command(run)

@@ -200,3 +200,18 @@ def train_augmenter(
     from regionclip.methods.ralf.cli.run import train_augmenter as run
 
     _run(Namespace(**locals()), run)
+
+
+@app.command("export", no_args_is_help=True)
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="checkpoint of a DetPro training")],
+    output: Annotated[Path, typer.Argument(help="file to write, .pth with the published keys")],
+    trust_pickle: shared.TrustPickle = False,
+) -> None:
+    """Write the weights of a checkpoint under the published keys, for the published code.
+
+    Example: regionclip ralf export output/model_final.pth epoch_20.pth
+    """
+    from regionclip.methods.ralf.cli.run import export_checkpoint as run
+
+    _run(Namespace(**locals()), run)

@@ -13,6 +13,7 @@ from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.class_lists import parse_names
 from regionclip.data.image_text.nouns import Parser, parse, spacy_parser
 from regionclip.data.region_features.index import FeatureFolder
+from regionclip.engine.checkpoint.publishing import write_published
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, write_json
@@ -25,6 +26,7 @@ from regionclip.methods.ralf.augmenter_training import (
     RegionFilter,
     read_regions,
 )
+from regionclip.methods.ralf.checkpoints import published_state
 from regionclip.methods.ralf.concepts import PROMPT, noun_chunks, read_descriptions, read_published_concepts
 from regionclip.methods.ralf.published_store import read_published_store, write_published_store
 from regionclip.methods.ralf.vocabulary import VARIANCES
@@ -67,6 +69,13 @@ def export_store(args: Namespace) -> str:
     store = read_negative_words(args.store)
     write_published_store(args.output, store)
     return f"{len(store.names)} classes in {args.output}"
+
+
+def export_checkpoint(args: Namespace) -> str:
+    """Write a checkpoint of DetPro under the published keys."""
+    about = published_state, "roi_head.bg_embedding.weight", "DetPro"
+    number = write_published(args.checkpoint, args.output, *about, trust_pickle=args.trust_pickle)
+    return f"{number} entries in {args.output}"
 
 
 def write_prompts(args: Namespace) -> str:
