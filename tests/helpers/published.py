@@ -12,16 +12,21 @@ from regionclip.config.loading import load_config
 from regionclip.config.resolve import clip_architecture
 from regionclip.hub import zoo
 from regionclip.inference.text_encoder import TextEncoderModule
-from regionclip.methods.lp_ovod.checkpoints import published_state
+from regionclip.methods.lp_ovod.checkpoints import published_state as published_lp_ovod
+from regionclip.methods.ralf.checkpoints import published_state as published_detpro
 from regionclip.modeling.build import build_model
 from tests.helpers.paths import DATA
 
 PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
 
+PUBLISHED_STATES = {"lp_ovod": published_lp_ovod, "ralf": published_detpro}
+"""By folder: functions to the keys of files that MMDetection wrote."""
+
 
 def contents(model):
     """Return the files of a detector by path: initial values, under the keys that its publishers use."""
-    overrides = [*model.overrides, "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", "False"]
+    files = ("MODEL.CLIP.TEXT_EMB_PATH", "", "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", "")
+    overrides = [*model.overrides, "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", "False", *files]
     cfg = load_config(model.config, overrides)
     state = build_model(cfg).state_dict()
     text = TextEncoderModule(clip_architecture(cfg)).state_dict()
@@ -38,8 +43,8 @@ def contents(model):
     for path in (*model.files, model.text_weights):
         if path.startswith("rpn/"):
             files[path] = as_pickle(rpn) if path.endswith(".pkl") else as_checkpoint(rpn)
-        elif path.startswith("lp_ovod/"):
-            files[path] = as_checkpoint(published_state(own))
+        elif path.split("/")[0] in PUBLISHED_STATES:
+            files[path] = as_checkpoint(PUBLISHED_STATES[path.split("/")[0]](own))
         elif path.startswith("clip/Tiny"):
             parts = {True: "_image_encoder.module.", False: "_text_encoder.module."}
             files[path] = as_checkpoint({parts[key.startswith("visual.")] + key: part for key, part in bare.items()})
