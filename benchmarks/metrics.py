@@ -41,6 +41,7 @@ BENCHMARKS = {
     "retrieval": ["retrieval.py"],
     "lp_ovod": ["lp_ovod.py"],
     "crop_clip": ["crop_clip.py"],
+    "ralf": ["ralf.py"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
+from peak_memory import in_own_process
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -37,7 +34,7 @@ def main() -> None:
         write_shards(Path(folder), args.rows)
         ways = {"table": by_table, "streamed": streamed}
         measured = {name: in_own_process(way, folder, text, args.count) for name, way in ways.items()}
-    equal = measured["table"]["rows"] == measured["streamed"]["rows"]
+    equal = measured["table"]["value"] == measured["streamed"]["value"]
     for name, result in measured.items():
         print(f"{name}: {result['seconds']:.1f} s, {result['gigabytes']:.2f} GB above an empty process")
     ratio = measured["table"]["seconds"] / measured["streamed"]["seconds"]
@@ -67,25 +64,6 @@ def by_table(folder: str, text: torch.Tensor, count: int) -> list[list[int]]:
     table = F.normalize(text.double(), dim=1) @ F.normalize(rows.double(), dim=1).T
     order = table.round(decimals=9).argsort(dim=1, descending=True, stable=True)
     return order[:, :count].tolist()
-
-
-def in_own_process(way: Any, *arguments: Any) -> dict[str, Any]:
-    """Return rows, seconds, and the highest memory above that of an empty process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, way, arguments))
-    process.start()
-    result: dict[str, Any] = receiver.recv()
-    process.join()
-    return result
-
-
-def _measure(sender: Any, way: Any, arguments: tuple[Any, ...]) -> None:
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    rows = way(*arguments)
-    seconds = time.perf_counter() - start
-    gigabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    sender.send({"rows": rows, "seconds": seconds, "gigabytes": gigabytes})
 
 
 if __name__ == "__main__":
