@@ -56,9 +56,8 @@ def main() -> None:
     print(f"{speedup:.1f} times as fast, largest difference {difference:.1e}")
     crops = in_own_process(embed_crops, args.crops)
     rate = args.crops / crops.pop("value")
-    print(
-        f"CLIP ViT-B/32 on crops: {rate:.1f} a second, {crops['gigabytes']:.2f} GB; {1000 / rate:.0f} s for 1000 boxes"
-    )
+    memory = crops["gigabytes"]
+    print(f"CLIP ViT-B/32 on crops: {rate:.1f} a second, {memory:.2f} GB; {1000 / rate:.0f} s for 1000 boxes")
     with tempfile.TemporaryDirectory() as folder:
         store = in_own_process(load_store, write_store(Path(folder) / "store.safetensors"))
     megabytes = store.pop("value")

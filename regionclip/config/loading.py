@@ -44,7 +44,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
         _find_neighbors(cfg, path.parent)
     try:
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list(_with_floats(cfg, overrides))
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise user_error(
             f"overrides {' '.join(overrides)}",
@@ -54,6 +54,16 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         ) from error
     cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
     return cfg
+
+
+def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
+    """Return overrides in which whole numbers of float keys are floats: yacs would refuse `KEY 1`."""
+    names, result = set(known_names(cfg)), list(overrides)
+    for number in range(0, len(result) - 1, 2):
+        key, value = result[number : number + 2]
+        if key in names and isinstance(get_value(cfg, key), float) and re.fullmatch(r"[+-]?\d+", str(value)):
+            result[number + 1] = f"{value}.0"
+    return result
 
 
 def _find_neighbors(cfg: CfgNode, folder: Path) -> None:

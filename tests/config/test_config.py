@@ -256,3 +256,9 @@ def test_named_architectures_agree_with_open_clip(name):
     )
     text = published["text_cfg"]
     assert (ours.text_width, ours.text_heads, ours.text_layers) == (text["width"], text["heads"], text["layers"])
+
+
+def test_whole_numbers_are_taken_for_float_keys():
+    cfg = load_config("", ["MODEL.LP_OVOD.DISTILL_WEIGHT", "0", "SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "7"])
+    assert (cfg.MODEL.LP_OVOD.DISTILL_WEIGHT, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (0.0, 1.0, 7)
+    assert isinstance(cfg.SOLVER.BASE_LR, float) and isinstance(cfg.SOLVER.MAX_ITER, int)
