@@ -18,7 +18,7 @@ from regionclip.clip.text_encoder import TextEncoder
 from regionclip.config.resolve import clip_architecture
 from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.losses.pretraining import image_text_loss
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.sources import ImageInput
 
 LENGTHS = 4
@@ -56,9 +56,7 @@ class ImageTextCLIP(TextEncoder):
         return {
             "architecture": clip_architecture(cfg),
             "norm": lambda channels: get_norm(cfg.MODEL.RESNETS.NORM, channels),
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
-            ),
+            "preprocessor": build_preprocessor(cfg),
             "gather": cfg.MODEL.CLIP.GATHER_GPUS,
         }
 

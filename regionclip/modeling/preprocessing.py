@@ -69,3 +69,14 @@ class ImagePreprocessor(nn.Module):
         if self.unit_range:
             image = image / 255.0
         return (image - self.mean) / self.std
+
+
+def build_preprocessor(cfg: CfgNode, size_divisibility: int = 0, *, flip_channels: bool = False) -> ImagePreprocessor:
+    """Return the preprocessor of MODEL.PIXEL_MEAN and PIXEL_STD; further arguments as for `ImagePreprocessor`."""
+    return ImagePreprocessor(
+        cfg.MODEL.PIXEL_MEAN,
+        cfg.MODEL.PIXEL_STD,
+        unit_range=pixels_to_unit_range(cfg),
+        flip_channels=flip_channels,
+        size_divisibility=size_divisibility,
+    )

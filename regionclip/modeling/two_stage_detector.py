@@ -21,7 +21,7 @@ from regionclip.modeling.configured_detector import ConfiguredDetector
 from regionclip.modeling.detector import Classifier, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.postprocess import DetectionSelector
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.oln.anchors import AnchorMatcher
 from regionclip.modeling.proposals.oln.localizer import REGIONS_AT_ONCE
@@ -42,7 +42,7 @@ class BoxRefinement(Protocol):
 class TwoStageDetector(ConfiguredDetector):
     """The part of such detectors that does not depend on how regions are encoded and classified."""
 
-    objectness_key: ClassVar[str] = ""
+    objectness_key: ClassVar[str] = "MODEL.CLIP.MULTIPLY_RPN_SCORE"
     """Config key that makes scores depend on objectness."""
 
     def __init__(
@@ -93,12 +93,7 @@ class TwoStageDetector(ConfiguredDetector):
     def shared_parts(cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor but for heads, predictor, selector and classes."""
         backbone, clip = build_backbone(cfg), cfg.MODEL.CLIP
-        preprocessor = ImagePreprocessor(
-            cfg.MODEL.PIXEL_MEAN,
-            cfg.MODEL.PIXEL_STD,
-            unit_range=pixels_to_unit_range(cfg),
-            size_divisibility=backbone.size_divisibility,
-        )
+        preprocessor = build_preprocessor(cfg, backbone.size_divisibility)
         return {
             "backbone": backbone,
             "proposal_generator": _build_rpn(cfg, backbone),

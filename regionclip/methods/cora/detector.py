@@ -35,7 +35,7 @@ from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.sources import ImageInput
 
 LAYER4_STRIDE = 32
@@ -123,9 +123,7 @@ class CORA(OnFrozenCLIP):
         cost, loss = (MatchingWeights(*(cora[name][term] for term in terms)) for name in ("COST", "LOSS"))
         return {
             "backbone": backbone,
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
-            ),
+            "preprocessor": build_preprocessor(cfg),
             "transformer": DABTransformer(
                 *(cora.ENC_LAYERS, cora.DEC_LAYERS, 256, cora.NHEADS, cora.DIM_FEEDFORWARD, cora.DROPOUT)
             ),

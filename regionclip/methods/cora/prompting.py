@@ -27,7 +27,7 @@ from regionclip.modeling.configured_detector import SoftmaxOverProposals
 from regionclip.modeling.detector import Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.postprocess import DetectionSelector, NoSuppression, ProbabilityOnly
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding
@@ -79,9 +79,7 @@ class RegionPromptCLIP(SoftmaxOverProposals, OnFrozenCLIP):
         limit = cfg.TEST.DETECTIONS_PER_IMAGE
         return {
             "backbone": build_backbone(cfg),
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
-            ),
+            "preprocessor": build_preprocessor(cfg),
             "proposal_source": build_proposal_source(cfg),
             "selector": DetectionSelector(
                 score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,

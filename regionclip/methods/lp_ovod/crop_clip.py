@@ -25,7 +25,7 @@ from regionclip.modeling.detector import Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource, offline_rpn_config
@@ -84,9 +84,7 @@ class CropCLIP(SoftmaxOverProposals):
         """Return the arguments of the constructor; reads the embedding files."""
         return {
             "image_encoder": build_image_encoder(clip_architecture(cfg)),
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
-            ),
+            "preprocessor": build_preprocessor(cfg),
             "proposal_source": build_proposal_source(cfg),
             "selector": build_detection_selector(cfg),
             "temperature": cfg.MODEL.CLIP.CLSS_TEMP,

@@ -19,7 +19,7 @@ from regionclip.methods.ralf.classes import build_base_classes, label_names
 from regionclip.methods.ralf.text_head import CosineOutputLayers, EnsembleScores, fuse_heads
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.ensemble_detector import EnsembleDetector, region_generators
-from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityOnly
+from regionclip.modeling.postprocess import build_detection_selector
 from regionclip.modeling.proposals.sources import ImageInput
 from regionclip.modeling.retrieval_augmentation.build import build_ral
 from regionclip.modeling.retrieval_augmentation.loss import RetrievalAugmentedLoss
@@ -57,18 +57,13 @@ class DetPro(EnsembleDetector):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor; reads the embedding files."""
-        parts, method, limit = cls.shared_parts(cfg), cfg.MODEL.RALF, cfg.TEST.DETECTIONS_PER_IMAGE
+        parts, method = cls.shared_parts(cfg), cfg.MODEL.RALF
         channels, dim = parts["roi_heads"].feature_dim, cfg.MODEL.CLIP.TEXT_EMB_DIM
         box_weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
         return {
             **parts,
             "predictor": CosineOutputLayers(channels, dim, box_weights, cfg.MODEL.CLIP.CLSS_TEMP),
-            "selector": DetectionSelector(
-                score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-                max_detections=None if limit < 0 else limit,
-                fusion=ProbabilityOnly(),
-                suppression=HardSuppression(cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST),
-            ),
+            "selector": build_detection_selector(cfg),
             "classes": build_base_classes(cfg),
             "test_classes": build_classes(cfg, "OPENSET_TEST_TEXT_EMB_PATH") or build_classes(cfg, "TEXT_EMB_PATH"),
             "base_names": parse_names(method.BASE_CLASSES, synonyms=False),

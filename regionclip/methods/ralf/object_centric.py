@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from regionclip.engine.class_names import build_classes
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.poolers import use_own_roi_align
-from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityOnly
+from regionclip.modeling.postprocess import build_detection_selector
 from regionclip.modeling.proposals.sources import ImageInput
 from regionclip.modeling.two_stage_detector import TwoStageDetector
 
@@ -109,18 +109,12 @@ class ObjectCentricOVD(TwoStageDetector):
         roi_heads, channels = _build_heads(cfg, parts["backbone"])
         hidden = ralf.TRANSFER_CHANNELS or channels, ralf.RESIDUAL_CHANNELS or channels
         classifier = WeightTransferClassifier(channels, cfg.MODEL.CLIP.TEXT_EMB_DIM, *hidden)
-        limit = cfg.TEST.DETECTIONS_PER_IMAGE
         return {
             **parts,
             "roi_heads": roi_heads,
             "encode": HEADS[heads.NAME],
             "predictor": ObjectCentricPredictor(classifier, channels, cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
-            "selector": DetectionSelector(
-                score_threshold=heads.SCORE_THRESH_TEST,
-                max_detections=None if limit < 0 else limit,
-                fusion=ProbabilityOnly(),
-                suppression=HardSuppression(heads.NMS_THRESH_TEST),
-            ),
+            "selector": build_detection_selector(cfg),
             "temperature": cfg.MODEL.CLIP.CLSS_TEMP,
             "bias": ralf.CLASS_BIAS,
             "classes": build_classes(cfg, "TEXT_EMB_PATH"),

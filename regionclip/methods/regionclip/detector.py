@@ -25,7 +25,7 @@ from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Classifier, EmbedsClassNames, Part, Selection, TextSpace
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
 from regionclip.modeling.inference.prepare import prepare_for_inference
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import FeatureMaps, RegionEncoding, each_image
@@ -96,12 +96,7 @@ class CLIPFastRCNN(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Return the arguments of the constructor."""
         backbone = build_backbone(cfg)
-        preprocessor = ImagePreprocessor(
-            cfg.MODEL.PIXEL_MEAN,
-            cfg.MODEL.PIXEL_STD,
-            unit_range=pixels_to_unit_range(cfg),
-            size_divisibility=backbone.size_divisibility,
-        )
+        preprocessor = build_preprocessor(cfg, backbone.size_divisibility)
         return {
             "backbone": backbone,
             "roi_heads": build_roi_heads(cfg, backbone.output_shape()),

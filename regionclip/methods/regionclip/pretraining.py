@@ -26,7 +26,7 @@ from regionclip.modeling.gathering import gather_rows
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.losses.pretraining import distillation_sum, image_text_loss, mil_cross_entropy, unit_rows
 from regionclip.modeling.poolers import build_pooler
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.generated_boxes import image_generator
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
@@ -140,9 +140,7 @@ class PretrainFastRCNN(nn.Module):
         arguments: dict[str, Any] = {
             "backbone": backbone,
             "roi_heads": build_roi_heads(cfg, backbone.output_shape()),
-            "preprocessor": ImagePreprocessor(
-                cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, unit_range=pixels_to_unit_range(cfg)
-            ),
+            "preprocessor": build_preprocessor(cfg),
             "proposal_source": build_proposal_source(cfg, rpn_proposals=clip.PRETRAIN_RPN_REGIONS),
             "temperature": clip.CLSS_TEMP,
             "sampled_regions": clip.PRETRAIN_SAMPLE_REGIONS,

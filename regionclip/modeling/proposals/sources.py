@@ -13,7 +13,7 @@ from torch import nn
 
 from regionclip.config.loading import load_config
 from regionclip.errors import user_error
-from regionclip.modeling.preprocessing import ImagePreprocessor, pixels_to_unit_range
+from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.rpn import ExactRPN
 from regionclip.records import MappedImage
 
@@ -130,11 +130,7 @@ def build_offline_rpn(cfg: CfgNode, post_nms_topk: int | None = None) -> RPNProp
     proposal_generator = build_proposal_generator(rpn_cfg, backbone.output_shape())
     for module in (backbone, proposal_generator):
         module.requires_grad_(False).eval()
-    preprocessor = ImagePreprocessor(
-        rpn_cfg.MODEL.PIXEL_MEAN,
-        rpn_cfg.MODEL.PIXEL_STD,
-        unit_range=pixels_to_unit_range(rpn_cfg),
-        flip_channels=rpn_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT,
-        size_divisibility=backbone.size_divisibility,
+    preprocessor = build_preprocessor(
+        rpn_cfg, backbone.size_divisibility, flip_channels=rpn_cfg.INPUT.FORMAT != cfg.INPUT.FORMAT
     )
     return RPNProposals(preprocessor, backbone, proposal_generator)
