@@ -1,8 +1,12 @@
-"""Small files of RALF for tests: negative words, concepts, an augmenter, and a CLIP on crops."""
+"""Small files of RALF for tests: negative words, concepts, an augmenter, and stored regions."""
+
+import json
 
 import torch
 
 from regionclip.clip.vocabulary import Vocabulary
+from regionclip.data.region_features.formats import Chunk, SafetensorsShard, Shards
+from regionclip.data.region_features.index import write_index
 from regionclip.modeling.retrieval_augmentation.augmenter import ConceptAugmenter
 from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeWords, write_negative_words
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
@@ -33,3 +37,19 @@ def write_augmenter(path, dim=32, concepts=5):
     fill_deterministic(model)
     torch.save(model.state_dict(), path)
     return path
+
+
+def write_regions(folder, names, boxes=((0, 0, 20, 20),) * 6, dim=32):
+    """Write a folder of region features: six regions of each image, the third of which is no object."""
+    folder.mkdir()
+    shards, features = Shards(folder, SafetensorsShard(), len(names)), {}
+    for i, name in enumerate(names):
+        rows = deterministic_text_embeddings(f"regions {i}", 6, dim)
+        objectness = torch.tensor([0.9, 0.9, 0.3, 0.9, 0.8, 0.7])
+        features[name] = {"boxes": torch.tensor(boxes).float(), "feats": rows.half(), "objectness": objectness}
+    chunk = Chunk(tuple(names), folder / "features-0.safetensors")
+    shards.write(chunk, features, {})
+    write_index(shards, [chunk])
+    about = {"fingerprint": "of a test", "clip": "tiny_clip", "dim": dim}
+    (folder / "features.json").write_text(json.dumps(about))
+    return folder

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from regionclip.clip.class_embeddings import load_class_embeddings, read_names
-from regionclip.data.region_features.formats import Chunk, SafetensorsShard, Shards
-from regionclip.data.region_features.index import FeatureFolder, write_index
+from regionclip.data.region_features.index import FeatureFolder
 from regionclip.methods.ralf import augmenter_training
 from regionclip.methods.ralf.augmenter_training import AugmenterSettings, AugmenterTraining, RegionFilter, read_regions
 from regionclip.modeling.build import build_model
 from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, read_negative_words
 from regionclip.testing.deterministic import deterministic_text_embeddings
-from tests.methods.ralf.stores import write_concepts, write_store
+from tests.methods.ralf.stores import write_concepts, write_regions, write_store
 from tests.methods.ralf.tiny import config
 
 CLASSES = "cat,dog,traffic light"
@@ -154,21 +153,9 @@ def test_published_concepts_are_imported(ralf, tmp_path):
 
 @pytest.fixture
 def regions(tmp_path):
-    """Return a folder of region features of twelve images, a third of which are filtered out."""
-    folder = tmp_path / "regions"
-    folder.mkdir()
-    names = tuple(f"{i}.jpg" for i in range(12))
-    shards, features = Shards(folder, SafetensorsShard(), 12), {}
-    for i, name in enumerate(names):
-        rows = deterministic_text_embeddings(f"regions {i}", 6, 32)
-        boxes = torch.tensor([[0.0, 0, 20, 20]]).repeat(6, 1)
-        boxes[0, 2] = 9  # too narrow
-        objectness = torch.tensor([0.9, 0.9, 0.3, 0.9, 0.8, 0.7])
-        features[name] = {"boxes": boxes, "feats": rows.half(), "objectness": objectness}
-    chunk = Chunk(names, folder / "features-0.safetensors")
-    shards.write(chunk, features, {})
-    write_index(shards, [chunk])
-    return folder
+    """Return a folder of region features of twelve images, the first of which are too narrow."""
+    boxes = ((0, 0, 9, 20), *((0, 0, 20, 20),) * 5)
+    return write_regions(tmp_path / "regions", [f"{i}.jpg" for i in range(12)], boxes)
 
 
 def test_the_first_large_objects_of_an_image_are_trained_on(regions):

@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from regionclip.clip.class_embeddings import load_class_embeddings
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.checks import check_config
 from regionclip.config.training_checks import training_problems
 from regionclip.errors import UserError
@@ -15,11 +16,14 @@ from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, Negati
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 from tests.helpers.training import (
     assert_a_killed_training_ends_with_the_same_bits,
+    logged,
+    train,
     train_in_processes,
     training_config,
     write_pictures,
 )
-from tests.methods.ralf.stores import write_store
+from tests.methods.ralf.stores import write_regions, write_store
+from tests.methods.ralf.tiny import CONFIG, OVERRIDES
 
 NAMES = ("person", "car", "dog")
 LOSSES = ("loss_hard_negatives", "loss_easy_negatives")
@@ -178,3 +182,36 @@ def test_detectors_without_region_embeddings_are_refused(world):
     cfg = config(world, MODEL__CLIP__USE_TEXT_EMB_CLASSIFIER=False)
     with pytest.raises(UserError, match=r"MODEL.RALF.RAL.ENABLED: expected a classifier of text embeddings"):
         check_config(cfg)
+
+
+def detpro_settings(world, **overrides):
+    model = {key.replace(".", "__"): value for key, value in OVERRIDES.items() if key.startswith("MODEL.")}
+    own = {"BASE_CLASSES": "person,car,dog", "REGIONS": str(world / "regions")}
+    return {
+        "config": CONFIG,
+        **model,
+        **settings(world, MODEL__RALF__RAL__CLASSES=""),
+        **{f"MODEL__RALF__{key}": value for key, value in own.items()},
+        "MODEL__MASK_ON": True,
+        "MODEL__CLIP__TEXT_EMB_PATH": str(world / "named.safetensors"),
+        "MODEL__CLIP__OPENSET_TEST_TEXT_EMB_PATH": "",
+        "MODEL__CLIP__OFFLINE_RPN_CONFIG": "",
+        "MODEL__CLIP__CROP_REGION_TYPE": "",
+        "DATALOADER__SAMPLER_TRAIN": "TrainingSampler",
+        "DATASETS__TEST": "()",
+        "SOLVER__BASE_LR": 0.01,
+        "SOLVER__STEPS": "()",
+        **overrides,
+    }
+
+
+def test_detpro_trains_on_stored_regions_and_resumes_with_the_same_bits(world, tmp_path):
+    write_regions(world / "regions", [f"{i}.png" for i in range(8)])
+    rows = load_class_embeddings(world / "embeddings.pth")
+    Vocabulary(NAMES, rows, torch.arange(3)).save(world / "named.safetensors")
+    assert_a_killed_training_ends_with_the_same_bits(world, tmp_path, **detpro_settings(world, SOLVER__MAX_ITER=10))
+    wanted = {*LOSSES, "loss_cls", "loss_box_reg", "loss_mask", "loss_distill", "loss_rpn_cls", "loss_rpn_loc"}
+    assert wanted <= logged(tmp_path / "whole")[-1].keys()
+    other = detpro_settings(world, MODEL__RALF__REGIONS=str(world))
+    with pytest.raises(UserError, match="a folder of region features, got no index"):
+        train(world, tmp_path / "bad", **other)
