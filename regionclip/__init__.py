@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from regionclip.config.keys import get_cfg
     from regionclip.config.loading import load_config
     from regionclip.detections import Detections
+    from regionclip.inference.examples import Example
     from regionclip.inference.vocabularies import VocabularyOptions
     from regionclip.predictor import RegionCLIP
 
 __version__ = "0.2.0"
 
-__all__ = ["Detections", "RegionCLIP", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
+__all__ = ["Detections", "Example", "RegionCLIP", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
 
 _HOMES = {
     "Detections": "regionclip.detections",
+    "Example": "regionclip.inference.examples",
     "RegionCLIP": "regionclip.predictor",
     "Vocabulary": "regionclip.clip.vocabulary",
     "VocabularyOptions": "regionclip.inference.vocabularies",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from regionclip.fingerprints import config_texts
 from regionclip.hub.pretrained import load_pretrained
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.inference.encoded_image import EncodedImage, image_key
+from regionclip.inference.examples import Examples, embed_examples, join_examples
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
@@ -181,10 +183,11 @@ class RegionCLIP:
     @with_own_settings
     def set_vocabulary(
         self,
-        words: Words,
+        words: Words = (),
         *,
         background: Words | None = OWN_WORDS,
         options: VocabularyOptions | None = None,
+        examples: Examples | None = None,
     ) -> Vocabulary:
         """Set the classes to detect; images stay encoded.
 
@@ -197,20 +200,25 @@ class RegionCLIP:
                 `Vocabulary`.
             background: likewise; `own` is the detector's default vocabulary, if any; None disables it.
             options: templates, and treatment of synonyms.
+            examples: example images by class name, in place of words or in addition to them: the class of a word with
+                examples is the mean of both.
 
         Returns:
             The vocabulary, which can be saved and set again.
 
         Raises:
             UserError: no class names, empty or duplicate ones, some that the detector was not taught, an invalid file,
-                or embeddings of another CLIP.
+                embeddings of another CLIP, or an invalid example.
         """
         options = options or VocabularyOptions()
-        vocabulary = self._make(words, options)
         if isinstance(background, str) and background == OWN_WORDS:
             others = self._own_vocabulary
         else:
             others = None if background is None else self._make(background, options)
+        if examples:
+            vocabulary = self._with_examples(words, options, examples, has_text=others is not None)
+        else:
+            vocabulary = self._make(words, options)
         if not len(vocabulary):
             raise user_error("vocabulary", "at least one word", "none", 'name some, such as ["cat", "dog"]')
         self.model.require_names(vocabulary.names)
@@ -319,6 +327,21 @@ class RegionCLIP:
                 return vocabulary  # no file has the text encoder to compare with
             self._require_fit(vocabulary, embedder.weights_hash)
         return vocabulary
+
+    def _with_examples(
+        self, words: Words, options: VocabularyOptions, examples: Examples, *, has_text: bool
+    ) -> Vocabulary:
+        has_words = isinstance(words, str | Path | Vocabulary) or bool(words)
+        of_words = self._make(words, options) if has_words else None
+        found = embed_examples(examples, self.prepare_image)
+        joined = join_examples(of_words, found, self._text_center if has_text or of_words is not None else None)
+        return replace(joined, model=joined.model or self.model.text_space.clip)
+
+    @cached_property
+    def _text_center(self) -> Tensor:
+        """Mean [D] of unit text embeddings: of the default vocabulary, or of COCO's class names."""
+        generic = self._own_vocabulary or make_vocabulary("coco", lambda: self.embedder, VocabularyOptions("single"))
+        return generic.class_embeddings().mean(dim=0)
 
     def _require_fit(self, vocabulary: Vocabulary, text_weights: str = "") -> None:
         space = self.model.text_space

@@ -6,6 +6,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,15 @@ def detect(
     vocabulary: Annotated[
         str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, emoji, or a file of words or embeddings.")
     ] = "",
+    example: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=IMAGE[:X,Y,W,H]", help="An object shown in place of a word, or a folder of crops; repeatable."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    save_vocabulary: Annotated[
+        Path | None, typer.Option(help="Also write the words and examples, .safetensors, for --vocabulary.")
+    ] = None,
     background: Annotated[
         str, typer.Option(help="Words that share the score and are not reported: own, none, as --vocabulary, or words.")
     ] = "own",
@@ -74,6 +84,8 @@ def detect(
 
     regionclip detect street.mp4 --words "car, bus" --every 5
 
+    regionclip detect yard/ --words "person" --example pallet=photo.jpg:40,60,200,120
+
     find . -name "*.jpg" | regionclip detect - --words "cat" --json
     """
     arguments = Namespace(**locals())
@@ -106,7 +118,9 @@ def run(args: Namespace) -> int:
         agreed=args.yes,
     )
     logger.info("Detector %s%s", chosen.name, f": {chosen.reason}" if chosen.reason else "")
-    choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms)
+    choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms, args.example)
+    if args.save_vocabulary:
+        detector.vocabulary.save(args.save_vocabulary)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
         *(threshold, args.topk, args.top_words, args.per_class, args.every),
@@ -121,16 +135,23 @@ def run(args: Namespace) -> int:
 
 
 def choose_words(
-    detector: RegionCLIP, words: str | None, vocabulary: str, background: str, templates: str, synonyms: str
+    detector: RegionCLIP,
+    words: str | None,
+    vocabulary: str,
+    background: str,
+    templates: str,
+    synonyms: str,
+    examples: Sequence[str] = (),
 ) -> None:
     """Set the vocabulary of the options; raises `UserError` if they contradict each other."""
     from regionclip.errors import user_error
+    from regionclip.inference.examples import parse_examples
     from regionclip.inference.vocabularies import is_list_or_file, split_words
 
     if words is not None and vocabulary:
         raise user_error("--words and --vocabulary", "one of them", "both", "leave one out")
     options = shared.vocabulary_options(templates, synonyms)
-    if words is None and not vocabulary:
+    if words is None and not vocabulary and not examples:
         _ = detector.vocabulary  # raises the error if there is none
         if (background, templates, synonyms) != ("own", "regionclip", "max"):
             what, expected = "--background, --templates, --synonyms", "--words or --vocabulary with them"
@@ -139,8 +160,8 @@ def choose_words(
     others: Any = {"own": "own", "none": None}.get(background, background)
     if others is not None and others != "own" and not is_list_or_file(others):
         others = split_words(others)
-    chosen = vocabulary if words is None else split_words(words)
-    detector.set_vocabulary(chosen, background=others, options=options)
+    chosen = (vocabulary or ()) if words is None else split_words(words)
+    detector.set_vocabulary(chosen, background=others, options=options, examples=parse_examples(examples))
 
 
 def show(

@@ -57,6 +57,8 @@ class Vocabulary:
     """Whether the rows are unit vectors; has no effect, as cosines are compared."""
     source: str = "words"
     """Origin of the vocabulary, for messages."""
+    examples: tuple[tuple[str, ...], ...] = ()
+    """Example images of each class, with their boxes; empty without any."""
 
     def __len__(self) -> int:
         """Return the number of classes K."""
@@ -161,6 +163,7 @@ class Vocabulary:
             templates=metadata.get("templates", ""),
             normalized=metadata.get("normalised") == "true",
             source=str(path),
+            examples=tuple(tuple(group) for group in metadata.get("examples", ())),
         )
 
     def class_embeddings(self) -> Tensor:
@@ -169,6 +172,8 @@ class Vocabulary:
 
     def rows_of_words(self) -> dict[str, Tensor]:
         """Return the row [D] of each word that has one of its own: not the mean of synonyms."""
+        if any(self.examples):
+            return {}
         groups = self.synonyms or tuple((name,) for name in self.names)
         if len(self.embeddings) == len(self):
             return {group[0]: row for group, row in zip(groups, self.embeddings, strict=True) if len(group) == 1}
@@ -182,6 +187,7 @@ class Vocabulary:
         metadata = {
             "names": json.dumps(self.names),
             "synonyms": json.dumps(self.synonyms),
+            "examples": json.dumps(self.examples),
             "model": self.model,
             "text_weights": self.text_weights,
             "templates": self.templates,
@@ -213,6 +219,7 @@ class Vocabulary:
             embeddings=self.embeddings[rows],
             class_of_row=(kept.cumsum(0) - 1)[self.class_of_row[rows]],
             synonyms=tuple(synonyms[i] for i in classes) if synonyms else (),
+            examples=tuple(self.examples[i] for i in classes) if self.examples else (),
         )
 
     def require_fit(self, dim: int, model: str, text_weights: str = "") -> None:
@@ -266,7 +273,7 @@ def _about(path: Path) -> tuple[dict[str, Any], Tensor | None]:
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, Any] = dict(file.metadata() or {})
         owner = file.get_tensor("class_of_row") if "class_of_row" in file.keys() else None  # noqa: SIM118
-    for key in ("names", "synonyms"):
+    for key in ("names", "synonyms", "examples"):
         try:
             metadata[key] = json.loads(metadata.get(key, "[]"))
         except ValueError as error:

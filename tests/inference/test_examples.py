@@ -1,0 +1,159 @@
+"""Example images in place of class names: embeddings, their place among words, files, and the command line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from regionclip import Example, RegionCLIP
+from regionclip.clip.vocabulary import Vocabulary
+from regionclip.errors import UserError
+from regionclip.inference.examples import EmbeddedExamples, join_examples, parse_examples
+from regionclip.testing.deterministic import deterministic_text_embeddings
+from tests.helpers.paths import DATA
+
+PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+BOX = (10.0, 20.0, 90.0, 80.0)
+
+
+@pytest.fixture
+def detector(detector_folder):
+    return RegionCLIP.from_pretrained(detector_folder, device="cpu")
+
+
+def unit_embedding(detector, photo, box):
+    detector.set_image(photo)
+    detector.set_vocabulary(["anything"], background=None)
+    found = detector.predict([list(box)], embeddings=True)
+    return F.normalize(torch.from_numpy(found.embeddings[0]), dim=0)
+
+
+def test_a_class_is_the_mean_of_its_examples(detector):
+    units = [unit_embedding(detector, photo, BOX) for photo in PHOTOS[:2]]
+    group = [Example(photo, BOX) for photo in PHOTOS[:2]]
+    vocabulary = detector.set_vocabulary(background=None, examples={"thing": group})
+    expected = F.normalize((units[0] + units[1]) / 2, dim=0)
+    torch.testing.assert_close(vocabulary.embeddings[0], expected, atol=1e-5, rtol=1e-4)
+    assert vocabulary.names == ("thing",) and len(vocabulary.examples[0]) == 2
+    detector.set_image(PHOTOS[2])
+    assert {name for _, _, name in detector.predict(threshold=0.0)} == {"thing"}
+
+
+def test_an_example_names_its_own_box_among_words(detector):
+    examples = {"thing": [Example(PHOTOS[0], BOX)]}
+    vocabulary = detector.set_vocabulary(["cat", "dog", "traffic cone"], background=None, examples=examples)
+    assert vocabulary.names == ("cat", "dog", "traffic cone", "thing")
+    assert vocabulary.examples[:3] == ((), (), ())
+    assert vocabulary.examples[3] == (f"{PHOTOS[0]}:10,20,90,80",)
+    detector.set_image(PHOTOS[0])
+    assert detector.predict([list(BOX)]).names == ["thing"]
+
+
+def test_examples_are_moved_to_where_text_embeddings_are():
+    """Region embeddings around one mean, text embeddings around another: cosines of both kinds are alike."""
+    regions, texts = (deterministic_text_embeddings(name, 400, 64) for name in ("regions", "texts"))
+    axes = deterministic_text_embeddings("axes", 2, 64)
+    regions, texts = (
+        F.normalize(F.normalize(rows, dim=1) + 1.5 * F.normalize(axis, dim=0), dim=1)
+        for rows, axis in zip((regions, texts), axes, strict=True)
+    )
+    center = regions.mean(dim=0)
+    found = EmbeddedExamples(("thing",), regions[:1], center, (("photo",),))
+    words = Vocabulary(tuple(f"word {i}" for i in range(400)), texts, torch.arange(400))
+    joined = join_examples(words, found, texts.mean(dim=0))
+    others = regions[1:]
+    raw, moved = (float((others @ row).mean()) for row in (regions[0], joined.embeddings[-1]))
+    of_words = (others @ texts.T).mean(dim=0)
+    assert raw > float(of_words.max())
+    assert float(of_words.min()) < moved < float(of_words.max())
+    assert float(regions[0] @ joined.embeddings[-1]) > float((regions[0] @ texts.T).max())
+
+
+def test_a_word_with_examples_is_the_mean_of_both():
+    rows = F.normalize(deterministic_text_embeddings("rows", 3, 16), dim=1)
+    words = Vocabulary(("Cat", "dog"), 2 * rows[:2], torch.arange(2))
+    joined = join_examples(words, EmbeddedExamples(("cat",), rows[2:], torch.zeros(16), (("a.jpg",),)), torch.zeros(16))
+    assert joined.names == ("Cat", "dog") and joined.examples == (("a.jpg",), ())
+    torch.testing.assert_close(joined.embeddings[0], F.normalize(rows[0] + rows[2], dim=0))
+    torch.testing.assert_close(joined.embeddings[1], rows[1])
+
+
+def test_a_vocabulary_file_keeps_examples_and_where_they_are_from(detector, tmp_path):
+    examples = {"thing": [Example(PHOTOS[0], BOX)]}
+    made = detector.set_vocabulary(["cat | kitten", "dog"], background=None, examples=examples)
+    read = Vocabulary.from_file(made.save(tmp_path / "words.safetensors"))
+    assert read.names == ("cat", "dog", "thing") and read.examples == made.examples
+    assert torch.equal(read.embeddings, made.embeddings) and read.synonyms[-1] == ("thing",)
+    assert read.without(["dog"]).examples == (made.examples[0], made.examples[2])
+    assert made.rows_of_words() == {}  # a row with examples is not that of its word
+    again = detector.set_vocabulary(tmp_path / "words.safetensors", background=None)
+    assert again.names == made.names
+
+
+def test_images_in_memory_are_examples(detector):
+    pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
+    vocabulary = detector.set_vocabulary(background=None, examples={"thing": [Example(pixels, BOX)]})
+    assert vocabulary.examples == (("an image in memory:10,20,90,80",),)
+
+
+@pytest.mark.parametrize(
+    ("words", "examples", "message"),
+    [
+        (["cat"], {"thing": [Example(PHOTOS[0])]}, "expected an image with a box among the examples, got crops only"),
+        ((), {"thing": []}, "examples of thing: expected at least one image, got none"),
+        (
+            (),
+            {"thing": [Example(PHOTOS[0], (300.0, 300.0, 400.0, 400.0))]},
+            "example .* of thing, row 0: expected boxes",
+        ),
+    ],
+)
+def test_bad_examples_are_one_clear_error(detector, words, examples, message):
+    with pytest.raises(UserError, match=message):
+        detector.set_vocabulary(words, background=None, examples=examples)
+
+
+def test_options_name_boxes_crops_and_folders(tmp_path):
+    (tmp_path / "crops").mkdir()
+    for photo in PHOTOS[:2]:
+        shutil.copy(photo, tmp_path / "crops")
+    (tmp_path / "crops" / "notes.txt").write_text("no image")
+    found = parse_examples([f"a  pallet={PHOTOS[0]}:10,20,80.5,60", f"cone={tmp_path / 'crops'}", f"cone={PHOTOS[2]}"])
+    assert found["a pallet"] == [Example(PHOTOS[0], (10.0, 20.0, 90.5, 80.0))]
+    assert [example.box for example in found["cone"]] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("pallet", "no name and image"),
+        ("pallet=", "no name and image"),
+        ("pallet=absent.jpg", "no such file or folder"),
+        (f"pallet={PHOTOS[0]}:1,2,0,4", "a width and a height above 0"),
+        (f"pallet={PHOTOS[0]}:1,2,3.4.5,4", "write four numbers"),
+        (f"pallet={DATA / 'goldens'}", "a folder without images"),
+    ],
+)
+def test_bad_options_are_one_clear_error(option, message):
+    with pytest.raises(UserError, match=message):
+        parse_examples([option])
+
+
+def test_the_command_detects_by_examples(command, detector_folder, tmp_path):
+    given = [PHOTOS[0], "--model", detector_folder, "--device", "cpu", "--background", "none", "--threshold", "0"]
+    example = ["--example", f"thing={PHOTOS[1]}:10,20,80,60"]
+    saved = ["--save-vocabulary", tmp_path / "words.safetensors"]
+    code, _, error = command("detect", *given, "--words", "cat", *example, *saved, "--output", "first")
+    assert code == 0, error
+    content = json.loads((tmp_path / "first" / "detections.json").read_text())
+    assert [category["name"] for category in content["categories"]] == ["cat", "thing"]
+    code, _, error = command("detect", *given, "--vocabulary", tmp_path / "words.safetensors", "--output", "second")
+    assert code == 0, error
+    assert json.loads((tmp_path / "second" / "detections.json").read_text()) == content
+    code, _, error = command("detect", *given, "--example", "thing=absent.jpg", "--output", "third")
+    assert code == 2 and "--example thing=absent.jpg: expected NAME=IMAGE" in error
+    assert not (tmp_path / "third").exists()
