@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -168,7 +168,9 @@ class RegionCLIP:
         digest = hashlib.sha256("".join(config_texts(self.cfg)).encode())
         # Weights that a file may lack are random, and differ between runs.
         random = (*self.model.unused_with_class_names, *self._optional_weights)
-        for key, value in self.model.state_dict().items():
+        # Buffers that are no weights, such as concepts of RAF, decide results too.
+        buffers = dict(cast(nn.Module, self.model).named_buffers())
+        for key, value in {**buffers, **self.model.state_dict()}.items():
             if not key.startswith(random):
                 digest.update(key.encode() + value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -7,6 +7,9 @@ source tools/ralf.sh
 if [ $# -lt 3 ]; then fail "name config, checkpoint and number of GPUs: dist_test.sh CONFIG CHECKPOINT GPUS [OPTIONS]"; fi
 choose_config "$1"
 checkpoint=$2 number=$3
+# The last checkpoint of the published training is that of an epoch; of ours model_final.pth.
+final=$(dirname "$checkpoint")/model_final.pth
+if [ ! -f "$checkpoint" ] && [ -f "$final" ]; then checkpoint=$final; fi
 shift 3
 read_options "$@"
 exec "$python" ./tools/train_net.py --eval-only --num-gpus "$number" --config-file "$config" \

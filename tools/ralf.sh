@@ -21,8 +21,12 @@ read_options() {
   options=()
   while [ $# -gt 0 ]; do
     case $1 in
-      --work-dir) options+=(OUTPUT_DIR "${2?--work-dir needs a folder}") && shift ;;
-      --eval) shift ;; # boxes and masks are evaluated whenever there are any
+      --work-dir)
+        if [ $# -lt 2 ]; then fail "name a folder after --work-dir"; fi
+        options+=(OUTPUT_DIR "$2")
+        shift
+        ;;
+      --eval | bbox | segm | proposal) ;; # boxes and masks are evaluated whenever there are any
       --cfg-options) ;;
       model.roi_head.prompt_path=*)
         options+=(MODEL.CLIP.TEXT_EMB_PATH "${1#*=}" MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "${1#*=}")

@@ -20,7 +20,7 @@ TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Read files th
 Set = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override of the config (docs/config.md); repeatable.")
 ]
-Templates = Annotated[str, typer.Option(help="Prompts around words: regionclip, cora, single, name, or a text file.")]
+Templates = Annotated[str, typer.Option(help="Prompts: regionclip, cora, single, name, ralf, raf, or a text file.")]
 Synonyms = Annotated[str, typer.Option(help="Synonyms (a | b) count by their max or their mean.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download what is missing without asking.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the table of loaded weights.")]

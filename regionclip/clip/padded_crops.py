@@ -20,7 +20,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def whole_pixels(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return boxes in whole pixels, int64 [R, 4] with excluded ends: clipped to the image, truncated, not empty.
 
-    An empty side is extended by the pixel before it, or at the border of the image by the one after it.
+    An empty side is extended by the pixel before it, or at the border of the image by the one after it. A box that is
+    not finite gets one pixel.
 
     Args:
         boxes: float [R, 4], xyxy in pixels of the image.
@@ -28,7 +29,7 @@ def whole_pixels(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """
     height, width = image_size
     limits = boxes.new_tensor([width, height, width, height])
-    pixels = boxes.clamp(min=torch.zeros_like(limits), max=limits).long()
+    pixels = boxes.nan_to_num().clamp(min=torch.zeros_like(limits), max=limits).long()
     first, last = pixels[:, :2], pixels[:, 2:]
     empty = last <= first
     before = empty & (first >= 1)

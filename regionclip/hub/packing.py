@@ -56,8 +56,9 @@ def pack_detector(
     unused = require_detector(detector.model).unused_with_class_names
     weights = {key: value for key, value in detector.model.state_dict().items() if not key.startswith(unused)}
     text = {f"lang_encoder.{key}": value for key, value in embedder.encoder.state_dict().items()}
+    contents = _config_files(detector.cfg)
     output.mkdir(parents=True, exist_ok=True)
-    paths = _write_configs(detector.cfg, output)
+    paths = [_write(output / name, content) for name, content in contents.items()]
     paths.append(_write_state(output / WEIGHT_FILES[0], weights, half=half))
     paths.append(_write_state(output / TEXT_FILE, text, half=half))
     (output / VOCABULARY_FILE).unlink(missing_ok=True)  # of another detector packed here before
@@ -75,23 +76,27 @@ def _rounded(embedder: NameEmbedder) -> NameEmbedder:
     return NameEmbedder(embedder.encoder, embedder.model, embedder.device, embedder.cache)
 
 
-def _write_configs(cfg: CfgNode, output: Path) -> list[Path]:
-    """Write the configs of detector and RPN, and copies of files that they name, such as that of the CLIP size."""
+def _config_files(cfg: CfgNode) -> dict[str, bytes]:
+    """Return the configs of detector and RPN, and copies of files that they name, such as that of the CLIP size."""
     configs = {CONFIG_FILE: cfg.clone()}
     configs[CONFIG_FILE].defrost()
     if cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:
         configs[RPN_FILE] = load_config(cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG)
         configs[CONFIG_FILE].MODEL.CLIP.OFFLINE_RPN_CONFIG = RPN_FILE
-    contents = {}
+    contents = dict.fromkeys((CONFIG_FILE, RPN_FILE, WEIGHT_FILES[0], TEXT_FILE, VOCABULARY_FILE), b"")
     for name, config in configs.items():
         config.merge_from_list(["MODEL.WEIGHTS", "", *without_weight_files()])
         for key in all_keys():
             file = existing_file(get_value(config, key.name)) if key.is_packed else None
             if file is not None:
-                contents[file.name] = file.read_bytes()
-                config.merge_from_list([key.name, file.name])
+                copied = file.read_bytes()
+                # A file of another key may have the same name, which of a CLIP size is its identity.
+                alone = contents.get(file.name, copied) == copied
+                place = file.name if alone else f"{key.name.rpartition('.')[2].lower()}/{file.name}"
+                contents[place] = copied
+                config.merge_from_list([key.name, place])
         contents[name] = config.dump().encode()
-    return [_write(output / name, content) for name, content in contents.items()]
+    return {name: content for name, content in contents.items() if content}
 
 
 def _write_state(path: Path, state: dict[str, Tensor], *, half: bool) -> Path:

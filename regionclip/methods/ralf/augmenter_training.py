@@ -155,7 +155,7 @@ class AugmenterTraining:
         inputs = [str(asdict(settings)), hash_tensors([{"r": regions.embeddings, "c": concepts, "k": classes}])]
         self._fingerprint = fingerprint([*inputs, str(regions.counts)])
         order = torch.randperm(len(regions.counts), generator=torch.Generator().manual_seed(settings.seed))
-        held_out = int(len(order) * settings.held_out)
+        held_out = math.ceil(len(order) * settings.held_out) if len(order) > 1 else 0
         self.held_out, self.trained = order[:held_out], order[held_out:]
         self._resume()
 
@@ -201,6 +201,9 @@ class AugmenterTraining:
             torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # of dropout
             augmented = self.model(regions, self.concepts)
         losses = augmenter_losses(augmented, regions, self.classes, labels, self.settings)
+        if not all(bool(torch.isfinite(loss)) for loss in losses):
+            actual, fix = f"{float(sum(losses)):g} at step {self.step}", "lower --lr"
+            raise user_error("loss of the augmenter", "a finite number", actual, fix)
         self.optimizer.zero_grad()
         sum(losses, regions.new_zeros(())).backward()
         self.optimizer.step()
@@ -237,12 +240,18 @@ class AugmenterTraining:
         path = self.output / STATE_FILE
         if not path.is_file():
             return
-        content = torch.load(path, map_location=self.device, weights_only=True)
-        if content["fingerprint"] != self._fingerprint:
-            expected, fix = "the training of these inputs and settings", "name another folder, or remove this one"
+        fix = "name another folder, or remove this one"
+        try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
+            known = {key: content[key] for key in ("fingerprint", "step", "model")}
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            raise user_error(str(path), "the state of a training", f"unreadable ({reason})", fix) from error
+        if known["fingerprint"] != self._fingerprint:
+            expected = "the training of these inputs and settings"
             raise user_error(f"--output {self.output}", expected, "one of others", fix)
-        self.model.load_state_dict(content["model"])
-        self.step = content["step"]
+        self.model.load_state_dict(known["model"])
+        self.step = known["step"]
         logger.info("Going on at step %d of %d", self.step, self.steps)
 
 

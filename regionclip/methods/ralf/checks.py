@@ -11,11 +11,11 @@ from regionclip.clip.architectures import get_architecture
 from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
 from regionclip.clip.prompts import same_to_clip
 from regionclip.config.keys import get_value
-from regionclip.config.resolve import clip_architecture
+from regionclip.config.resolve import clip_architecture, find_weights
 from regionclip.data.class_lists import names_of_embeddings, parse_names
-from regionclip.engine.class_names import tested_names
+from regionclip.engine.class_names import are_same_labels, label_problems, tested_names, text_weights_of
 from regionclip.errors import Problem, UserError
-from regionclip.methods.ralf.classes import build_base_classes, label_names
+from regionclip.methods.ralf.classes import build_base_classes, label_names, labels_key
 from regionclip.modeling.retrieval_augmentation.augmenter import HEADS
 from regionclip.modeling.retrieval_augmentation.build import augmenter_dim, embeds_names
 from regionclip.modeling.retrieval_augmentation.negatives import BUILD, NegativeWords, read_negative_words
@@ -32,40 +32,47 @@ OWN_DETECTORS = {"DetPro": ("EnsembleROIHeads",), "ObjectCentricOVD": ("Res5ROIH
 ROI_HEADS = ("CLIPRes5ROIHeads", "CLIPStandardROIHeads")
 """RoI heads of RegionCLIP's detector that embed regions for RALF."""
 
+WITH_SOFTMAX = ("CLIPFastRCNN",)
+"""Those whose probabilities, with that of background, sum to 1."""
+
+LARGEST_OFFSET = 0.26
+"""Below sigmoid(-1), so that no cosine makes a score negative or larger than 1."""
+
 SAME_ENCODER = 0.5
 """Mean cosine of text embeddings of the same names: embeddings of different encoders have about 0."""
 
 
 def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield the contradictions in a config."""
-    ral, raf = cfg.MODEL.RALF.RAL.ENABLED, cfg.MODEL.RALF.RAF.ENABLED
-    try:
-        if ral:
-            yield from _detector_problems(cfg, "MODEL.RALF.RAL.ENABLED", WITH_LOSSES)
-            yield from _loss_problems(cfg)
-        if raf:
-            yield from _detector_problems(cfg, "MODEL.RALF.RAF.ENABLED", WITH_FEATURES)
-            yield from _feature_problems(cfg)
-        if cfg.MODEL.META_ARCHITECTURE in OWN_DETECTORS:
-            yield from _own_problems(cfg)
-    except UserError as error:
-        yield from error.problems
+    checks = {
+        _own_problems: cfg.MODEL.META_ARCHITECTURE in OWN_DETECTORS,
+        _loss_problems: cfg.MODEL.RALF.RAL.ENABLED,
+        _feature_problems: cfg.MODEL.RALF.RAF.ENABLED,
+    }
+    for check, is_needed in checks.items():
+        if is_needed:
+            try:
+                yield from check(cfg)
+            except UserError as error:
+                yield from error.problems
 
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Yield what prevents training."""
-    if cfg.MODEL.RALF.RAL.ENABLED and not label_names(cfg):
-        key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
-        yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
-    if cfg.MODEL.META_ARCHITECTURE == "ObjectCentricOVD":
+    ralf, name = cfg.MODEL.RALF, cfg.MODEL.META_ARCHITECTURE
+    if name == "ObjectCentricOVD":
         key, fix = "MODEL.META_ARCHITECTURE", "evaluate with --eval-only, or train RegionCLIP's detector with RAL"
         yield Problem(key, "a detector that can be trained", "ObjectCentricOVD, which is for inference", fix)
-    if cfg.MODEL.META_ARCHITECTURE != "DetPro":
         return
-    if not cfg.MODEL.CLIP.TEXT_EMB_PATH:
+    if ralf.RAL.ENABLED and not label_names(cfg):
+        key, fix = "MODEL.RALF.RAL.CLASSES", "name the classes in the order of the labels, such as coco48 or a file"
+        yield Problem(key, "the names of the trained classes", "none in TEXT_EMB_PATH", fix)
+    elif ralf.RAL.ENABLED or name == "DetPro":
+        yield from label_problems(label_names(cfg), cfg.DATASETS.TRAIN, labels_key(cfg))
+    if name == "DetPro" and not cfg.MODEL.CLIP.TEXT_EMB_PATH:
         fix = "write them with regionclip concepts, or take DetPro's iou_neg5_ens.pth"
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", "embeddings of the classes of DATASETS.TRAIN", "none", fix)
-    if cfg.MODEL.RALF.DISTILL_WEIGHT and not cfg.MODEL.RALF.REGIONS:
+    if name == "DetPro" and ralf.DISTILL_WEIGHT and not ralf.REGIONS:
         fix = "write it with regionclip features (docs/methods/ralf.md), or add MODEL.RALF.DISTILL_WEIGHT 0.0"
         yield Problem("MODEL.RALF.REGIONS", "a folder of CLIP's embeddings of proposals", "none", fix)
 
@@ -94,8 +101,8 @@ def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
     if not 0 <= ralf.ENSEMBLE_EXPONENT <= 1:
         key = "MODEL.RALF.ENSEMBLE_EXPONENT"
         yield Problem(key, "an exponent in [0, 1]", str(ralf.ENSEMBLE_EXPONENT), f"add {key} 0.3333")
-    if not parse_names(ralf.BASE_CLASSES, synonyms=False):
-        yield Problem("MODEL.RALF.BASE_CLASSES", "the names of the trained classes", "none", "name them")
+    if cfg.MODEL.META_ARCHITECTURE == "DetPro":
+        yield from _detpro_problems(cfg)
     width = clip_architecture(cfg).embedding_dim
     if width != clip.TEXT_EMB_DIM:
         expected = f"{width}, the embedding width of {clip_architecture(cfg).name}"
@@ -113,7 +120,20 @@ def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
             build_base_classes(cfg)
 
 
+def _detpro_problems(cfg: CfgNode) -> Iterator[Problem]:
+    base = parse_names(cfg.MODEL.RALF.BASE_CLASSES, synonyms=False)
+    if not base:
+        yield Problem("MODEL.RALF.BASE_CLASSES", "the names of the trained classes", "none", "name them")
+    elif len(base) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        key, actual = "MODEL.ROI_HEADS.NUM_CLASSES", str(cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        yield Problem(key, f"{len(base)}, the number of MODEL.RALF.BASE_CLASSES", actual, f"add {key} {len(base)}")
+    if cfg.MODEL.MASK_ON and not cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+        key = "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"
+        yield Problem(key, "True: novel classes have no masks of their own", "False", f"add {key} True")
+
+
 def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
+    yield from _detector_problems(cfg, "MODEL.RALF.RAL.ENABLED", WITH_LOSSES)
     ral, key = cfg.MODEL.RALF.RAL, "MODEL.RALF.RAL.STORE"
     if not ral.STORE:
         yield Problem(key, "a file of negative words", "none", BUILD)
@@ -133,16 +153,25 @@ def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _encoder_problems(cfg: CfgNode, store: NegativeWords, names: list[str]) -> Iterator[Problem]:
-    """Yield whether another text encoder made the store than the class embeddings of the detector."""
+    """Yield whether the labels are others than the rows of the class embeddings, or those of another text encoder."""
     path, what = cfg.MODEL.CLIP.TEXT_EMB_PATH, f"MODEL.RALF.RAL.STORE {cfg.MODEL.RALF.RAL.STORE}"
     rows = store.rows_of(names, what)
     own = F.normalize(load_class_embeddings(path, dim=store.dim), dim=1)
-    places = {same_to_clip(name): row for row, name in enumerate(names_of_embeddings(path) or names)}
-    if len(own) != len(places) or any(same_to_clip(name) not in places for name in names):
-        expected, actual = f"{len(own)} names, one for each row of {path}", f"{len(names)} names"
-        yield Problem("MODEL.RALF.RAL.CLASSES", expected, actual, "name the classes in the order of the labels")
+    known = names_of_embeddings(path)
+    if cfg.MODEL.META_ARCHITECTURE == "DetPro":
+        places = {same_to_clip(name): row for row, name in enumerate(known)}
+        own = own[[places[same_to_clip(name)] for name in names if same_to_clip(name) in places]]
+    elif len(own) != len(names) or (known and not are_same_labels(names, known)):
+        expected, actual = f"{len(own)} names, one for each row of {path}, in its order", _first_names(names)
+        yield Problem(labels_key(cfg), expected, actual, "leave it out if the file has names, or correct the order")
         return
-    own = own[[places[same_to_clip(name)] for name in names]]
+    made_by = text_weights_of(path)
+    if made_by and store.text_weights and made_by != store.text_weights:
+        actual = f"text weights {store.text_weights}"
+        yield Problem(what, f"text weights {made_by}, those of {path}", actual, "build it again with them")
+        return
+    if len(own) != len(rows):
+        return  # reported by the check of DetPro's classes
     cosine = float((own * F.normalize(store.anchors[rows].float(), dim=1)).sum(dim=1).mean())
     if cosine < SAME_ENCODER:
         expected = f"the text encoder of {path}"
@@ -150,8 +179,18 @@ def _encoder_problems(cfg: CfgNode, store: NegativeWords, names: list[str]) -> I
         yield Problem(what, expected, actual, "build it again with it")
 
 
+def _first_names(names: list[str]) -> str:
+    return f"{len(names)} names: {', '.join(names[:5])}" + (" ..." if len(names) > 5 else "")
+
+
 def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
+    yield from _detector_problems(cfg, "MODEL.RALF.RAF.ENABLED", WITH_FEATURES)
+    yield from _option_problems(cfg)
     raf, key = cfg.MODEL.RALF.RAF, "MODEL.RALF.RAF.CONCEPTS"
+    for name in ("WEIGHTS", "CLIP_WEIGHTS"):
+        if raf[name] and not find_weights(raf[name]).is_file():
+            fix = "correct the path (docs/methods/ralf.md says where it comes from)"
+            yield Problem(f"MODEL.RALF.RAF.{name}", "a file of weights", raf[name], fix)
     dim = augmenter_dim(cfg)
     if dim % HEADS:
         yield Problem(
@@ -169,3 +208,18 @@ def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
         expected = f"class names in the file, for the text encoder of {get_architecture(raf.CLIP).name}"
         fix = "write it with regionclip concepts --output classes.safetensors"
         yield Problem("MODEL.CLIP.TEXT_EMB_PATH", expected, f"none, as for {clip_architecture(cfg).name}", fix)
+
+
+def _option_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Yield options that contradict each other, or the scores of the detector."""
+    raf, name = cfg.MODEL.RALF.RAF, cfg.MODEL.META_ARCHITECTURE
+    if raf.FUSION == "log_add" and name not in WITH_SOFTMAX:
+        expected = f"scale or prob_add with {name}, whose scores are no softmax over classes and background"
+        yield Problem("MODEL.RALF.RAF.FUSION", expected, "'log_add'", "add MODEL.RALF.RAF.FUSION scale")
+    if raf.FUSION == "scale" and abs(raf.OFFSET) > LARGEST_OFFSET:
+        expected = f"a number from -{LARGEST_OFFSET} to {LARGEST_OFFSET}, with which scores stay in [0, 1]"
+        yield Problem("MODEL.RALF.RAF.OFFSET", expected, str(raf.OFFSET), "add MODEL.RALF.RAF.OFFSET 0.25")
+    for key, default in (("BOX_SOURCE", "proposal"), ("PIXEL_MODE", "clip")):
+        if raf.EMBEDDING == "regions" and raf[key] != default:
+            expected = f"{default} with EMBEDDING regions, which cuts no crops"
+            yield Problem(f"MODEL.RALF.RAF.{key}", expected, repr(raf[key]), f"add MODEL.RALF.RAF.{key} {default}")

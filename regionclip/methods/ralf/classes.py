@@ -12,10 +12,16 @@ from regionclip.modeling.configured_classes import ConfiguredClasses
 
 
 def label_names(cfg: CfgNode) -> list[str]:
-    """Return the class names of the labels: RAL.CLASSES, DetPro's BASE_CLASSES, or those of TEXT_EMB_PATH."""
-    if cfg.MODEL.META_ARCHITECTURE == "DetPro" and not cfg.MODEL.RALF.RAL.CLASSES:
+    """Return the class names of the labels: DetPro's BASE_CLASSES, RAL.CLASSES, or those of TEXT_EMB_PATH."""
+    if cfg.MODEL.META_ARCHITECTURE == "DetPro":
         return parse_names(cfg.MODEL.RALF.BASE_CLASSES, synonyms=False)
     return trained_names(cfg)
+
+
+def labels_key(cfg: CfgNode) -> str:
+    """Return the config key of `label_names`."""
+    is_detpro = cfg.MODEL.META_ARCHITECTURE == "DetPro"
+    return "MODEL.RALF.BASE_CLASSES" if is_detpro else "MODEL.RALF.RAL.CLASSES"
 
 
 def build_base_classes(cfg: CfgNode) -> ConfiguredClasses | None:

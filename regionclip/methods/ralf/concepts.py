@@ -14,6 +14,7 @@ from regionclip.clip.prompts import same_to_clip
 from regionclip.data.image_text.nouns import Parser
 from regionclip.errors import user_error
 from regionclip.files import read_text
+from regionclip.methods.ralf.published_arrays import load_arrays
 from regionclip.progress import progress_bar
 
 PROMPT = "Describe in one sentence what {} looks like: its parts, colors, materials and surroundings."
@@ -67,13 +68,12 @@ def read_published_concepts(path: Path) -> Tensor:
     Raises:
         UserError: another file.
     """
-    if not path.is_file():
-        raise user_error(str(path), "a published file of noun chunks", "no such file", "correct the path")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        features = content["all_noun_chunks"]["text_features"]
-        return torch.as_tensor(features).float()
-    except Exception as error:
-        expected = "a published file with all_noun_chunks, text_features"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-        raise user_error(str(path), expected, reason, "name v3det_gpt_noun_chunk_{coco,lvis}_strict.pkl") from error
+    expected = "a published file with all_noun_chunks, text_features [N, D]"
+    content = load_arrays(path, expected)
+    chunks = content.get("all_noun_chunks") if isinstance(content, dict) else None
+    features = chunks.get("text_features") if isinstance(chunks, dict) else None
+    table = None if features is None else torch.as_tensor(features).float()
+    if table is None or table.ndim != 2 or not len(table) or not bool(torch.isfinite(table).all()):
+        actual = "another content" if table is None else f"{list(table.shape)}" + ", not all finite" * (table.ndim == 2)
+        raise user_error(str(path), expected, actual, "name v3det_gpt_noun_chunk_{coco,lvis}_strict.pkl")
+    return table

@@ -7,14 +7,14 @@ from regionclip.config.key import Key, section
 KEYS = (
     *section(
         "RALF: losses (RAL)",
-        Key("MODEL.RALF.RAL.ENABLED", False, "train with losses against negative words, on any detector (use_ral)"),
+        Key("MODEL.RALF.RAL.ENABLED", False, "train RegionCLIP or DetPro with losses against negative words (use_ral)"),
         Key(
             "MODEL.RALF.RAL.STORE", "", "negative words of the classes, from `regionclip ralf` (ral_path)", is_file=True
         ),
         Key(
             "MODEL.RALF.RAL.CLASSES",
             "",
-            "class list, file, or names with commas, of the labels; empty takes the names in TEXT_EMB_PATH",
+            "class list, file, or names with commas, of the labels of RegionCLIP; '' takes those of TEXT_EMB_PATH",
         ),
         Key("MODEL.RALF.RAL.NUM_SAMPLES", 10, "hard, and easy, negatives drawn for each box (random_q)"),
         Key("MODEL.RALF.RAL.LAMBDA_HARD", 1.0, "factor on the cosine with hard negatives (triplet_lambda_sim)"),

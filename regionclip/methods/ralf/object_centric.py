@@ -128,7 +128,10 @@ class ObjectCentricOVD(TwoStageDetector):
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[ImageInput]) -> list[Any]:
         """Return the detections of images: `image`, uint8 [3, H, W] in INPUT.FORMAT, with `height` and `width`."""
-        found = [self.detect(encoding, None, Selection()) for encoding in self.encode_images(batched_inputs)]
+        found = [
+            self.roi_heads.forward_with_given_boxes(encoding.maps, [self.detect(encoding, None, Selection())])[0]
+            for encoding in self.encode_images(batched_inputs)
+        ]
         return GeneralizedRCNN._postprocess(found, batched_inputs, [instances.image_size for instances in found])
 
     @property

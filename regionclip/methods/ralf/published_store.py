@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from regionclip.data.class_lists import CLASS_LISTS
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
+from regionclip.methods.ralf.published_arrays import load_arrays
 from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeWords
 
 KEYS = ("feat_in", "feat_out_sim", "feat_out_dis", "pad_out_sim", "pad_out_dis")
@@ -40,13 +40,7 @@ def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> Ne
         UserError: another file, or another number of classes.
     """
     content = _load(path)
-    shapes = {key: np.shape(content[key]) for key in KEYS}
-    classes = shapes["feat_in"][0] if shapes["feat_in"] else 0
-    fits = all(shape[:1] == (classes,) for shape in shapes.values())
-    fits = fits and all(len(shapes[key]) == 3 for key, _ in SIDES.values())
-    if not fits:
-        actual = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
-        raise user_error(str(path), "arrays [C, D], twice [C, M, D], and twice [C]", actual, "download it again")
+    classes, dim = content["feat_in"].shape
     if not names and classes in ORDER_OF_FILES:
         names = CLASS_LISTS[ORDER_OF_FILES[classes]]()
     if len(names) != classes:
@@ -56,28 +50,35 @@ def read_published_store(path: Path, names: Sequence[str], clip: str = "") -> Ne
     known: dict[bytes, int] = {}
     words: list[Array] = []
     hard, easy = (_word_rows(content[rows], content[counts], known, words) for rows, counts in SIDES.values())
-    matrix = torch.from_numpy(np.stack(words)) if words else torch.empty(0, shapes["feat_in"][1])
+    matrix = torch.from_numpy(np.stack(words)) if words else torch.empty(0, dim)
     return NegativeWords(tuple(names), torch.from_numpy(content["feat_in"]).float(), matrix, hard, easy, clip=clip)
 
 
 def _load(path: Path) -> dict[str, Array]:
     expected = f"a published file with {', '.join(KEYS)}"
-    if not path.is_file():
-        raise user_error(str(path), expected, "no such file", "correct the path")
-    dtypes = [type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int64", "int32")]
-    # NumPy 1 and 2 have the same function under two names.
-    rebuild = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    names = [(rebuild, f"numpy.{module}.multiarray._reconstruct") for module in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*names, np.ndarray, np.dtype, *dtypes]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise user_error(str(path), expected, f"unreadable ({reason})", "download it again") from error
+    content = load_arrays(path, expected)
     if not isinstance(content, dict) or not all(key in content for key in KEYS):
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise user_error(str(path), expected, found, "name the file neg_feature_{coco,lvis}.pkl")
-    return {key: np.asarray(content[key]) for key in KEYS}
+    arrays = {key: np.asarray(content[key]) for key in KEYS}
+    if problem := _shape_problem(arrays):
+        expected = "arrays [C, D], twice [C, M, D], and twice counts [C] from 0 to M, all finite"
+        raise user_error(str(path), expected, problem, "download it again")
+    return arrays
+
+
+def _shape_problem(arrays: dict[str, Array]) -> str:
+    """Return what is wrong with the arrays; empty if nothing is."""
+    shapes = {key: array.shape for key, array in arrays.items()}
+    classes, dim = shapes["feat_in"] if len(shapes["feat_in"]) == 2 else (0, 0)
+    for features, counts in SIDES.values():
+        shape, numbers = shapes[features], arrays[counts]
+        if len(shape) != 3 or (shape[0], shape[2]) != (classes, dim) or numbers.shape != (classes,) or not classes:
+            return ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items())
+        if not np.issubdtype(numbers.dtype, np.integer) or numbers.min() < 0 or numbers.max() > shape[1]:
+            return f"{counts} of {numbers.dtype} from {numbers.min()} to {numbers.max()}"
+    infinite = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    return f"NaN or infinity in {', '.join(infinite)}" if infinite else ""
 
 
 def _word_rows(features: Array, counts: Array, known: dict[bytes, int], words: list[Array]) -> Tensor:

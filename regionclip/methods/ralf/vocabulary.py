@@ -34,23 +34,10 @@ def rank_variance(cosines: Tensor) -> Tensor:
 VARIANCES: dict[str, Callable[[Tensor], Tensor]] = {"argsort": argsort_variance, "rank": rank_variance}
 """Values of --variance."""
 
-PUBLISHED_FRACTION = {"coco": 0.928, "lvis": 0.965}
-"""Published thresholds of the argsort variance, relative to that of a uniform order, (V^2 - 1) / 12."""
-
-
-def uniform_variance(words: int) -> float:
-    """Return the variance of the rank of a word in random orders of `words` words."""
-    return (words**2 - 1) / 12
-
 
 def sample_words(variance: Tensor, threshold: float) -> Tensor:
     """Return the rows of words, int64 ascending, whose variance is at least the threshold."""
     return (variance >= threshold).nonzero()[:, 0]
-
-
-def drop_fraction(variance: Tensor, fraction: float) -> float:
-    """Return the threshold below which a fraction of the words is: those whose rank says least about a class."""
-    return float(variance.quantile(fraction)) if len(variance) else 0.0
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,12 @@ def sampled_words(
         variance: key of `VARIANCES`.
         threshold: minimum variance; None drops a fraction of the words.
         drop: that fraction, of the words with the least variance.
+
+    Raises:
+        UserError: fewer than two classes.
     """
+    if len(classes) < 2:
+        raise user_error("--classes", "at least two classes, over which ranks vary", str(len(classes)), "name more")
     values = VARIANCES[variance](embed_words(classes, embedder) @ embed_words(words, embedder).T)
     least = float(values.quantile(drop)) if threshold is None else threshold
     return [words[row] for row in sample_words(values, least).tolist()]

@@ -18,7 +18,7 @@ MODELS = (
         "ralf/detpro_ral_epoch_20.pth",
         text_weights="clip/ViT-B-32.pt",
         clip="ViT-B/32",
-        class_list="lvis",
+        vocabulary="detpro/iou_neg5_ens.pth",
         summary="DetPro with RALF's losses, trained on boxes of 866 LVIS classes.",
         reported="LVIS, mask AP of rare classes 21.3; DetPro alone 19.8 (Kim et al. 2024)",
     ),

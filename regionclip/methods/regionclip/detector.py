@@ -258,10 +258,10 @@ class CLIPFastRCNN(nn.Module):
         """Return the detections of one image; see `OpenVocabularyDetector.detect`."""
         predictor = self.roi_heads.box_predictor
         classify = predictor.classify_as_configured() if classifier is None else partial(self._classify, classifier)
-        known = classifier or self.configured_classes()
-        return detect_selected(
-            encoding.regions, self.raf.classify(classify, known), known.classes, predictor.selector, selection
-        )
+        classes = predictor.scoring_layer.out_features if classifier is None else classifier.classes
+        if self.raf.dim:
+            classify = self.raf.classify(classify, classifier or self.configured_classes())
+        return detect_selected(encoding.regions, classify, classes, predictor.selector, selection)
 
     def configured_classes(self) -> ConfiguredClasses:
         """Return the classes of an evaluation, which the predictor compares with."""
@@ -286,8 +286,8 @@ class CLIPFastRCNN(nn.Module):
         RAF re-weights it.
         """
         own, features = self.raf.split(embeddings)
-        known = classifier or self.configured_classes()
-        return self.raf.fuse(self._own_probabilities(own, classifier), features, known)
+        found = self._own_probabilities(own, classifier)
+        return self.raf.fuse(found, features, classifier or self.configured_classes()) if self.raf.dim else found
 
     def _own_probabilities(self, embeddings: Tensor, classifier: Classifier | None) -> Tensor:
         predictor = self.roi_heads.box_predictor
@@ -308,6 +308,9 @@ class CLIPFastRCNN(nn.Module):
 
     def export_parts(self) -> Iterator[Part]:
         """Yield `backbone`, `rpn` if there is one, and `head`; raises `UserError` for what ONNX does not support."""
+        if self.raf.dim:
+            fix = "add MODEL.RALF.RAF.ENABLED False, or run this detector in Python"
+            raise user_error("export", "a detector without RAF, whose concepts no graph has", "one with RAF", fix)
         from regionclip.methods.regionclip.export import export_parts  # registers operators with torch
 
         return export_parts(self)

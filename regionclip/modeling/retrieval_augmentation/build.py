@@ -30,9 +30,22 @@ from regionclip.modeling.retrieval_augmentation.negatives import NegativeStore, 
 PIXEL_MODES: dict[str, Callable[[ImagePreprocessor, bool], PixelMode]] = {
     "clip": lambda preprocessor, is_bgr: CLIPPixels(swap_channels=is_bgr),
     "uint8": lambda preprocessor, is_bgr: CLIPPixels(truncate=True),
-    "detector": lambda preprocessor, is_bgr: DetectorPixels(_normalized_by(preprocessor)),
+    "detector": lambda preprocessor, is_bgr: DetectorPixels(NormalizedAsInput(preprocessor)),
 }
 """Values of MODEL.RALF.RAF.PIXEL_MODE, from the detector's preprocessor and whether its input is BGR."""
+
+
+class NormalizedAsInput:
+    """Normalization of the detector's input, for one image."""
+
+    def __init__(self, preprocessor: ImagePreprocessor) -> None:
+        """Use the preprocessor of a detector."""
+        self.preprocessor = preprocessor
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return an image, uint8 [3, H, W], as float [3, H, W]."""
+        height, width = image.shape[1:]
+        return self.preprocessor([image]).tensor[0, :, :height, :width].float()
 
 
 def build_ral(cfg: CfgNode, names: Sequence[str]) -> RetrievalAugmentedLoss | None:
@@ -63,7 +76,7 @@ def augmenter_dim(cfg: CfgNode) -> int:
 def embeds_names(cfg: CfgNode) -> bool:
     """Return whether RAF embeds class names by its own text encoder: its CLIP is not that of the detector."""
     raf = cfg.MODEL.RALF.RAF
-    return raf.EMBEDDING == "crops" and get_architecture(raf.CLIP).name != clip_architecture(cfg).name
+    return raf.EMBEDDING == "crops" and get_architecture(raf.CLIP) != clip_architecture(cfg)
 
 
 def build_raf(cfg: CfgNode, preprocessor: ImagePreprocessor) -> RegionAugmentation:
@@ -98,11 +111,3 @@ def _text_encoder(architecture: CLIPArchitecture) -> nn.Module:
     from regionclip.clip.text_encoder import TextEncoder  # imports open_clip
 
     return TextEncoder(architecture)
-
-
-def _normalized_by(preprocessor: ImagePreprocessor) -> Callable[[Tensor], Tensor]:
-    def normalize(image: Tensor) -> Tensor:
-        height, width = image.shape[1:]
-        return preprocessor([image]).tensor[0, :, :height, :width].float()
-
-    return normalize

@@ -6,8 +6,7 @@ They do not depend on class names, so they follow the columns of a region embedd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -98,13 +97,20 @@ class NamedClassCosines:
     def __init__(self, crops: CropEmbeddings) -> None:
         """Use the text encoder of a CLIP on crops."""
         self._crops = crops
-        self._embed = lru_cache(maxsize=4)(self._embed_names)
+        self._known: tuple[tuple[str, ...], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for copying and pickling, without the embeddings, which are computed again when needed."""
+        return {**self.__dict__, "_known": None}
 
     def __call__(self, features: Tensor, classifier: Classifier) -> Tensor:
         """Return cosines [R, K] of unit vectors [R, D] with the K classes of a classifier."""
-        return features @ self._embed(tuple(classifier.names)).to(features.device).T
+        names = tuple(classifier.names)
+        if self._known is None or self._known[0] != names:
+            self._known = names, self._embed(names)
+        return features @ self._known[1].to(features.device).T
 
-    def _embed_names(self, names: Sequence[str]) -> Tensor:
+    def _embed(self, names: Sequence[str]) -> Tensor:
         encoder = self._crops.lang_encoder
         assert encoder is not None
         device = next(encoder.parameters()).device

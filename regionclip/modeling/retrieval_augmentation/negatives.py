@@ -97,19 +97,27 @@ def read_negative_words(path: str | Path, key: str = "") -> NegativeWords:
         with safe_open(place, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["ralf"])
             tensors = {name: file.get_tensor(name) for name in ("anchors", "words", "hard", "easy")}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        names, words = tuple(about["names"]), tuple(about["words"])
+        store = NegativeWords(
+            names, **tensors, word_names=words, clip=about["clip"], text_weights=about["text_weights"]
+        )
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise user_error(what, "a file of negative words", f"another file ({error})", BUILD) from error
-    names, words = tuple(about["names"]), tuple(about["words"])
-    store = NegativeWords(names, **tensors, word_names=words, clip=about["clip"], text_weights=about["text_weights"])
-    _require_consistent(store, what)
+    if not _is_consistent(store):
+        raise user_error(what, "lists of words for each class", "lists that do not fit the words", BUILD)
     return store
 
 
-def _require_consistent(store: NegativeWords, what: str) -> None:
-    classes, words = len(store.names), len(store.words)
-    fits = len(store.anchors) == len(store.hard) == len(store.easy) == classes
-    if not fits or store.words.shape[1] != store.dim or max(int(store.hard.max()), int(store.easy.max())) >= words:
-        raise user_error(what, "lists of words for each class", "lists that do not fit the words", BUILD)
+def _is_consistent(store: NegativeWords) -> bool:
+    """Return whether tables are finite, and lists have rows of the words, `NO_WORD` after the last."""
+    classes, lists = len(store.names), (store.hard, store.easy)
+    tables_fit = store.anchors.ndim == store.words.ndim == 2 and store.words.shape[1] == store.dim
+    if not tables_fit or any(rows.ndim != 2 or not rows.shape[1] for rows in lists):
+        return False
+    are_finite = all(bool(torch.isfinite(table).all()) for table in (store.anchors, store.words))
+    are_rows = all(int(rows.min()) >= NO_WORD and int(rows.max()) < len(store.words) for rows in lists if len(rows))
+    is_valid_first = all(bool(((rows == NO_WORD).int().diff(dim=1) >= 0).all()) for rows in lists)
+    return are_finite and are_rows and is_valid_first and {len(store.anchors), *map(len, lists)} == {classes}
 
 
 @dataclass(frozen=True)

@@ -86,27 +86,41 @@ def test_stores_are_exported_and_imported(ralf, tmp_path):
         assert torch.equal(first.words[mine[valid].long()], again.words[theirs[valid].long()])
 
 
+def published(**changes):
+    """Return the content of a published file of three classes."""
+    arrays = {"feat_in": np.eye(3, 4), "feat_out_sim": np.ones((3, 2, 4)), "feat_out_dis": np.ones((3, 1, 4))}
+    counts = {"pad_out_sim": np.array([2, 1, 0]), "pad_out_dis": np.ones(3, dtype=np.int64)}
+    return {**arrays, **counts, **changes}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
         ({"feat_in": np.zeros((2, 4))}, "expected a published file with feat_in, feat_out_sim"),
+        (published(pad_out_sim=np.array([2.0, 1.0, 0.0])), "pad_out_sim of float64"),
+        (published(pad_out_dis=np.array([1, 1, 9])), "pad_out_dis of int64 from 1 to 9"),
+        (published(pad_out_dis=np.array([1, 1, -1])), "pad_out_dis of int64 from -1 to 1"),
+        (published(feat_out_sim=np.ones((3, 2, 5))), "feat_out_sim [3, 2, 5]"),
+        (published(feat_in=np.ones(3)), "feat_in [3]"),
+        (published(feat_in=np.full((3, 4), np.nan)), "NaN or infinity in feat_in"),
         (print, "unreadable"),
+        ("no archive at all", "unreadable"),
     ],
 )
 def test_other_files_are_no_published_store(ralf, tmp_path, content, message):
     path = tmp_path / "neg_feature.pkl"
-    if content is not None:
+    if isinstance(content, str):
+        path.write_text(content)
+    elif content is not None:
         torch.save(content, path)
-    code, output = ralf("import-store", path, tmp_path / "store.safetensors")
+    code, output = ralf("import-store", "--classes", "a,b,c", path, tmp_path / "store.safetensors")
     assert code == 2 and message in output
     assert not (tmp_path / "store.safetensors").exists()
 
 
 def test_a_published_store_of_unknown_classes_needs_their_names(ralf, tmp_path):
-    arrays = {"feat_in": np.eye(3, 4), "feat_out_sim": np.ones((3, 2, 4)), "feat_out_dis": np.ones((3, 1, 4))}
-    arrays |= {"pad_out_sim": np.array([2, 1, 0]), "pad_out_dis": np.ones(3, dtype=np.int64)}
-    torch.save(arrays, tmp_path / "three.pkl")
+    torch.save(published(), tmp_path / "three.pkl")
     code, output = ralf("import-store", tmp_path / "three.pkl", tmp_path / "three.safetensors")
     assert code == 2 and "expected 80 or 1203 classes, got 3 classes" in output
     named = ["--classes", "a,b,c", tmp_path / "three.pkl", tmp_path / "three.safetensors"]
@@ -146,9 +160,14 @@ def test_published_concepts_are_imported(ralf, tmp_path):
     code, output = ralf("import-concepts", tmp_path / "chunks.pkl", tmp_path / "concepts.pth")
     assert code == 0 and "7 concepts" in output
     assert torch.equal(load_class_embeddings(tmp_path / "concepts.pth"), torch.from_numpy(features))
-    torch.save({"other": 1}, tmp_path / "other.pkl")
-    code, output = ralf("import-concepts", tmp_path / "other.pkl", tmp_path / "none.pth")
-    assert code == 2 and "all_noun_chunks" in output and not (tmp_path / "none.pth").exists()
+    torch.save({"all_noun_chunks": {"text_features": features}}, tmp_path / "arrays.pkl")
+    assert ralf("import-concepts", tmp_path / "arrays.pkl", tmp_path / "concepts.pth")[0] == 0
+    for content in ({"other": 1}, {"all_noun_chunks": {"text_features": torch.ones(7)}}):
+        torch.save(content, tmp_path / "other.pkl")
+        code, output = ralf("import-concepts", tmp_path / "other.pkl", tmp_path / "none.pth")
+        assert code == 2 and "all_noun_chunks" in output and not (tmp_path / "none.pth").exists()
+    code, output = ralf("import-concepts", tmp_path / "chunks.pkl", tmp_path / "none.safetensors")
+    assert code == 2 and "expected a name that ends in .pth" in output
 
 
 @pytest.fixture
@@ -182,7 +201,7 @@ def test_the_augmenter_is_trained_and_measured(ralf, regions, tmp_path, embeddin
     state = torch.load(tmp_path / "out" / "augmenter.pth", weights_only=True)
     assert len(state) == 113 and state["pos_embedding"].shape == (5, 32)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["regions"] == 8 and 0 <= metrics["label_kept"] <= 1
+    assert metrics["regions"] == 12 and 0 <= metrics["label_kept"] <= 1
     again, output = ralf("train-augmenter", *given, "--output", tmp_path / "out")
     assert again == 0 and "6 steps" in output
     code, output = ralf("train-augmenter", *given, "--lr", 0.2, "--output", tmp_path / "out")
@@ -199,7 +218,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(regions, tmp_path, monk
     whole = AugmenterTraining(found, concepts, classes, settings, tmp_path / "whole")
     whole.run()
     first = AugmenterTraining(found, concepts, classes, settings, tmp_path / "parts")
-    step, save = first._train_step, first._save
+    step = first._train_step
 
     def stop_at_four():
         if first.step == 4:
@@ -209,7 +228,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(regions, tmp_path, monk
     monkeypatch.setattr(first, "_train_step", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    assert save and not (tmp_path / "parts" / "augmenter.pth").exists()
+    assert not (tmp_path / "parts" / "augmenter.pth").exists()
     second = AugmenterTraining(found, concepts, classes, settings, tmp_path / "parts")
     assert second.step == 4
     second.run()
@@ -246,3 +265,24 @@ def test_a_checkpoint_is_exported_under_the_published_keys(ralf, tmp_path):
     code, output = ralf("export", tmp_path / "other.pth", tmp_path / "none.pth")
     assert code == 2 and "expected a detector of DetPro, got keys such as other.weight" in output
     assert not (tmp_path / "none.pth").exists()
+
+
+def test_a_training_that_diverges_writes_nothing(ralf, regions, tmp_path, embedding_file):
+    given = augmenter_arguments(regions, tmp_path, embedding_file)
+    code, output = ralf("train-augmenter", *given, "--lr", 1e30, "--output", tmp_path / "out")
+    assert code == 2 and "loss of the augmenter: expected a finite number, got nan" in output
+    assert not (tmp_path / "out" / "augmenter.pth").exists()
+
+
+def test_a_damaged_state_of_a_training_is_one_error(ralf, regions, tmp_path, embedding_file):
+    given = augmenter_arguments(regions, tmp_path, embedding_file)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "training.pth").write_bytes(b"PK half a file")
+    code, output = ralf("train-augmenter", *given, "--output", tmp_path / "out")
+    assert code == 2 and "training.pth: expected the state of a training, got unreadable" in output
+
+
+def test_one_class_has_no_variance(ralf, detector_folder, words, tmp_path):
+    given = ["--classes", "cat", "--words", words, "--model", detector_folder, "--output", tmp_path / "kept.json"]
+    code, output = ralf("sample-words", *given)
+    assert code == 2 and "--classes: expected at least two classes" in output

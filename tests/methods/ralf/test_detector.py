@@ -190,6 +190,11 @@ def test_novel_names_trust_the_distilled_head(tiny):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"MODEL__ROI_HEADS__NUM_CLASSES": 7}, "NUM_CLASSES: expected 3, the number of MODEL.RALF.BASE_CLASSES, got 7"),
+        (
+            {"MODEL__MASK_ON": True, "MODEL__ROI_MASK_HEAD__CLS_AGNOSTIC_MASK": False},
+            "CLS_AGNOSTIC_MASK: expected True",
+        ),
         ({"MODEL__RALF__BASE_CLASSES": ""}, "BASE_CLASSES: expected the names of the trained classes, got none"),
         ({"MODEL__RALF__ENSEMBLE_EXPONENT": 2.0}, "ENSEMBLE_EXPONENT: expected an exponent in"),
         ({"MODEL__RALF__TEST_TEMPERATURE": 0.0}, "TEST_TEMPERATURE: expected a temperature above 0"),

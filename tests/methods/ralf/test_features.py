@@ -1,6 +1,9 @@
 """RAF on RegionCLIP's detector: crops by a CLIP of its own, fusions, boxes, class names, packing, bad input."""
 
+import importlib
 import json
+import pickle
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import torch
 from detectron2.structures import Boxes
 from torch.nn import functional as F
 
+from regionclip import RegionCLIP
 from regionclip.clip.architectures import get_architecture
 from regionclip.clip.embedder import NameEmbedder
 from regionclip.clip.padded_crops import CLIP_MEAN, CLIP_STD, CLIPPixels, whole_pixels
@@ -17,6 +21,7 @@ from regionclip.clip.text_encoder import TextEncoder
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
+from regionclip.data.class_lists import parse_names
 from regionclip.engine.detector import load_model
 from regionclip.errors import UserError
 from regionclip.hub.packing import pack_detector
@@ -52,7 +57,8 @@ def build(tmp_path, embedding_file):
     embeddings = {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("raf", len(NAMES), 32, NAMES)}
 
     def make(**changes):
-        raf = {f"MODEL.RALF.RAF.{key}": str(value) for key, value in changes.items()}
+        raf = {f"MODEL.RALF.RAF.{key}": str(value) for key, value in changes.items() if key != "INPUT"}
+        raf |= {"INPUT.FORMAT": changes["INPUT"]} if "INPUT" in changes else {}
         own = {"MODEL.RALF.RAF.CONCEPTS": str(concepts), "MODEL.RALF.RAF.CLIP": str(DATA / "tiny_clip.json")}
         cfg = load_config(tiny.CONFIG, flat(tiny.OVERRIDES | small | embeddings | RAF | own | raf))
         model = build_model(cfg)
@@ -135,6 +141,18 @@ def test_a_clip_of_another_size_embeds_class_names_itself(build, other_clip):
     assert len(model.detect(encoding, classifier, Selection(threshold=0.0)))
 
 
+def test_a_detector_of_bgr_images_gives_clip_rgb(build):
+    rgb = build(EMBEDDING="crops")[1].raf.clip.pixels
+    _, model = build(EMBEDDING="crops", **{"INPUT": "BGR"})
+    image, box = image_input()["image"], whole_pixels(torch.tensor([[0.0, 0, 128, 96]]), (96, 128))
+    torch.testing.assert_close(model.raf.clip.pixels(image.flip(0), box, 64), rgb(image, box, 64))
+    as_published = build(EMBEDDING="crops", PIXEL_MODE="uint8", **{"INPUT": "BGR"})[1].raf.clip.pixels
+    gray = as_published(image.flip(0), box, 64) * torch.tensor(CLIP_STD)[:, None, None]
+    gray = (gray + torch.tensor(CLIP_MEAN)[:, None, None]) * 255
+    torch.testing.assert_close(gray, gray.round(), atol=1e-3, rtol=0)  # truncated, channels as they are
+    assert not torch.allclose(gray[:, 0], gray[:, 2])
+
+
 @pytest.mark.parametrize("mode", ["clip", "uint8", "detector"])
 def test_pixels_are_as_the_mode_says(build, mode):
     _, model = build(EMBEDDING="crops", PIXEL_MODE=mode)
@@ -188,6 +206,9 @@ def empty_file(tmp_path):
         ),
         (lambda path: {"CONCEPTS": write_concepts(path / "wide.safetensors", dim=64)}, r"a float tensor \[K, 32\]"),
         (lambda path: {"CONCEPTS": write_concepts(path / "few.safetensors", count=4)}, "at least 5 concepts, got 4"),
+        (lambda path: {"OFFSET": 0.9, "FUSION": "scale"}, "RAF.OFFSET: expected a number from -0.26 to 0.26"),
+        (lambda path: {"WEIGHTS": "absent.pth"}, "RAF.WEIGHTS: expected a file of weights, got absent.pth"),
+        (lambda path: {"BOX_SOURCE": "final"}, "RAF.BOX_SOURCE: expected proposal with EMBEDDING regions"),
         (lambda path: {"TOPK": 0}, "RAF.TOPK: expected at least 1, got 0"),
         (lambda path: {"FUSION": "sum"}, "RAF.FUSION: expected scale or log_add or prob_add"),
         (lambda path: {"CLIP": "ViT-Z/1", "EMBEDDING": "crops"}, "ViT-Z/1"),
@@ -234,3 +255,105 @@ def test_a_packed_detector_has_its_augmenter_and_concepts(build, other_clip, tmp
     state = model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items() if key.startswith("raf."))
     assert loaded.ral is None
+
+
+def test_files_of_equal_names_are_packed_apart(build, tmp_path):
+    cfg, model = build(EMBEDDING="crops")
+    size = json.loads((DATA / "tiny_clip.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tiny_clip.json").write_text(json.dumps({**size, "quick_gelu": False}))
+    (tmp_path / "concepts.safetensors").rename(tmp_path / "vocabulary.safetensors")
+    files = {"CONCEPTS": tmp_path / "vocabulary.safetensors", "CLIP": tmp_path / "other" / "tiny_clip.json"}
+    cfg.merge_from_list(flat({f"MODEL.RALF.RAF.{key}": str(file) for key, file in files.items()}))
+    model = build_model(cfg)
+    encoder = TextEncoder(get_architecture(str(DATA / "tiny_clip.json")))
+    embedder = NameEmbedder(encoder, "tiny_clip", "cpu")
+    pack_detector(Pretrained(model, cfg, lambda: embedder), tmp_path / "packed", list(NAMES))
+    loaded = load_pretrained(str(tmp_path / "packed"), device="cpu").model
+    assert torch.equal(loaded.raf.concepts, model.raf.concepts)
+    assert not loaded.raf.clip.architecture.quick_gelu and loaded.text_space.clip == "tiny_clip"
+
+
+def test_a_clip_of_the_same_name_is_another_one(build, tmp_path):
+    size = json.loads((DATA / "tiny_clip.json").read_text())
+    (tmp_path / "tiny_clip.json").write_text(json.dumps({**size, "quick_gelu": False}))
+    _, model = build(EMBEDDING="crops", CLIP=tmp_path / "tiny_clip.json")
+    assert model.raf.clip.lang_encoder is not None
+    assert build(EMBEDDING="crops")[1].raf.clip.lang_encoder is None
+
+
+@pytest.mark.parametrize("mode", ["clip", "detector"])
+def test_a_detector_can_be_pickled_with_its_encodings(build, other_clip, mode):
+    _, model = build(EMBEDDING="crops", CLIP=other_clip, PIXEL_MODE=mode)
+    encodings = model.encode_images([image_input()])
+    found = model.detect(encodings[0], None, Selection())
+    copy, encoding = pickle.loads(pickle.dumps((model, encodings[0])))
+    again = copy.detect(encoding, None, Selection())
+    assert torch.equal(again.scores, found.scores)
+    twin = deepcopy(model)
+    for weight in twin.raf.clip.lang_encoder.parameters():
+        weight.data.zero_()
+    assert torch.equal(model.detect(encodings[0], None, Selection()).scores, found.scores)
+
+
+def test_a_detector_with_concepts_is_not_exported(build):
+    with pytest.raises(UserError, match="export: expected a detector without RAF"):
+        list(build()[1].export_parts())
+
+
+def test_boxes_that_are_not_finite_are_dropped(build):
+    _, model = build(EMBEDDING="crops", BOX_SOURCE="final")
+    model.roi_heads.box_predictor.keep_proposal_boxes = False
+    model.roi_heads.box_predictor.bbox_pred.bias.data[:] = float("nan")
+    (encoding,) = model.encode_images([image_input()])
+    assert len(model.detect(encoding, None, Selection())) == 0
+
+
+def test_the_fingerprint_of_a_detector_depends_on_its_concepts(build):
+    cfg, model = build()
+    same, other = deepcopy(model), deepcopy(model)
+    other.raf.concepts.copy_(other.raf.concepts.flip(0))
+    prints = [RegionCLIP(part, cfg, embedder=lambda: None).fingerprint for part in (model, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("fusion", ["scale", "prob_add"])
+@pytest.mark.parametrize("method", ["ralf", "lp_ovod"])
+def test_other_detectors_are_reweighted_by_a_literal_computation(method, fusion, tmp_path, embedding_file):
+    case = importlib.import_module(f"tests.methods.{method}.tiny")
+    names = parse_names(case.NAMES)
+    raf = RAF | {"MODEL.RALF.RAF.FUSION": fusion, "MODEL.RALF.RAF.TOPK": "2", "MODEL.RALF.RAF.EMBEDDING": "crops"}
+    raf |= {"MODEL.RALF.RAF.CLIP": str(DATA / "tiny_clip.json"), "DATASETS.TEST": "()"}
+    raf["MODEL.RALF.RAF.CONCEPTS"] = str(write_concepts(tmp_path / "concepts.safetensors"))
+    files = {case.EMBEDDINGS: embedding_file("conformance", case.CLASSES, 32, names)}
+    models = []
+    for changes in ({"DATASETS.TEST": "()"}, raf):
+        cfg = load_config(case.CONFIG, flat(case.OVERRIDES | files | changes))
+        check_config(cfg)
+        models.append(build_model(cfg).eval())
+        fill_deterministic(models[-1])
+    plain, model = models
+    (encoding,) = model.encode_images([image_input()], proposals=False)
+    embeddings = model.embed_regions(encoding, BOXES)
+    crops = CLIPPixels()(image_input()["image"], whole_pixels(BOXES.tensor, (96, 128)), 64)
+    known = model.configured_classes()
+    with torch.no_grad():
+        seen = F.normalize(model.raf.clip.backbone.embed_images(crops), dim=1)
+        augmented = model.raf.augmenter(seen, model.raf.concepts)
+        own = plain.embed_regions(plain.encode_images([image_input()], proposals=False)[0], BOXES)
+        before = plain.probabilities(own, None)
+        last = augmented @ model.predictor.background if method == "ralf" else torch.zeros(3)
+        cosines = keep_largest(torch.cat([known(augmented), last[:, None]], dim=1), 2)
+    torch.testing.assert_close(embeddings, torch.cat([own, augmented], dim=1), atol=1e-4, rtol=1e-3)
+    expected = FUSIONS[fusion](0.25)(before, cosines)
+    torch.testing.assert_close(model.probabilities(embeddings, None), expected, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(expected, before, atol=1e-3)
+
+
+def test_fusions_that_need_a_softmax_are_refused(embedding_file, tmp_path):
+    case = importlib.import_module("tests.methods.ralf.tiny")
+    concepts = write_concepts(tmp_path / "concepts.safetensors")
+    cfg = case.config(**{key.replace(".", "__"): value for key, value in RAF.items()})
+    cfg.merge_from_list(["MODEL.RALF.RAF.CONCEPTS", str(concepts)])
+    with pytest.raises(UserError, match=r"RAF.FUSION: expected scale or prob_add with DetPro"):
+        check_config(cfg)

@@ -37,7 +37,12 @@ OPTIONS = {
 def build(request, embedding_file):
     """Return what builds a tiny detector on a C4 backbone, or on an FPN."""
     embeddings = {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("centric", 5, 32, NAMES)}
-    small = {"MODEL.FPN.OUT_CHANNELS": "16", "MODEL.ROI_BOX_HEAD.FC_DIM": "32", "MODEL.ROI_HEADS.NUM_CLASSES": "5"}
+    small = {
+        "MODEL.MASK_ON": "False",
+        "MODEL.FPN.OUT_CHANNELS": "16",
+        "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
+        "MODEL.ROI_HEADS.NUM_CLASSES": "5",
+    }
 
     def make(**changes):
         other = {key.replace("__", "."): str(value) for key, value in changes.items()}
@@ -101,3 +106,11 @@ def test_it_is_for_inference_and_for_its_own_heads(build):
     cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "EnsembleROIHeads"])
     with pytest.raises(UserError, match=r"MODEL.ROI_HEADS.NAME: expected Res5ROIHeads or StandardROIHeads"):
         check_config(cfg)
+
+
+def test_detections_of_the_pyramid_have_masks(build, request):
+    if "coco" in request.node.name:
+        pytest.skip("the published detector of COCO has no masks")
+    _, model = build(MODEL__MASK_ON=True, MODEL__ROI_MASK_HEAD__CONV_DIM=16)
+    (result,) = model([image_input()])
+    assert result["instances"].pred_masks.shape == (len(result["instances"]), 192, 256)

@@ -36,11 +36,21 @@ def test_evaluation_with_concepts(recorded):
     assert cfg.MODEL.RALF.TEST_TEMPERATURE == 0.007 and pytest.approx(1 / 3) == cfg.MODEL.RALF.ENSEMBLE_EXPONENT
 
 
+def test_the_last_epoch_is_our_final_checkpoint(recorded, tmp_path):
+    (tmp_path / "model_final.pth").touch()
+    arguments = ["configs/ralf/ral.py", str(tmp_path / "epoch_20.pth"), "1", "--eval", "bbox", "segm"]
+    done, (call,) = recorded("tools/dist_test.sh", *arguments, "SOLVER.MAX_ITER", "7")
+    assert done.returncode == 0, done.stderr
+    cfg, _ = settings(call)
+    assert str(tmp_path / "model_final.pth") == cfg.MODEL.WEIGHTS and cfg.SOLVER.MAX_ITER == 7
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
         ("dist_train.sh", ["configs/ralf/ral.py"], "name config and number of GPUs"),
         ("dist_test.sh", ["configs/ralf/raf.py", "epoch_20.pth"], "name config, checkpoint and number of GPUs"),
+        ("dist_train.sh", [*TRAIN[:2], "--work-dir"], "name a folder after --work-dir"),
         ("dist_train.sh", ["configs/other.py", "1"], "unknown config configs/other.py"),
         ("dist_train.sh", [*TRAIN, "model.roi_head.other=1"], "unknown option model.roi_head.other=1"),
     ],

@@ -1,7 +1,10 @@
 """RAL in the training of RegionCLIP's detector: gradients, draws, resumption, several processes, bad input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -9,10 +12,18 @@ from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.checks import check_config
 from regionclip.config.training_checks import training_problems
+from regionclip.data.class_lists import parse_names
+from regionclip.data.datasets import builtin  # noqa: F401
+from regionclip.engine.class_names import are_same_labels
 from regionclip.errors import UserError
 from regionclip.modeling.build import build_model
 from regionclip.modeling.retrieval_augmentation.loss import HingeSettings, RetrievalAugmentedLoss
-from regionclip.modeling.retrieval_augmentation.negatives import NO_WORD, NegativeStore, read_negative_words
+from regionclip.modeling.retrieval_augmentation.negatives import (
+    NO_WORD,
+    NegativeStore,
+    read_negative_words,
+    write_negative_words,
+)
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 from tests.helpers.training import (
     assert_a_killed_training_ends_with_the_same_bits,
@@ -163,7 +174,7 @@ def other_width(world):
             r"the text encoder of .*, got RN50: class embeddings have a mean",
         ),
         (lambda world: {"CLASSES": "person,unicorn,dog"}, "negative words of each trained class, got none of unicorn"),
-        (lambda world: {"CLASSES": "person,car"}, "expected 3 names, one for each row of"),
+        (lambda world: {"CLASSES": "person,car"}, "expected 3 names, one for each row of .*, got 2 names: person, car"),
         (lambda world: {"NUM_SAMPLES": 0}, "NUM_SAMPLES: expected at least 1, got 0"),
     ],
 )
@@ -215,3 +226,68 @@ def test_detpro_trains_on_stored_regions_and_resumes_with_the_same_bits(world, t
     other = detpro_settings(world, MODEL__RALF__REGIONS=str(world))
     with pytest.raises(UserError, match="a folder of region features, got no index"):
         train(world, tmp_path / "bad", **other)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"MODEL__RALF__RAL__CLASSES": "dog,car,person"}, "MODEL.RALF.RAL.CLASSES"),
+        ({"MODEL__RALF__RAL__CLASSES": "person,car"}, "MODEL.RALF.RAL.CLASSES"),
+    ],
+)
+def test_labels_are_the_classes_of_the_dataset_in_their_order(world, overrides, key):
+    problems = list(training_problems(config(world, **overrides)))
+    assert [problem.what for problem in problems] == [key]
+    assert "in their order: person, car, dog" in problems[0].expected
+
+
+def test_labels_are_the_rows_of_named_embeddings_in_their_order(world):
+    rows = load_class_embeddings(world / "embeddings.pth")
+    Vocabulary(NAMES, rows, torch.arange(3)).save(world / "in_order.safetensors")
+    embeddings = {"MODEL__CLIP__TEXT_EMB_PATH": str(world / "in_order.safetensors")}
+    check_config(config(world, **embeddings))
+    with pytest.raises(UserError, match=r"expected 3 names, .*in its order, got 3 names: dog, car, person"):
+        check_config(config(world, **embeddings, MODEL__RALF__RAL__CLASSES="dog,car,person"))
+
+
+def test_a_store_of_other_weights_of_the_text_encoder_is_refused(world):
+    rows = load_class_embeddings(world / "embeddings.pth")
+    Vocabulary(NAMES, rows, torch.arange(3), text_weights="abc").save(world / "hashed.safetensors")
+    store = replace(read_negative_words(world / "store.safetensors"), text_weights="def")
+    write_negative_words(world / "hashed_store.safetensors", store)
+    files = {"MODEL__CLIP__TEXT_EMB_PATH": str(world / "hashed.safetensors")}
+    cfg = config(world, **files, MODEL__RALF__RAL__STORE=str(world / "hashed_store.safetensors"))
+    with pytest.raises(UserError, match=r"expected text weights abc, those of .*, got text weights def"):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("names", ["dog,car,person", "person,car"])
+def test_base_classes_of_detpro_are_those_of_the_dataset(world, names):
+    cfg = training_config(world, world / "unused", **detpro_settings(world, MODEL__RALF__BASE_CLASSES=names))
+    assert "MODEL.RALF.BASE_CLASSES" in [problem.what for problem in training_problems(cfg)]
+
+
+def test_names_of_lvis_are_those_of_its_dataset():
+    """Underscores and one other synonym do not count; classes at other places do."""
+    names, classes = parse_names("lvis866"), list(MetadataCatalog.get("lvis_v1_train").thing_classes)
+    assert are_same_labels(names, classes)
+    assert not are_same_labels([names[1], names[0], *names[2:]], classes)
+    assert not are_same_labels(names[:-1], classes)
+    assert not are_same_labels([f"other {name}" for name in names], classes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: replace(store, hard=torch.full_like(store.hard, 99)),
+        lambda store: replace(store, easy=torch.full_like(store.easy, -7)),
+        lambda store: replace(store, easy=store.easy.flip(1)),
+        lambda store: replace(store, hard=store.hard[:, :0]),
+        lambda store: replace(store, words=store.words * float("nan")),
+        lambda store: replace(store, names=store.names[:2]),
+    ],
+)
+def test_damaged_stores_are_one_error(world, tmp_path, change):
+    write_negative_words(tmp_path / "bad.safetensors", change(read_negative_words(world / "store.safetensors")))
+    with pytest.raises(UserError, match="lists that do not fit the words"):
+        read_negative_words(tmp_path / "bad.safetensors")

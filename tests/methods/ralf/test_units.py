@@ -42,6 +42,11 @@ def test_both_variances_sample_the_published_words(name, variance):
     assert kept.tolist() == UNITS[f"vocab/kept_{name}"].tolist()
 
 
+def test_the_similarity_is_that_of_the_text_features():
+    product = golden("vocab/class_features").float() @ golden("vocab/word_features").float().T
+    assert_close(product, "vocab/similarity", 1e-6)
+
+
 @pytest.mark.parametrize(("side", "largest"), [("hard", True), ("easy", False)])
 def test_retrieval_and_removal_of_hubs(side, largest):
     count, limit = int(UNITS["retrieval/M"]), int(UNITS["retrieval/hub_threshold"])

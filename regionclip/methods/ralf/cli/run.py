@@ -16,7 +16,7 @@ from regionclip.data.region_features.index import FeatureFolder
 from regionclip.engine.checkpoint.publishing import write_published
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import user_error
-from regionclip.files import atomic_write, write_json
+from regionclip.files import atomic_write, make_folder, write_json
 from regionclip.hub.pretrained import require_device
 from regionclip.methods.ralf import word_store
 from regionclip.methods.ralf.augmenter_training import (
@@ -37,6 +37,7 @@ def sample_words(args: Namespace) -> str:
     """Write the words that vary most."""
     if args.variance not in VARIANCES:
         raise user_error("--variance", " or ".join(VARIANCES), repr(args.variance), "choose one of them")
+    make_folder(args.output.parent, f"--output {args.output}")
     classes = _class_names(args.classes)
     words = word_store.read_words(args.words, classes)
     embedder = find_embedder(args)
@@ -49,6 +50,7 @@ def sample_words(args: Namespace) -> str:
 
 def build_store(args: Namespace) -> str:
     """Write the negative words of classes."""
+    make_folder(args.output.parent, f"--output {args.output}")
     classes = _class_names(args.classes)
     words = word_store.read_words(args.words, classes)
     store = word_store.build_store(classes, words, find_embedder(args), args.per_class, args.hub_classes)
@@ -111,6 +113,8 @@ def _parser(name: str) -> Parser:
 
 def import_concepts(args: Namespace) -> str:
     """Convert a published file of noun chunks."""
+    if args.output.suffix != ".pth":
+        raise user_error(f"{args.output}", "a name that ends in .pth", args.output.suffix or "none", "rename it")
     features = read_published_concepts(args.published)
     with atomic_write(args.output) as file:
         torch.save(features, file)
@@ -124,11 +128,12 @@ def train_augmenter(args: Namespace) -> str:
     settings = AugmenterSettings(
         **{name: getattr(args, name) for name in names}, concepts=args.per_region, regions=chosen
     )
+    device = require_device(args.device)
     with own_folder(args.output, f"--output {args.output}"):
         regions = read_regions(FeatureFolder(args.regions), chosen)
         dim = regions.embeddings.shape[1]
         concepts, classes = (load_concepts(getattr(args, name), dim, f"--{name}") for name in ("concepts", "classes"))
-        training = AugmenterTraining(regions, concepts, classes, settings, args.output, require_device(args.device))
+        training = AugmenterTraining(regions, concepts, classes, settings, args.output, device)
         metrics = training.run()
     print(json.dumps(metrics))
     return f"{training.steps} steps on {len(regions.embeddings)} regions, weights in {args.output / WEIGHTS_FILE}"
