@@ -50,10 +50,8 @@ def main() -> None:
     results = {"words": [study.evaluate(study.words)]}
     for count in map(int, args.counts.split(",")):
         drawn = [study.draw(count, seed) for seed in range(args.seeds)]
-        results[f"{count} examples"] = [study.evaluate(study.with_examples(part, together=False)) for part in drawn]
-        results[f"words and {count} examples"] = [
-            study.evaluate(study.with_examples(part, together=True)) for part in drawn
-        ]
+        for name, together in ((f"{count} examples", False), (f"words and {count} examples", True)):
+            results[name] = [study.evaluate(study.with_examples(part, together=together)) for part in drawn]
     rows = [
         [name, *(_spread([part[split] for part in parts]) for split in ("novel", "base"))]
         for name, parts in results.items()
@@ -89,7 +87,7 @@ class Study:
                 example = Example(files[annotation["image_id"]], (x, y, x + width, y + height))
                 self.examples[names[annotation["category_id"]]].append(example)
         self.named = sorted(self.examples)
-        self.words = detector.set_vocabulary([name for name in names.values()], background=None)
+        self.words = detector.set_vocabulary(list(names.values()), background=None)
         self.center = self._center(list(files.values()))
         self.encodings = [self._encode(image) for image in progress_bar(self.tested, unit="image")]
 

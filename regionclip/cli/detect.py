@@ -84,7 +84,7 @@ def detect(
 
     regionclip detect street.mp4 --words "car, bus" --every 5
 
-    regionclip detect yard/ --words "person" --example pallet=photo.jpg:40,60,200,120
+    regionclip detect photos/ --words "person" --example pallet=photo.jpg:40,30,60,50
 
     find . -name "*.jpg" | regionclip detect - --words "cat" --json
     """
