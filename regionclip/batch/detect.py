@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from regionclip.batch.crops import write_crops
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
+from regionclip.batch.formats import FORMATS
 from regionclip.batch.report import write_report
 from regionclip.batch.results import as_coco, as_detections, as_result
 from regionclip.batch.video import VideoWriter
@@ -61,6 +63,10 @@ class DetectOptions:
     """Write images with drawn detections."""
     report: bool = True
     """Write an HTML report."""
+    formats: tuple[str, ...] = ()
+    """Further ones, keys of `batch.formats.FORMATS`."""
+    crops: bool = False
+    """Write an image of each detection."""
     batch: int = 1
     """Images encoded at once. Several are padded to the largest, which slightly changes their detections."""
     matte: str = WHITE
@@ -108,6 +114,8 @@ def detect(
         journal.require_own()
         report = _detect(detector, files, output, options, boxes, journal)
         write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
+        for name in options.formats:
+            FORMATS[name](report.results, detector.vocabulary.names, output)
         if options.report:
             write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
         journal.remove()
@@ -247,6 +255,8 @@ class _FileRun:
         if drawn is not None:
             result["drawn"] = self._draw(drawn)
         result["thumbnail"] = self._thumbnail(frame) if self.run.options.report else ""
+        if self.run.options.crops:
+            write_crops(result, frame.pixels, self.run.output)
         self.run.journal.append([result])
 
     def _draw(self, found: Detections) -> str:

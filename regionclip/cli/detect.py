@@ -63,6 +63,10 @@ def detect(
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
     drawings: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    formats: Annotated[
+        str, typer.Option("--format", help="Also write yolo, voc, label-studio, csv; coco is always written.")
+    ] = "coco",
+    crops: Annotated[bool, typer.Option("--crops", help="Write an image of each detection.")] = False,
     model: shared.Model = "",
     yes: shared.Yes = False,
     verbose: shared.Verbose = False,
@@ -99,6 +103,7 @@ def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
     from regionclip.batch.detect import DetectOptions
     from regionclip.batch.detect import detect as detect_all
+    from regionclip.batch.formats import parse_formats
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
@@ -108,6 +113,7 @@ def run(args: Namespace) -> int:
     from regionclip.limits import require_limits
 
     require_color(args.matte)
+    formats = parse_formats(args.formats)
     left_out = LeftOut()
     files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
@@ -124,7 +130,11 @@ def run(args: Namespace) -> int:
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
         *(threshold, args.topk, args.top_words, args.per_class, args.every),
-        *(args.drawings, args.report, args.batch, args.matte),
+        *(args.drawings, args.report),
+        formats=formats,
+        crops=args.crops,
+        batch=args.batch,
+        matte=args.matte,
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     found = detect_all(detector, files, args.output, options, given)

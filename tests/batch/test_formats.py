@@ -1,0 +1,147 @@
+"""Detections in the formats of other tools, read back by these tools' own readers or by literal ones."""
+
+import csv
+import json
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from regionclip.batch.formats import FORMATS, label_names, parse_formats
+from regionclip.errors import UserError
+from tests.helpers.paths import DATA
+
+PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+WORDS = ["traffic light", "köttbulle, fried", "cat"]
+
+
+def results_of(names, seed=0):
+    """Return results with random boxes, as a run has them."""
+    dice = np.random.default_rng(seed)
+    results = []
+    for number, name in enumerate(names):
+        width, height = 160 + 7 * number, 120
+        corners = dice.uniform(0, [width - 20, height - 20], (3, 2))
+        boxes = np.concatenate([corners, corners + dice.uniform(2, 18, (3, 2))], axis=1)
+        found = [
+            {"word": WORDS[i], "class_id": i, "score": float(dice.uniform()), "box": box.tolist()}
+            for i, box in enumerate(boxes)
+        ]
+        about = {"image_id": f"{name}#0", "file": f"/images/{name}", "width": width, "height": height}
+        results.append({**about, "detections": found if number else []})
+    return results
+
+
+def test_yolo_labels_have_the_boxes_and_names(tmp_path):
+    results = results_of(["a.jpg", "b.jpg", "c.png"])
+    folder = FORMATS["yolo"](results, WORDS, tmp_path)
+    assert yaml.safe_load((folder / "data.yaml").read_text())["names"] == dict(enumerate(WORDS))
+    assert (folder / "labels" / "a.txt").read_text() == ""
+    for result in results[1:]:
+        name = result["image_id"].split(".")[0]
+        rows = [list(map(float, line.split())) for line in (folder / "labels" / f"{name}.txt").read_text().splitlines()]
+        for (number, cx, cy, w, h), found in zip(rows, result["detections"], strict=True):
+            size = np.array([result["width"], result["height"]] * 2)
+            box = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]) * size
+            assert number == found["class_id"]
+            np.testing.assert_allclose(box, found["box"], atol=1e-3)
+
+
+def test_voc_files_have_whole_pixels_from_one(tmp_path):
+    results = results_of(["a.jpg", "b.jpg"])
+    folder = FORMATS["voc"](results, WORDS, tmp_path)
+    root = ElementTree.parse(folder / "b.xml").getroot()
+    assert root.findtext("filename") == "b.jpg" and root.findtext("size/width") == str(results[1]["width"])
+    for entry, found in zip(root.findall("object"), results[1]["detections"], strict=True):
+        x1, y1, x2, y2 = (int(entry.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        assert entry.findtext("name") == found["word"]
+        np.testing.assert_allclose([x1 - 1, y1 - 1, x2, y2], found["box"], atol=0.51)
+    assert ElementTree.parse(folder / "a.xml").getroot().findall("object") == []
+
+
+def test_label_studio_has_percent_of_the_image(tmp_path):
+    results = results_of(["a.jpg", "b.jpg"])
+    tasks = json.loads(FORMATS["label-studio"](results, WORDS, tmp_path).read_text())
+    assert [task["data"]["image"] for task in tasks] == ["/images/a.jpg", "/images/b.jpg"]
+    (prediction,) = tasks[1]["predictions"]
+    for region, found in zip(prediction["result"], results[1]["detections"], strict=True):
+        value, width, height = region["value"], region["original_width"], region["original_height"]
+        first = np.array([value["x"] * width, value["y"] * height]) / 100
+        size = np.array([value["width"] * width, value["height"] * height]) / 100
+        np.testing.assert_allclose([*first, *(first + size)], found["box"], atol=1e-3)
+        assert value["rectanglelabels"] == [found["word"]] and region["type"] == "rectanglelabels"
+        assert (region["from_name"], region["to_name"], region["score"]) == ("label", "image", found["score"])
+
+
+def test_csv_has_a_row_for_each_detection(tmp_path):
+    results = results_of(["a.jpg", "b.jpg", "c.jpg"])
+    with FORMATS["csv"](results, WORDS, tmp_path).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    expected = [(result["file"], found) for result in results for found in result["detections"]]
+    for row, (file, found) in zip(rows, expected, strict=True):
+        assert (row["file"], row["word"], int(row["class_id"])) == (file, found["word"], found["class_id"])
+        assert [float(row[key]) for key in ("x1", "y1", "x2", "y2")] == found["box"]
+        assert float(row["score"]) == found["score"]
+
+
+def test_supervision_reads_yolo_and_voc(tmp_path):
+    supervision = pytest.importorskip("supervision")
+    results = results_of(["a.jpg", "b.jpg", "c.png"])
+    images = tmp_path / "images"
+    images.mkdir()
+    for result in results:
+        Image.new("RGB", (result["width"], result["height"])).save(images / result["image_id"].removesuffix("#0"))
+    yolo, voc = (FORMATS[name](results, WORDS, tmp_path) for name in ("yolo", "voc"))
+    read = {
+        "yolo": supervision.DetectionDataset.from_yolo(str(images), str(yolo / "labels"), str(yolo / "data.yaml")),
+        "voc": supervision.DetectionDataset.from_pascal_voc(str(images), str(voc)),
+    }
+    for name, tolerance in (("yolo", 1e-3), ("voc", 0.51)):
+        dataset = read[name]
+        for path, _, annotations in dataset:
+            result = next(part for part in results if path.endswith(part["image_id"].removesuffix("#0")))
+            boxes = np.array([found["box"] for found in result["detections"]]).reshape(-1, 4)
+            np.testing.assert_allclose(annotations.xyxy, boxes, atol=tolerance)
+            names = [dataset.classes[number] for number in annotations.class_id]
+            assert names == [found["word"] for found in result["detections"]]
+
+
+def test_label_files_have_unique_names():
+    results = results_of(["a.jpg", "a.png", "deep/b.jpg", "clip.mp4", "clip.mp4"])
+    for number in (3, 4):
+        results[number] |= {"image_id": f"clip.mp4#{number}", "frame": number}
+    assert label_names(results) == ["a.jpg", "a.png", "deep/b", "clip.3", "clip.4"]
+
+
+def test_unknown_formats_are_one_error():
+    assert parse_formats("coco, yolo,csv,yolo") == ("yolo", "csv")
+    with pytest.raises(UserError, match="expected coco, yolo, voc, label-studio, csv, with commas, got tfrecord"):
+        parse_formats("coco,tfrecord")
+
+
+def test_the_command_writes_formats_and_crops(command, detector_folder, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for photo in PHOTOS[:2]:
+        shutil.copy(photo, tmp_path / "photos")
+    given = ["photos", "--model", detector_folder, "--device", "cpu", "--words", "cat,traffic cone", "--topk", 3]
+    given += ["--threshold", 0, "--background", "none", "--format", "coco,yolo,voc,label-studio,csv", "--crops"]
+    code, _, error = command("detect", *given, "--output", "found", "--json")
+    assert code == 0, error
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    with (tmp_path / "found" / "detections.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(found["annotations"]) == 6
+    for photo in PHOTOS[:2]:
+        assert len((tmp_path / "found" / "yolo" / "labels" / f"{photo.stem}.txt").read_text().splitlines()) == 3
+        assert len(ElementTree.parse(tmp_path / "found" / "voc" / f"{photo.stem}.xml").findall("object")) == 3
+    crops = sorted((tmp_path / "found" / "crops").rglob("*.jpg"))
+    assert len(crops) == 6 and {crop.parent.name for crop in crops} <= {"cat", "traffic cone"}
+    width, height = found["annotations"][0]["bbox"][2:]
+    photo = next(image for image in found["images"] if image["id"] == found["annotations"][0]["image_id"])
+    word = found["categories"][found["annotations"][0]["category_id"] - 1]["name"]
+    with Image.open(tmp_path / "found" / "crops" / word / f"{photo['file_name'].rpartition('/')[2]}_0.jpg") as crop:
+        assert abs(crop.width - width) <= 2 and abs(crop.height - height) <= 2
+    code, _, error = command("detect", *given[:-3], "--format", "yolov8", "--output", "other")
+    assert code == 2 and "--format: expected coco, yolo" in error and not (tmp_path / "other").exists()
