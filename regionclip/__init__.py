@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from regionclip.config.loading import load_config
     from regionclip.detections import Detections
     from regionclip.inference.examples import Example
+    from regionclip.inference.slices import Slices
     from regionclip.inference.vocabularies import VocabularyOptions
     from regionclip.predictor import RegionCLIP
 
 __version__ = "0.2.0"
 
-__all__ = ["Detections", "Example", "RegionCLIP", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
+__all__ = ["Detections", "Example", "RegionCLIP", "Slices", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
 
 _HOMES = {
     "Detections": "regionclip.detections",
     "Example": "regionclip.inference.examples",
     "RegionCLIP": "regionclip.predictor",
+    "Slices": "regionclip.inference.slices",
     "Vocabulary": "regionclip.clip.vocabulary",
     "VocabularyOptions": "regionclip.inference.vocabularies",
     "get_cfg": "regionclip.config.keys",

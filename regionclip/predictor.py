@@ -40,6 +40,7 @@ from regionclip.hub.pretrained import load_pretrained
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.inference.encoded_image import EncodedImage, image_key
 from regionclip.inference.examples import Examples, embed_examples, join_examples
+from regionclip.inference.slices import Slices, detect_in_slices, merge
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
@@ -288,6 +289,7 @@ class RegionCLIP:
         words_per_box: int = 0,
         per_class: bool = False,
         embeddings: bool = False,
+        slices: Slices | None = None,
     ) -> Detections:
         """Detect objects of the vocabulary's classes in the image, or classify user boxes.
 
@@ -301,6 +303,7 @@ class RegionCLIP:
             per_class: suppress duplicates only within each class, as published, so that a box can
                 have several classes; else each object keeps its best class.
             embeddings: return the region embeddings.
+            slices: also detect in tiles of the image, for small objects. Not for user boxes.
 
         Raises:
             UserError: no image, no vocabulary, or invalid boxes.
@@ -315,9 +318,17 @@ class RegionCLIP:
             found = self._classify(image, check_boxes(boxes, image.size), threshold or 0.0)
         else:
             own = None if threshold is None else self._scale.own(threshold)
-            found = self.model.detect(image.encoding, self._classifier, Selection(own, topk, per_class))
+            selection = Selection(own, topk, per_class)
+            found = self._detect(image, selection) if slices is None else self._slice(image, selection, slices)
             found.scores = self._scale.shown(found.scores)
         return self._detections(image, found, words_per_box, embeddings)
+
+    def _detect(self, image: EncodedImage, selection: Selection) -> Instances:
+        return self.model.detect(image.encoding, self._classifier, selection)
+
+    def _slice(self, image: EncodedImage, selection: Selection, slices: Slices) -> Instances:
+        found = detect_in_slices(image, slices, lambda each: self._detect(each, selection))
+        return merge(found, self.cfg, selection)
 
     def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
         vocabulary = make_vocabulary(words, lambda: self.embedder, options, self._published_suffix)

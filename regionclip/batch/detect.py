@@ -33,6 +33,7 @@ from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
 from regionclip.fingerprints import file_state, fingerprint
 from regionclip.inference.encoded_image import EncodedImage
+from regionclip.inference.slices import Slices
 from regionclip.predictor import RegionCLIP
 from regionclip.progress import progress_bar
 
@@ -71,6 +72,8 @@ class DetectOptions:
     """Images encoded at once. Several are padded to the largest, which slightly changes their detections."""
     matte: str = WHITE
     """Color behind transparent pixels."""
+    slices: Slices | None = None
+    """Also detect in tiles."""
 
 
 @dataclass
@@ -246,6 +249,7 @@ class _FileRun:
                 topk=options.topk,
                 words_per_box=options.words_per_box,
                 per_class=options.per_class,
+                slices=options.slices,
             )
         except UserError as error:
             raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error

@@ -55,6 +55,9 @@ def detect(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Let a box come with several words, as published.")
     ] = False,
+    slices: Annotated[
+        str, typer.Option(metavar="SIDE:OVERLAP", help="Also detect in tiles, for small objects: 640:0.2.")
+    ] = "",
     every: Annotated[int, typer.Option(min=1, help="Use every N-th frame of a video.")] = 1,
     batch: Annotated[
         int, typer.Option(min=1, help="Images encoded at once; more than 1 is for GPUs, and changes the last digits.")
@@ -110,10 +113,11 @@ def run(args: Namespace) -> int:
     from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.hub.default import DefaultModel, default_or_offer
+    from regionclip.inference.slices import Slices
     from regionclip.limits import require_limits
 
     require_color(args.matte)
-    formats = parse_formats(args.formats)
+    formats, slices = parse_formats(args.formats), Slices.parse(args.slices)
     left_out = LeftOut()
     files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
@@ -135,6 +139,7 @@ def run(args: Namespace) -> int:
         crops=args.crops,
         batch=args.batch,
         matte=args.matte,
+        slices=slices,
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     found = detect_all(detector, files, args.output, options, given)

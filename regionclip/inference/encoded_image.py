@@ -25,7 +25,7 @@ class EncodedImage:
         self.pixels, self.key = pixels, key
         self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.model = model
-        self._input = mapper.map_pixels(pixels)
+        self._mapper, self._input = mapper, mapper.map_pixels(pixels)
         height, width = self._input["image"].shape[1:]
         self.network_size: tuple[int, int] = (height, width)
 
@@ -39,6 +39,11 @@ class EncodedImage:
     def is_photograph(self) -> bool:
         """Whether it is evidently one."""
         return is_photograph(self.pixels)
+
+    def part(self, x1: int, y1: int, x2: int, y2: int) -> EncodedImage:
+        """Return a part of the image, in whole pixels, as an image of its own."""
+        pixels = np.ascontiguousarray(self.pixels[y1:y2, x1:x2])
+        return EncodedImage(self.model, pixels, self._mapper, f"{self.key} {x1} {y1} {x2} {y2}")
 
     @property
     def scale(self) -> Tensor:
