@@ -3,7 +3,7 @@
 
 Each image is a mosaic of 3 x 3 scenes, which the detector resizes to about the size of one scene.
 
-python benchmarks/slices.py [--model emoji] --images val/ --annotations val.json [--mosaics 12] [--slices 448:0.2] [--json]
+python benchmarks/slices.py [--model emoji] --images val/ --annotations val.json [--mosaics 12] [--slices 448:0.2]
 """
 
 from __future__ import annotations
