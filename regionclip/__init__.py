@@ -13,11 +13,22 @@ if TYPE_CHECKING:
     from regionclip.inference.examples import Example
     from regionclip.inference.slices import Slices
     from regionclip.inference.vocabularies import VocabularyOptions
+    from regionclip.integrations.transformers import pipeline
     from regionclip.predictor import RegionCLIP
 
 __version__ = "0.2.0"
 
-__all__ = ["Detections", "Example", "RegionCLIP", "Slices", "Vocabulary", "VocabularyOptions", "get_cfg", "load_config"]
+__all__ = [
+    "Detections",
+    "Example",
+    "RegionCLIP",
+    "Slices",
+    "Vocabulary",
+    "VocabularyOptions",
+    "get_cfg",
+    "load_config",
+    "pipeline",
+]
 
 _HOMES = {
     "Detections": "regionclip.detections",
@@ -28,6 +39,7 @@ _HOMES = {
     "VocabularyOptions": "regionclip.inference.vocabularies",
     "get_cfg": "regionclip.config.keys",
     "load_config": "regionclip.config.loading",
+    "pipeline": "regionclip.integrations.transformers",
 }
 
 

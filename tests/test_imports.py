@@ -23,6 +23,7 @@ LAYERS = {
     "methods": ("engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "inference": ("methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "hub": ("inference", "methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
+    "integrations": ("predictor", "inference"),
     "batch": ("predictor", "detections", "drawing", "hub", "inference", "engine", "modeling", "data", "config", "clip"),
 }
 """What each package may import beside itself and the modules of BASE."""
