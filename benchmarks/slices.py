@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
     content = json.loads(args.annotations.read_text())
-    pictures, truth = make_mosaics(content, args.images, args.mosaics)
+    photos, truth = make_mosaics(content, args.images, args.mosaics)
     detector = RegionCLIP.from_pretrained(args.model)
     detector.set_vocabulary([category["name"] for category in content["categories"]], background=None)
     results = {}
     for name, slices in (("whole image", None), (f"tiles {args.slices}", Slices.parse(args.slices))):
-        results[name] = evaluate(detector, pictures, truth, slices)
+        results[name] = evaluate(detector, photos, truth, slices)
         print(f"{name}: AP50 {results[name]['AP50']:.1f}, {results[name]['seconds']:.2f} s an image")
     if args.json:
         print(json.dumps({"mosaics": args.mosaics, "scenes": SIDE * SIDE, "results": results}))
@@ -69,14 +69,14 @@ def make_mosaics(content: dict[str, Any], folder: Path, count: int) -> tuple[lis
 
 
 def evaluate(
-    detector: RegionCLIP, pictures: list[Image.Image], truth: dict[str, Any], slices: Slices | None
+    detector: RegionCLIP, photos: list[Image.Image], truth: dict[str, Any], slices: Slices | None
 ) -> dict[str, float]:
     """Return AP50, and the seconds of an image."""
     ids = {same_to_clip(category["name"]): category["id"] for category in truth["categories"]}
     results, seconds = [], 0.0
-    for number, picture in enumerate(pictures):
+    for number, photo in enumerate(photos):
         start = time.perf_counter()
-        detector.set_image(picture)
+        detector.set_image(photo)
         found = detector.predict(threshold=0.0, topk=100, per_class=True, slices=slices)
         seconds += time.perf_counter() - start
         detector.forget_images()
@@ -86,7 +86,7 @@ def evaluate(
             results.append({"image_id": number, "category_id": category, "bbox": box, "score": float(score)})
     _, precisions = evaluate_with_faster_coco_eval(truth, results, "bbox")
     ap50 = mean_ap50(precisions, range(len(truth["categories"])))
-    return {"AP50": ap50, "seconds": seconds / len(pictures)}
+    return {"AP50": ap50, "seconds": seconds / len(photos)}
 
 
 if __name__ == "__main__":
