@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from regionclip.clip.embedder import NameEmbedder
-from regionclip.clip.vocabulary import Vocabulary
+from regionclip.clip.vocabulary import TEXT, Vocabulary
 from regionclip.data.images import WHITE, read_image, to_rgb_pixels
 from regionclip.data.test_loader import TestMapper
 from regionclip.data.user_boxes import check_boxes
@@ -39,7 +39,7 @@ from regionclip.fingerprints import config_texts
 from regionclip.hub.pretrained import load_pretrained
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.inference.encoded_image import EncodedImage, image_key
-from regionclip.inference.examples import Examples, embed_examples, join_examples
+from regionclip.inference.examples import Examples, add_examples, require_supported
 from regionclip.inference.slices import Slices, detect_in_slices, merge
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary
 from regionclip.isolation import with_own_settings
@@ -226,6 +226,7 @@ class RegionCLIP:
             raise user_error("vocabulary", "at least one word", "none", 'name some, such as ["cat", "dog"]')
         self.model.require_names(vocabulary.names)
         if others is not None:
+            vocabulary.require_text_space()
             known = [word for group in vocabulary.synonyms or ((name,) for name in vocabulary.names) for word in group]
             others = others.without(known)
         self.background = others
@@ -312,6 +313,8 @@ class RegionCLIP:
             raise user_error("image", "one to look at", "none", "call set_image(image) first")
         image, words = next(reversed(self._images.values())), self.vocabulary
         require_limits(threshold, topk, words_per_box, len(words), with_boxes=boxes is not None)
+        if slices is not None and boxes is not None:
+            raise user_error("slices", "none with user boxes, which are given", str(slices), "leave out one of them")
         topk, words_per_box = None if topk is None else whole_number(topk), int(words_per_box)
         threshold = None if threshold is None else float(threshold)
         if boxes is not None:
@@ -327,8 +330,10 @@ class RegionCLIP:
         return self.model.detect(image.encoding, self._classifier, selection)
 
     def _slice(self, image: EncodedImage, selection: Selection, slices: Slices) -> Instances:
-        found = detect_in_slices(image, slices, lambda each: self._detect(each, selection))
-        return merge(found, self.cfg, selection)
+        if len(slices.tiles(image.size)) == 1:
+            return self._detect(image, selection)
+        every = replace(selection, topk=None)  # boxes that edges cut take no place of others
+        return merge(detect_in_slices(image, slices, lambda each: self._detect(each, every)), self.cfg, selection)
 
     def _make(self, words: Words, options: VocabularyOptions) -> Vocabulary:
         vocabulary = make_vocabulary(words, lambda: self.embedder, options, self._published_suffix)
@@ -344,10 +349,11 @@ class RegionCLIP:
     def _with_examples(
         self, words: Words, options: VocabularyOptions, examples: Examples, *, has_text: bool
     ) -> Vocabulary:
-        has_words = isinstance(words, str | Path | Vocabulary) or bool(words)
+        require_supported(self.model, self.cfg)
+        has_words = isinstance(words, str | Path | Vocabulary) or len(words) > 0
         of_words = self._make(words, options) if has_words else None
-        found = embed_examples(examples, self.prepare_image)
-        joined = join_examples(of_words, found, self._text_center if has_text or of_words is not None else None)
+        center = self._text_center if has_text or (of_words is not None and of_words.space == TEXT) else None
+        joined = add_examples(of_words, examples, center, self.prepare_image, self.cfg)
         return replace(joined, model=joined.model or self.model.text_space.clip)
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regionclip.batch.crops import write_crops
+from regionclip.batch.crops import CROPS, write_crops
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
+from regionclip.batch.file_names import forget_files, note_files, short
 from regionclip.batch.formats import FORMATS
 from regionclip.batch.report import write_report
 from regionclip.batch.results import as_coco, as_detections, as_result
@@ -41,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE, DRAWINGS, VIDEOS, REPORT_FILE = "detections.json", "drawings", "videos", "report.html"
 """Output files and folders of a run."""
-
-LONGEST_NAME = 200
-"""Maximum file name length in bytes."""
 
 DRAWN_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 """Formats that drawn images keep; others become PNG with .png appended to the name."""
@@ -115,8 +112,12 @@ def detect(
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
         journal.require_own()
+        if options.crops and not journal.finished():
+            forget_files(output / CROPS)
         report = _detect(detector, files, output, options, boxes, journal)
         write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
+        crops = [found["crop"] for result in report.results for found in result["detections"] if "crop" in found]
+        note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
         for name in options.formats:
             FORMATS[name](report.results, detector.vocabulary.names, output)
         if options.report:
@@ -305,26 +306,18 @@ def drawn_names(files: Sequence[ImageFile]) -> dict[str, str]:
     names = {}
     for file in files:
         if file.is_video:
-            names[file.name] = f"{VIDEOS}/{_short(file.name, '.mp4')}"
+            names[file.name] = f"{VIDEOS}/{short(file.name, '.mp4')}"
             continue
         name = f"{DRAWINGS}/{file.name}"
         while Path(name).suffix.lower() not in DRAWN_AS or (name in taken and name != f"{DRAWINGS}/{file.name}"):
-            name = f"{DRAWINGS}/{_short(name.removeprefix(f'{DRAWINGS}/'), '.png')}"
+            name = f"{DRAWINGS}/{short(name.removeprefix(f'{DRAWINGS}/'), '.png')}"
         taken.add(name)
         names[file.name] = name
     return names
 
 
 def _thumbnail_name(file: ImageFile, frame: int = 0) -> str:
-    return f"thumbnails/{_short(file.name, f'.{frame}.jpg')}"
-
-
-def _short(name: str, ending: str) -> str:
-    """Return a name with an extension; the last part of a very long one becomes a hash, due to file system limits."""
-    path = Path(name)
-    if len(os.fsencode(path.name + ending)) > LONGEST_NAME:
-        path = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest())
-    return path.as_posix() + ending
+    return f"thumbnails/{short(file.name, f'.{frame}.jpg')}"
 
 
 def _fingerprint(
@@ -333,7 +326,8 @@ def _fingerprint(
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
 ) -> str:
-    parts: list[Any] = [detector.fingerprint, asdict(options), boxes]
+    # Formats are written from the results of a run, whatever they are.
+    parts: list[Any] = [detector.fingerprint, asdict(replace(options, formats=())), boxes]
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,11 +12,15 @@ from xml.etree import ElementTree
 
 import yaml
 
+from regionclip.batch.file_names import forget_files, note_files, short, unique_names
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, write_json
 
 Results = Sequence[dict[str, Any]]
 """Of each image or video frame, as `batch.results.as_result` returns them."""
+
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot have."""
 
 YOLO_FOLDER, VOC_FOLDER, LABEL_STUDIO_FILE, CSV_FILE = "yolo", "voc", "label_studio.json", "detections.csv"
 
@@ -27,24 +31,27 @@ def write_yolo(results: Results, words: Sequence[str], output: Path) -> Path:
     A line is class, center and size as fractions of the image. Scores are left out: readers take longer lines for
     polygons.
     """
-    folder = output / YOLO_FOLDER
-    for result, name in zip(results, label_names(results), strict=True):
+    folder, names = output / YOLO_FOLDER, label_names(results, ".txt")
+    forget_files(folder)
+    for result, name in zip(results, names, strict=True):
         lines = []
         for found in result["detections"]:
-            x1, y1, x2, y2 = found["box"]
             width, height = result["width"], result["height"]
+            x1, y1, x2, y2 = _inside(found["box"], width, height)
             box = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
             lines.append(f"{found['class_id']} {' '.join(f'{number:.9g}' for number in box)}\n")
-        _write(folder / "labels" / f"{name}.txt", "".join(lines))
-    content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(words))}
+        _write(folder / "labels" / name, "".join(lines))
+    note_files(folder, [f"labels/{name}" for name in names])
+    content = {"train": "images", "val": "images", "names": dict(enumerate(words))}
     _write(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return folder
 
 
 def write_voc(results: Results, words: Sequence[str], output: Path) -> Path:
     """Write `voc/NAME.xml` for each image, with whole pixels counted from 1, as in Pascal VOC."""
-    folder = output / VOC_FOLDER
-    for result, name in zip(results, label_names(results), strict=True):
+    folder, names = output / VOC_FOLDER, label_names(results, ".xml")
+    forget_files(folder)
+    for result, name in zip(results, names, strict=True):
         root = ElementTree.Element("annotation")
         file = PurePosixPath(Path(result["file"]).as_posix())
         for tag, text in (("folder", file.parent.name), ("filename", file.name), ("path", str(file))):
@@ -53,19 +60,22 @@ def write_voc(results: Results, words: Sequence[str], output: Path) -> Path:
         for tag, number in (("width", result["width"]), ("height", result["height"]), ("depth", 3)):
             ElementTree.SubElement(size, tag).text = str(number)
         for found in result["detections"]:
-            _add_object(root, found)
+            _add_object(root, found, result["width"], result["height"])
+        for element in root.iter():
+            element.text = element.text and _NOT_IN_XML.sub("\ufffd", element.text)
         ElementTree.indent(root)
-        _write(folder / f"{name}.xml", ElementTree.tostring(root, encoding="unicode"))
+        _write(folder / name, ElementTree.tostring(root, encoding="unicode"))
+    note_files(folder, names)
     return folder
 
 
-def _add_object(root: ElementTree.Element, found: dict[str, Any]) -> None:
+def _add_object(root: ElementTree.Element, found: dict[str, Any], width: int, height: int) -> None:
     entry = ElementTree.SubElement(root, "object")
     for tag, text in (("name", found["word"]), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
         ElementTree.SubElement(entry, tag).text = text
     ElementTree.SubElement(entry, "score").text = f"{found['score']:.6g}"
-    x1, y1, x2, y2 = found["box"]
-    first = round(x1 + 1), round(y1 + 1)
+    x1, y1, x2, y2 = _inside(found["box"], width, height)
+    first = min(round(x1 + 1), width), min(round(y1 + 1), height)
     # The last pixel of the box is its far edge, counted from 1.
     corners = (*first, max(round(x2), first[0]), max(round(y2), first[1]))
     box = ElementTree.SubElement(entry, "bndbox")
@@ -128,21 +138,25 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name != "coco"))
 
 
-def label_names(results: Results) -> list[str]:
-    """Return the unique name of the label file of each result, without extension, relative to its folder.
+def label_names(results: Results, ending: str = "") -> list[str]:
+    """Return the unique name of the label file of each result, relative to its folder.
 
-    That is the name of the image without its extension, with sub-folders; the whole name if another image has the same,
-    and with the number of the frame for videos.
+    That is the name of the image, with sub-folders, without its extension if no other image has the same, and with the
+    number of the frame for videos.
     """
-    names = []
-    for result in results:
-        name, _, frame = result["image_id"].rpartition("#")
-        names.append((PurePosixPath(name), f".{frame}" if "frame" in result else ""))
-    stems = [f"{name.with_suffix('')}{frame}" for name, frame in names]
-    counts = Counter(stems)
-    return [stem if counts[stem] == 1 else f"{name}{frame}" for stem, (name, frame) in zip(stems, names, strict=True)]
+    names = [(result["image_id"].rpartition("#")[0], _frame(result)) for result in results]
+    return [short(name, ending) for name in unique_names(names)]
+
+
+def _frame(result: dict[str, Any]) -> str:
+    return f".{result['frame']}" if "frame" in result else ""
+
+
+def _inside(box: Sequence[float], width: int, height: int) -> list[float]:
+    """Return a box clipped to the image."""
+    return [min(max(edge, 0.0), float(limit)) for edge, limit in zip(box, (width, height) * 2, strict=True)]
 
 
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))  # names of files need not be UTF-8

@@ -6,7 +6,6 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from regionclip import RegionCLIP
     from regionclip.batch.detect import DetectReport
     from regionclip.data.image_listing import LeftOut
+    from regionclip.inference.examples import Examples
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +113,14 @@ def run(args: Namespace) -> int:
     from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.hub.default import DefaultModel, default_or_offer
+    from regionclip.inference.examples import parse_examples
     from regionclip.inference.slices import Slices
     from regionclip.limits import require_limits
 
     require_color(args.matte)
     formats, slices = parse_formats(args.formats), Slices.parse(args.slices)
+    examples = parse_examples(args.example, args.matte)
+    require_options(args)
     left_out = LeftOut()
     files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
     given = read_boxes(args.boxes) if args.boxes else None
@@ -128,9 +131,7 @@ def run(args: Namespace) -> int:
         agreed=args.yes,
     )
     logger.info("Detector %s%s", chosen.name, f": {chosen.reason}" if chosen.reason else "")
-    choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms, args.example)
-    if args.save_vocabulary:
-        detector.vocabulary.save(args.save_vocabulary)
+    choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms, examples)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
     options = DetectOptions(
         *(threshold, args.topk, args.top_words, args.per_class, args.every),
@@ -142,11 +143,24 @@ def run(args: Namespace) -> int:
         slices=slices,
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
+    if args.save_vocabulary:
+        detector.vocabulary.save(args.save_vocabulary)
     found = detect_all(detector, files, args.output, options, given)
     if found.unnamed:
         left_out["boxes of frames that were not looked at"] = found.unnamed
     show(found, left_out, args.output, chosen.name, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
+
+
+def require_options(args: Namespace) -> None:
+    """Raise a `UserError` for options that contradict each other."""
+    from regionclip.errors import user_error
+
+    if args.slices and args.boxes:
+        raise user_error("--slices and --boxes", "one of them", "both", "user boxes are named, and nothing is detected")
+    if args.save_vocabulary and args.save_vocabulary.suffix != ".safetensors":
+        actual = args.save_vocabulary.suffix or "none"
+        raise user_error(f"--save-vocabulary {args.save_vocabulary}", ".safetensors", actual, "rename it")
 
 
 def choose_words(
@@ -156,11 +170,10 @@ def choose_words(
     background: str,
     templates: str,
     synonyms: str,
-    examples: Sequence[str] = (),
+    examples: Examples | None = None,
 ) -> None:
     """Set the vocabulary of the options; raises `UserError` if they contradict each other."""
     from regionclip.errors import user_error
-    from regionclip.inference.examples import parse_examples
     from regionclip.inference.vocabularies import is_list_or_file, split_words
 
     if words is not None and vocabulary:
@@ -176,7 +189,7 @@ def choose_words(
     if others is not None and others != "own" and not is_list_or_file(others):
         others = split_words(others)
     chosen = (vocabulary or ()) if words is None else split_words(words)
-    detector.set_vocabulary(chosen, background=others, options=options, examples=parse_examples(examples))
+    detector.set_vocabulary(chosen, background=others, options=options, examples=examples)
 
 
 def show(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Vocabulary", "Word", "content_hash", "read_class_names"]
 
+TEXT, REGION = "text", "region"
+"""Where embeddings lie: around the mean of text embeddings, or around that of region embeddings."""
+
 MESSAGE_LIMIT = 5
 """Maximum number of class names that an error message lists."""
 
@@ -59,6 +62,8 @@ class Vocabulary:
     """Origin of the vocabulary, for messages."""
     examples: tuple[tuple[str, ...], ...] = ()
     """Example images of each class, with their boxes; empty without any."""
+    space: str = TEXT
+    """`TEXT`, or `REGION` for examples that have not been moved to where text embeddings are."""
 
     def __len__(self) -> int:
         """Return the number of classes K."""
@@ -163,7 +168,8 @@ class Vocabulary:
             templates=metadata.get("templates", ""),
             normalized=metadata.get("normalised") == "true",
             source=str(path),
-            examples=tuple(tuple(group) for group in metadata.get("examples", ())),
+            examples=_examples_of(str(path), metadata, len(names)),
+            space=metadata.get("space", TEXT),
         )
 
     def class_embeddings(self) -> Tensor:
@@ -188,6 +194,7 @@ class Vocabulary:
             "names": json.dumps(self.names),
             "synonyms": json.dumps(self.synonyms),
             "examples": json.dumps(self.examples),
+            "space": self.space,
             "model": self.model,
             "text_weights": self.text_weights,
             "templates": self.templates,
@@ -221,6 +228,12 @@ class Vocabulary:
             synonyms=tuple(synonyms[i] for i in classes) if synonyms else (),
             examples=tuple(self.examples[i] for i in classes) if self.examples else (),
         )
+
+    def require_text_space(self) -> None:
+        """Raise a `UserError` for examples that were not moved to where text embeddings are."""
+        if self.space != TEXT:
+            expected, fix = "embeddings that can stand next to words", "set background None (--background none)"
+            raise user_error(f"vocabulary {self.source}", expected, "those of examples alone, not moved", fix)
 
     def require_fit(self, dim: int, model: str, text_weights: str = "") -> None:
         """Raise a `UserError` unless the embeddings fit this CLIP, as far as both are known."""
@@ -279,6 +292,16 @@ def _about(path: Path) -> tuple[dict[str, Any], Tensor | None]:
         except ValueError as error:
             raise user_error(f"{path}: {key}", "a JSON list", str(error), "write the file again") from error
     return metadata, owner
+
+
+def _examples_of(path: str, metadata: dict[str, Any], classes: int) -> tuple[tuple[str, ...], ...]:
+    groups = metadata.get("examples", [])
+    is_list = isinstance(groups, list) and all(isinstance(group, list) for group in groups)
+    if not is_list or len(groups) not in (0, classes):
+        raise user_error(
+            f"{path}: examples", f"a list for each of {classes} classes", str(groups)[:80], "write it again"
+        )
+    return tuple(tuple(map(str, group)) for group in groups)
 
 
 def _require_rows(path: str, embeddings: Tensor, owner: Tensor) -> None:

@@ -39,9 +39,10 @@ class Slices:
 
     def __post_init__(self) -> None:
         """Raise a `UserError` for tiles that are too small, or that overlap by more than half."""
-        if self.side < MIN_SIDE or not 0 <= self.overlap <= 0.5:
+        are_numbers = isinstance(self.side, int) and isinstance(self.overlap, int | float)
+        if not are_numbers or self.side < MIN_SIDE or not 0 <= self.overlap <= 0.5:
             expected = f"a side from {MIN_SIDE} pixels, and an overlap from 0 to 0.5"
-            raise user_error("slices", expected, f"{self.side}:{self.overlap:g}", "such as 640:0.2")
+            raise user_error("slices", expected, f"{self.side}:{self.overlap}", "such as 640:0.2")
 
     @classmethod
     def parse(cls, text: str) -> Slices | None:
@@ -79,8 +80,7 @@ def detect_in_slices(image: EncodedImage, slices: Slices, detect: Callable[[Enco
     Returns:
         Instances with `pred_boxes` in pixels of the network input of the whole image.
     """
-    found = [detect(image)]
-    tiles = slices.tiles(image.size)
+    found, tiles = [detect(image)], slices.tiles(image.size)
     if len(tiles) > 1:
         for start in range(0, len(tiles), TILES_AT_ONCE):
             part = tiles[start : start + TILES_AT_ONCE]
@@ -104,12 +104,12 @@ def _is_cut(boxes: Tensor, tile: Sequence[int], size: tuple[int, int]) -> Tensor
     height, width = size
     x1, y1, x2, y2 = tile
     inner = boxes.new_tensor([x1 > 0, y1 > 0, x2 < width, y2 < height]).bool()
-    distances = (boxes - boxes.new_tensor([x1, y1, x2, y2])).abs()
+    distances = (boxes - boxes.new_tensor([x1, y1, x2, y2])) * boxes.new_tensor([1, 1, -1, -1])
     return ((distances < EDGE) & inner).any(dim=1)
 
 
 def merge(found: Instances, cfg: CfgNode, selection: Selection) -> Instances:
-    """Return the best detections, best first, without those that a better one of any tile overlaps.
+    """Return the best detections, best first, without those that a better one of any tile overlaps (hard NMS).
 
     Args:
         found: of all tiles.

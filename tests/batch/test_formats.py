@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from regionclip.batch.crops import write_crops
 from regionclip.batch.formats import FORMATS, label_names, parse_formats
 from regionclip.errors import UserError
 from tests.helpers.paths import DATA
@@ -114,6 +115,46 @@ def test_label_files_have_unique_names():
     for number in (3, 4):
         results[number] |= {"image_id": f"clip.mp4#{number}", "frame": number}
     assert label_names(results) == ["a.jpg", "a.png", "deep/b", "clip.3", "clip.4"]
+    for names in (["a.jpg", "a.png", "a.jpg.png"], ["A.jpg", "a.png", "a.jpg", "a"], ["b/c.jpg", "B/C.jpg"]):
+        found = label_names(results_of(names))
+        assert len({name.casefold() for name in found}) == len(names), found
+    (long,) = label_names(results_of(["x" * 250 + ".jpg"]), ".txt")
+    assert len(long) <= 200 and long.endswith(".txt")
+
+
+def test_odd_characters_and_boxes_beyond_the_image_are_written(tmp_path):
+    results = results_of(["d\udce9.jpg", "b.jpg"])
+    results[1]["detections"][0] |= {"word": "cat\x01x", "box": [99.8, -3.0, 500.0, 700.0]}
+    for write in FORMATS.values():
+        write(results, WORDS, tmp_path)
+    root = ElementTree.parse(tmp_path / "voc" / "b.xml").getroot()
+    corners = [int(root.findtext(f"object/bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax")]
+    assert corners == [101, 1, results[1]["width"], results[1]["height"]]
+    numbers = (tmp_path / "yolo" / "labels" / "b.txt").read_text().split()[1:5]
+    assert all(0 <= float(number) <= 1 for number in numbers)
+
+
+def test_results_of_an_earlier_run_do_not_mix_with_new_ones(tmp_path):
+    for names in (["a.jpg", "b.jpg"], ["c.jpg"]):
+        for write in FORMATS.values():
+            write(results_of(names), WORDS, tmp_path)
+    (tmp_path / "yolo" / "labels" / "own.txt").write_text("of the user")
+    FORMATS["yolo"](results_of(["d.jpg"]), WORDS, tmp_path)
+    assert {path.name for path in (tmp_path / "yolo" / "labels").iterdir()} == {"d.txt", "own.txt"}
+    assert [path.name for path in (tmp_path / "voc").glob("*.xml")] == ["c.xml"]
+
+
+def test_crops_have_files_of_their_own(tmp_path):
+    pixels = np.zeros((120, 160, 3), dtype=np.uint8)
+    paths = []
+    for name in ("a/b.jpg", "a_b.jpg"):
+        (result,) = results_of(["first.jpg", name])[1:]
+        for number, word in enumerate(("c++", "c::", "\u732b" * 90)):
+            result["detections"][number] |= {"word": word, "class_id": number}
+        write_crops(result, pixels, tmp_path)
+        paths += [found["crop"] for found in result["detections"]]
+    assert len(set(paths)) == 6 and all((tmp_path / path).is_file() for path in paths)
+    assert len({path.split("/")[1] for path in paths}) == 3
 
 
 def test_unknown_formats_are_one_error():

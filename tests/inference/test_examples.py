@@ -11,10 +11,15 @@ from torch.nn import functional as F
 
 from regionclip import Example, RegionCLIP
 from regionclip.clip.vocabulary import Vocabulary
+from regionclip.config.loading import load_config
 from regionclip.errors import UserError
 from regionclip.inference.examples import EmbeddedExamples, join_examples, parse_examples
-from regionclip.testing.deterministic import deterministic_text_embeddings
+from regionclip.modeling.build import build_model
+from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
+from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA
+from tests.methods.cora import tiny as cora
+from tests.methods.lp_ovod import tiny as lp_ovod
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
 BOX = (10.0, 20.0, 90.0, 80.0)
@@ -48,7 +53,7 @@ def test_an_example_names_its_own_box_among_words(detector):
     vocabulary = detector.set_vocabulary(["cat", "dog", "traffic cone"], background=None, examples=examples)
     assert vocabulary.names == ("cat", "dog", "traffic cone", "thing")
     assert vocabulary.examples[:3] == ((), (), ())
-    assert vocabulary.examples[3] == (f"{PHOTOS[0]}:10,20,90,80",)
+    assert vocabulary.examples[3] == (f"{PHOTOS[0]}:10,20,80,60",)
     detector.set_image(PHOTOS[0])
     assert detector.predict([list(BOX)]).names == ["thing"]
 
@@ -97,13 +102,20 @@ def test_a_vocabulary_file_keeps_examples_and_where_they_are_from(detector, tmp_
 def test_images_in_memory_are_examples(detector):
     pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
     vocabulary = detector.set_vocabulary(background=None, examples={"thing": [Example(pixels, BOX)]})
-    assert vocabulary.examples == (("an image in memory:10,20,90,80",),)
+    assert vocabulary.examples == (("an image in memory:10,20,80,60",),)
 
 
 @pytest.mark.parametrize(
     ("words", "examples", "message"),
     [
         (["cat"], {"thing": [Example(PHOTOS[0])]}, "expected an image with a box among the examples, got crops only"),
+        (
+            (),
+            {"thing": [Example(PHOTOS[0], BOX)], "Thing ": [Example(PHOTOS[0], BOX)]},
+            "each class once, got more than",
+        ),
+        ((), {"a | b": [Example(PHOTOS[0], BOX)]}, "class names without"),
+        ((), [Example(PHOTOS[0], BOX)], "a mapping from class names to examples, got list"),
         ((), {"thing": []}, "examples of thing: expected at least one image, got none"),
         (
             (),
@@ -136,11 +148,71 @@ def test_options_name_boxes_crops_and_folders(tmp_path):
         (f"pallet={PHOTOS[0]}:1,2,0,4", "a width and a height above 0"),
         (f"pallet={PHOTOS[0]}:1,2,3.4.5,4", "write four numbers"),
         (f"pallet={DATA / 'goldens'}", "a folder without images"),
+        (f"pallet={PHOTOS[0].parent}:1,2,3,4", "a box in a folder"),
     ],
 )
 def test_bad_options_are_one_clear_error(option, message):
     with pytest.raises(UserError, match=message):
         parse_examples([option])
+
+
+def test_boxes_are_numbers():
+    assert Example("a.jpg", np.array([1, 2, 3, 4])).box == (1.0, 2.0, 3.0, 4.0)
+    for box in ((), (1, 2, 3), "abcd", 5):
+        with pytest.raises(UserError, match="box of an example: expected four numbers"):
+            Example("a.jpg", box)
+
+
+def test_options_of_one_class_are_joined_whatever_their_case():
+    found = parse_examples([f"Cone={PHOTOS[0]}: 1, 2, 3, 4", f"cone={PHOTOS[1]}"], matte="black")
+    assert list(found) == ["Cone"] and [example.box for example in found["Cone"]] == [(1.0, 2.0, 4.0, 6.0), None]
+    assert {example.matte for example in found["Cone"]} == {"black"}
+
+
+def test_an_image_of_several_examples_is_encoded_once(detector, monkeypatch):
+    calls, encode = [], detector.model.encode_images
+    monkeypatch.setattr(detector.model, "encode_images", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    boxes = [BOX, (5.0, 5.0, 60.0, 60.0)]
+    detector.set_vocabulary(["cat"], examples={"thing": [Example(PHOTOS[0], box) for box in boxes]})
+    assert len(calls) == 1
+
+
+def test_examples_alone_are_refused_next_to_words(detector, tmp_path):
+    alone = detector.set_vocabulary(background=None, examples={"thing": [Example(PHOTOS[0], BOX)]})
+    path = alone.save(tmp_path / "alone.safetensors")
+    assert detector.set_vocabulary(path, background=None).names == ("thing",)
+    with pytest.raises(
+        UserError, match="expected embeddings that can stand next to words, got those of examples alone"
+    ):
+        detector.set_vocabulary(path, background=["cat", "dog"])
+
+
+def test_a_synonym_with_examples_belongs_to_its_class(detector):
+    made = detector.set_vocabulary(["cat | kitten"], background=None, examples={"Kitten": [Example(PHOTOS[0], BOX)]})
+    assert made.names == ("cat",) and len(made.examples[0]) == 1
+
+
+def test_detectors_that_look_names_up_refuse_examples(embedding_file):
+    cfg = load_config(lp_ovod.CONFIG, flat(lp_ovod.OVERRIDES | {"DATASETS.TEST": "()"}))
+    model = build_model(cfg)
+    fill_deterministic(model)
+    names = model.known_names[:2]
+    vocabulary = Vocabulary(names, deterministic_text_embeddings("names", 2, 32), torch.arange(2), model="tiny_clip")
+    detector = RegionCLIP(model, cfg, embedder=lambda: None, vocabulary=vocabulary)
+    with pytest.raises(UserError, match="examples: expected a detector that compares regions with embeddings alone"):
+        detector.set_vocabulary(vocabulary, background=None, examples={names[0]: [Example(PHOTOS[0], BOX)]})
+
+
+def test_class_names_condition_cora_and_its_examples_need_none():
+    cfg = load_config(cora.CONFIG, flat(cora.OVERRIDES | {cora.EMBEDDINGS: "", "DATASETS.TEST": "()"}))
+    model = build_model(cfg)
+    fill_deterministic(model)
+    words = Vocabulary(
+        ("cat", "dog"), deterministic_text_embeddings("names", 2, 32), torch.arange(2), model="tiny_clip"
+    )
+    detector = RegionCLIP(model, cfg, embedder=lambda: None, vocabulary=words)
+    made = detector.set_vocabulary(words, background=None, examples={"thing": [Example(PHOTOS[0], BOX)]})
+    assert made.names == ("cat", "dog", "thing") and bool(torch.isfinite(made.embeddings).all())
 
 
 def test_the_command_detects_by_examples(command, detector_folder, tmp_path):

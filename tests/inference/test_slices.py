@@ -129,3 +129,20 @@ def test_the_command_detects_in_tiles(command, detector_folder, tmp_path):
             assert x >= -1e-3 and y >= -1e-3 and x + width <= photo.width + 1e-2 and y + height <= photo.height + 1e-2
     code, _, error = command("detect", *given, "--slices", "nine", "--output", "none")
     assert code == 2 and "slices nine: expected SIDE:OVERLAP" in error and not (tmp_path / "none").exists()
+
+
+def test_cut_boxes_take_no_places_of_others(detector):
+    """The best of all tiles are returned, whatever each of them alone would return."""
+    detector.set_image(PHOTO)
+    every = detector.predict(threshold=0.0, topk=10**6, slices=Slices(64, 0.25))
+    best = detector.predict(threshold=0.0, topk=3, slices=Slices(64, 0.25))
+    np.testing.assert_allclose(best.scores, every.scores[:3])
+    assert len(every) > 10
+
+
+def test_slices_are_not_for_user_boxes(detector):
+    detector.set_image(PHOTO)
+    with pytest.raises(UserError, match="slices: expected none with user boxes"):
+        detector.predict([[1, 2, 30, 40]], slices=Slices(64))
+    with pytest.raises(UserError, match="slices: expected a side"):
+        Slices(64.5)
