@@ -9,6 +9,7 @@ import torch
 from torchvision.ops import box_iou
 
 from regionclip.config.loading import load_config
+from regionclip.data.class_lists import parse_names
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.errors import UserError
 from regionclip.evaluation.build import build_evaluator
@@ -34,7 +35,7 @@ def detector(request, world, embedding_file, tmp_path):
     options = case.OVERRIDES | {
         "DATASETS.TEST": f"('{register(world)}',)",
         "MODEL.ROI_HEADS.NUM_CLASSES": "3",
-        case.EMBEDDINGS: embedding_file("own_proposals", 3, 32),
+        case.EMBEDDINGS: embedding_file("own_proposals", 3, 32, parse_names(getattr(case, "NAMES", ""))[:3]),
         "TEST.EVALUATE_PROPOSALS": "True",
         "OUTPUT_DIR": str(tmp_path),
     }

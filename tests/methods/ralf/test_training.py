@@ -216,6 +216,7 @@ def detpro_settings(world, **overrides):
     }
 
 
+@pytest.mark.slow
 def test_detpro_trains_on_stored_regions_and_resumes_with_the_same_bits(world, tmp_path):
     write_regions(world / "regions", [f"{i}.png" for i in range(8)])
     rows = load_class_embeddings(world / "embeddings.pth")
