@@ -69,7 +69,8 @@ def test_recalls_are_those_of_a_literal_computation(detector, world):
     images = [image for batch in job.loader for image in batch]
     report = evaluate(cfg, model, [job])[job.dataset_name]
     # One image at a time, as in evaluation: padding changes what is next to it.
-    outputs = {image["image_id"]: OwnProposals(model)([image])[0]["proposals"] for image in images}
+    own = OwnProposals(model).eval()
+    outputs = {image["image_id"]: own([image])[0]["proposals"] for image in images}
     proposals = {number: output.proposal_boxes.tensor for number, output in outputs.items()}
     assert all(len(boxes) for boxes in proposals.values())
     truth = {image: [] for image in proposals}
