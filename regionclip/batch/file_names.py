@@ -18,12 +18,12 @@ WRITTEN = ".regionclip.json"
 """File in a folder that lists what a run wrote there."""
 
 
-def short(name: str, ending: str) -> str:
+def short(name: str, extension: str) -> str:
     """Return a name with an extension; the last part of a very long one becomes a hash, due to file system limits."""
     path = Path(name)
-    if len(os.fsencode(path.name + ending)) > LONGEST_NAME:
+    if len(os.fsencode(path.name + extension)) > LONGEST_NAME:
         path = path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest())
-    return path.as_posix() + ending
+    return path.as_posix() + extension
 
 
 def unique_names(names: Sequence[tuple[str, str]]) -> list[str]:

@@ -138,14 +138,14 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name != "coco"))
 
 
-def label_names(results: Results, ending: str = "") -> list[str]:
+def label_names(results: Results, extension: str = "") -> list[str]:
     """Return the unique name of the label file of each result, relative to its folder.
 
     That is the name of the image, with sub-folders, without its extension if no other image has the same, and with the
     number of the frame for videos.
     """
     names = [(result["image_id"].rpartition("#")[0], _frame(result)) for result in results]
-    return [short(name, ending) for name in unique_names(names)]
+    return [short(name, extension) for name in unique_names(names)]
 
 
 def _frame(result: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ def retrieve_words(cosines: Tensor, count: int, hub_classes: int, *, largest: bo
     Args:
         cosines: float [C, V], of classes and words.
         count: number M of words of each class, before hubs are removed.
-        hub_classes: a word on the lists of at least so many classes is removed from all lists.
+        hub_classes: a word on the lists of at least that many classes is removed from all lists.
         largest: the most similar, hard ones; else the least similar, easy ones.
     """
     rows = cosines.topk(min(count, cosines.shape[1]), dim=1, largest=largest).indices  # [C, M]

@@ -26,7 +26,7 @@ SHIPPED_LISTS = ("lvis", "coco", "emoji")
 TEMPLATES = "ralf"
 
 PUBLISHED_COUNT, LARGEST_FRACTION = 2000, 6
-"""Words of each class, and 1 in so many of a short list, where that is fewer."""
+"""Words of each class, and the fraction of a short list that is taken, 1 / n, where that is fewer."""
 
 
 def read_words(source: str, classes: Sequence[str]) -> list[str]:
@@ -106,7 +106,7 @@ def build_store(
         embedder: text encoder of the detector.
         count: words of each class, before hubs are removed; 0 takes `PUBLISHED_COUNT`, and of fewer than 12,000 words
             a sixth.
-        hub_classes: a word on the lists of at least so many classes is removed; 0 takes two thirds of the classes.
+        hub_classes: a word on the lists of at least that many classes is removed; 0 takes two thirds of the classes.
 
     Raises:
         UserError: a class is left without words.

@@ -68,7 +68,7 @@ def build_store(
         int, typer.Option(min=0, help="Words of each class; 0: 2000, and of short lists a sixth.")
     ] = 0,
     hub_classes: Annotated[
-        int, typer.Option(min=0, help="Words on the lists of so many classes are removed; 0: two thirds of them.")
+        int, typer.Option(min=0, help="Words on the lists of that many classes are removed; 0: two thirds of them.")
     ] = 0,
     model: shared.Model = "",
     weights: Weights = "",
