@@ -103,7 +103,7 @@ def mosaic():
 
 
 def test_tiles_show_small_objects(mosaic):
-    """An image of nine scenes: the detector resizes it to one scene's size, and misses what it finds in one."""
+    """Resized to one scene's size, an image of nine scenes loses objects that are detected in one."""
     scene, whole = mosaic
     detector = RegionCLIP.from_pretrained("emoji", device="cpu")
     detector.set_image(scene)
