@@ -85,7 +85,10 @@ SHIPPED = {
 """Files of the repository that a wheel carries as `regionclip/shipped/`."""
 
 PACKAGES = {f"regionclip.shipped.{name}": name for name in SHIPPED}
-TEXTS = ["data/image_text/english.txt", "data/emoji_scenes/concepts.tsv", "batch/report.html"]
+TEXTS = [
+    *("data/image_text/english.txt", "data/emoji_scenes/concepts.tsv"),
+    *("batch/report.html", "evaluation/page/page.html"),
+]
 
 setup(
     packages=[*find_packages(include=["regionclip", "regionclip.*"]), *PACKAGES],

@@ -27,8 +27,8 @@ WORDS = {
 }
 """What is not written, and what is written instead."""
 
-ALLOWED = {"proposer.yaml", "proposer.json", "normalised", "figure"}
-"""Names of files, and keys in files, that exist; and HTML's element."""
+ALLOWED = {"proposer.yaml", "proposer.json", "normalised", "figure", "Figure"}
+"""Names of files, and keys in files, that exist; HTML's element, and the class of Matplotlib."""
 
 FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs")
 NOT_YET = ("regionclip/data/emoji_scenes", "docs/emoji_ovd.md", "regionclip/data/image_text/english.txt")

@@ -6,7 +6,9 @@ The published command line, behind `tools/train_net.py`, `regionclip train` and 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -31,9 +33,21 @@ def work(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Parse a command line, that of the process unless given, and start one process for each GPU."""
+    given = sys.argv[1:] if arguments is None else arguments
+    start(given, program.split() if program else [Path(sys.executable).name, sys.argv[0]])
+
+
+def start(arguments: Sequence[str], program: Sequence[str] = ()) -> None:
+    """Start one process for each GPU; ends with `SystemExit`.
+
+    Args:
+        arguments: command line.
+        program: what the user started with these arguments, to suggest how to continue; empty suggests nothing.
+    """
     parser = detector_argument_parser(str(__doc__))
-    parser.prog = program or parser.prog
+    parser.prog = " ".join(program[-2:]) or parser.prog
     args = parser.parse_args(arguments)
+    args.program, args.arguments = list(program), list(arguments)
     processes, on_gpu = report_user_errors(lambda: plan_processes(args))
     if processes > 1:
         # Bad input is reported here, once, instead of by every process.

@@ -230,6 +230,11 @@ KEYS: tuple[Key, ...] = (
         ),
         Key("SOLVER.ADAM_EPSILON", 1e-6, "added to AdamW's divisor; CLIP's by default"),
         Key("SOLVER.GRADIENT_ACCUMULATION", 1, "parts that a batch is computed in, one after the other"),
+        Key(
+            "DATASETS.FOLDER",
+            "",
+            "folder that `regionclip train --data` wrote: registers its `own_train` and `own_test` in every process",
+        ),
         Key("DATASETS.LOG_SAMPLES", False, "write the ids of the images of each step to samples.jsonl"),
         Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),
         Key("DATASETS.PATH_TRAIN", (), "folders of the pretraining datasets, parallel to DATASETS.TRAIN"),
@@ -246,6 +251,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "DATASETS.LVIS_DROP_EMPTY_IMAGES", False, "upstream's LVIS filter: images without annotation are not tested"
         ),
+        Key("TEST.PAGE", True, "write report.html, the page of an evaluation, after --eval-only on annotated images"),
         Key("TEST.EVALUATE_PROPOSALS", False, "evaluate the recall of the detector's proposals, not its detections"),
         Key(
             "TEST.RECALL_PROTOCOL",

@@ -6,7 +6,6 @@ import argparse
 import logging
 import shlex
 import signal
-import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -19,6 +18,7 @@ from regionclip.engine.checkpoint.run import RunCheckpoints
 from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED, load_checked_config, open_output
 from regionclip.engine.detector import load_detector
 from regionclip.engine.evaluation.evaluate import check_test_sets, evaluate, prepare_evaluation
+from regionclip.engine.evaluation.pages import write_pages
 from regionclip.engine.ownership import own_folder
 from regionclip.engine.training.trainer import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
@@ -49,6 +49,9 @@ def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> int:
     model = load_detector(cfg, weights, slots, trust_pickle=args.trust_pickle, allow_missing=args.allow_missing)
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)
+    if cfg.TEST.PAGE and comm.is_main_process():
+        write_pages(cfg, model, jobs, {name: report.metrics for name, report in reports.items()}, Path(weights).parent)
+    comm.synchronize()  # a process that exits early would end the others
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE
 
 
@@ -77,7 +80,7 @@ def _train(cfg: CfgNode, args: argparse.Namespace) -> int:
     open_output(cfg, args)
     report = trainer.train()
     if comm.is_main_process():
-        _summarise(report, cfg.SOLVER.MAX_ITER)
+        _summarise(report, cfg.SOLVER.MAX_ITER, args)
     comm.synchronize()  # a process that fails would end the others while they write
     if report.stopped_by == signal.SIGINT:
         return INTERRUPTED
@@ -97,21 +100,21 @@ def scale_to_processes(cfg: CfgNode) -> CfgNode:
     return DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
 
 
-def _summarise(report: TrainingReport, max_iterations: int) -> None:
+def _summarise(report: TrainingReport, max_iterations: int, args: argparse.Namespace) -> None:
     for line in report.unreadable:
         logger.error("Never read: image %s", line)
     counts = f"{report.iterations} of {max_iterations} iterations, {len(report.unreadable)} images unreadable"
     if report.stopped_by is None:
         logger.info("Done: %s; weights in %s", counts, report.weights)
-        logger.info("Next: %s", _command_line("--eval-only", "MODEL.WEIGHTS", str(report.weights)))
+        _suggest(args, "--eval-only", "MODEL.WEIGHTS", str(report.weights))
     else:
         name = signal.Signals(report.stopped_by).name
         logger.info("Stopped by %s: %s; state in %s", name, counts, report.weights)
-        logger.info("Next: %s", _command_line("--resume"))
+        _suggest(args, "--resume")
 
 
-def _command_line(flag: str, *overrides: str) -> str:
-    """Return the command line of this process plus a flag and overrides."""
-    script, *given = sys.argv
-    kept = [argument for argument in given if argument not in ("--resume", "--eval-only")]
-    return shlex.join([Path(sys.executable).name, script, flag, *kept, *overrides])
+def _suggest(args: argparse.Namespace, flag: str, *overrides: str) -> None:
+    """Log the command line of this run plus a flag and overrides, unless another command started the run."""
+    if args.program:
+        kept = [argument for argument in args.arguments if argument not in ("--resume", "--eval-only")]
+        logger.info("Next: %s", shlex.join([*args.program, flag, *kept, *overrides]))

@@ -106,10 +106,12 @@ class PredictionWriter(DatasetEvaluator):
         self.results_file = self.output_dir / file_name
         self.category_ids = list(category_ids)
         self.predictions = PackedPredictions()
+        self.results: Results = ()
+        """Detections of all processes after `evaluate`, on the main process."""
 
     def reset(self) -> None:
         """Discard all detections."""
-        self.predictions = PackedPredictions()
+        self.predictions, self.results = PackedPredictions(), ()
 
     def process(self, inputs: Sequence[MappedImage], outputs: Sequence[dict[str, Any]]) -> list[Prediction]:
         """Collect the detections of a batch, and return them as plain numbers."""
@@ -130,7 +132,7 @@ class PredictionWriter(DatasetEvaluator):
             return {}
         with atomic_write(self.output_dir / "instances_predictions.pth") as file:
             torch.save(list(predictions), file)
-        results = ResultsOfAll(predictions, self.category_ids)
+        self.results = results = ResultsOfAll(predictions, self.category_ids)
         results.write(self.results_file)
         return self.metrics(results)
 

@@ -1,0 +1,65 @@
+"""Calibration: how often detections of a score are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regionclip.evaluation.page.matching import ClassMatches, Floats
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Detections in bins of equal width of their score in [0, 1]."""
+
+    scores: Floats
+    """[10], mean score; NaN in an empty bin."""
+    right: Floats
+    """[10], share that matches an object with an IoU of at least 0.5."""
+    counts: Floats
+    """[10]."""
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (Guo et al., 2017): mean distance of score and share; NaN without detections."""
+        kept = self.counts > 0
+        weights = self.counts[kept] / max(self.counts.sum(), 1)
+        return float((weights * np.abs(self.scores[kept] - self.right[kept])).sum()) if kept.any() else float("nan")
+
+
+def calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float) -> Calibration:
+    """Return the calibration of the detections of all classes.
+
+    Args:
+        matches: of each class.
+        shown: [D] scores of each class in [0, 1].
+        min_score: detections with a lower one do not count.
+    """
+    scores = np.concatenate([values[~entry.ignored[0]] for entry, values in zip(matches, shown, strict=True)])
+    right = np.concatenate([entry.is_right[0][~entry.ignored[0]] for entry in matches])
+    kept = scores >= min_score
+    scores, right = scores[kept], right[kept]
+    bins = np.clip((scores * BINS).astype(int), 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS).astype(float)
+    with np.errstate(invalid="ignore"):
+        means = np.bincount(bins, scores, BINS) / counts
+        shares = np.bincount(bins, right, BINS) / counts
+    return Calibration(means, shares, counts)
+
+
+def best_threshold(matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> tuple[float, float]:
+    """Return the score with the highest F1 of all classes together, and that F1 in percent; NaN without detections."""
+    kept = [~entry.ignored[0] for entry in matches]
+    scores = np.concatenate([values[which] for values, which in zip(shown, kept, strict=True)])
+    right = np.concatenate([entry.is_right[0][which] for entry, which in zip(matches, kept, strict=True)])
+    objects = sum(int(entry.objects.sum()) for entry in matches)
+    if not len(scores) or not objects:
+        return float("nan"), float("nan")
+    order = np.argsort(-scores, kind="stable")
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
+    best = int(f1.argmax())
+    return float(scores[order][best]), float(100 * f1[best])
