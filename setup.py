@@ -79,7 +79,7 @@ def extension(kind: Callable[..., Extension], name: str, *patterns: str, **optio
 
 SHIPPED = {
     "configs": ["*.yaml", "*/*.yaml", "*/*.json"],
-    "datasets": ["demo_images/*", "demo_scenes/*"],
+    "datasets": ["demo_images/*", "demo_scenes/*", "own_scenes/*.json", "own_scenes/images/*"],
     "pretrained_ckpt": ["emoji/*"],
 }
 """Files of the repository that a wheel carries as `regionclip/shipped/`."""

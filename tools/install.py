@@ -64,6 +64,7 @@ PACKAGES = (
     Package("pyarrow", "pyarrow"),
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
+    Package("supervision", "supervision>=0.31"),
     Package("pytest", "pytest"),
     Package("xdist", "pytest-xdist"),
     Package("hypothesis", "hypothesis"),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from regionclip.cli import own_data
 from regionclip.console import streams_that_may_close
 
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -13,14 +14,18 @@ FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 
 
 def evaluate(context: typer.Context) -> None:
-    """Evaluate a detector: tools/train_net.py --eval-only with the same options and KEY VALUE pairs."""
+    """Evaluate a detector: on your own data with --data, else as tools/train_net.py --eval-only."""
+    if own_data.is_asked(context.args):
+        own_data.start(own_data.eval_app, "regionclip eval", context.args)
     from regionclip.cli.train_net import main
 
     main(["--eval-only", *context.args], "regionclip eval")
 
 
 def train(context: typer.Context) -> None:
-    """Train a detector: tools/train_net.py with the same options and KEY VALUE pairs."""
+    """Train a detector: on your own data with --data, else as tools/train_net.py."""
+    if own_data.is_asked(context.args):
+        own_data.start(own_data.train_app, "regionclip train", context.args)
     from regionclip.cli.train_net import main
 
     main(context.args, "regionclip train")

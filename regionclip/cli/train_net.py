@@ -1,6 +1,7 @@
 """Train or evaluate a detector: `--config-file FILE [--eval-only] [--resume] [--num-gpus N] KEY VALUE ...`.
 
-The published command line, behind `tools/train_net.py`, `regionclip train` and `regionclip eval`.
+The published command line, behind `tools/train_net.py`, `regionclip train` and `regionclip eval`. For your own data in
+one command, see `regionclip train --data --help` and `regionclip eval --data --help`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from regionclip.config.loading import load_config
 from regionclip.console import streams_that_may_close
 from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.data.images import raise_pixel_limit
+from regionclip.data.own_datasets.prepared import register_folder
 from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write
 from regionclip.memory import keep_freed_memory
@@ -103,7 +104,7 @@ def _exit(code: int, *problems: object) -> NoReturn:
 
 
 def load_checked_config(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen, checked config of a command line, after applying its device, image folder and seed.
+    """Return the frozen, checked config of a command line, after applying its device, folders and seed.
 
     Raises:
         UserError: the config cannot be read or contradicts itself.
@@ -111,6 +112,7 @@ def load_checked_config(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.num_gpus)
     use_custom_image_folder(cfg.INPUT_DIR)
+    register_folder(cfg.DATASETS.FOLDER)
     check_config(cfg)
     cfg.freeze()
     if cfg.SEED >= 0:

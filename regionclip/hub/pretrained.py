@@ -84,6 +84,22 @@ class TextEncoderSource:
 
 
 @dataclass(frozen=True)
+class FoundDetector:
+    """A detector whose model is not built yet."""
+
+    cfg: CfgNode
+    """Not frozen."""
+    weights: str
+    """File of the model."""
+    embedder: Callable[[], NameEmbedder]
+    """Loads the text encoder."""
+    vocabulary: Path | None = None
+    class_list: str = ""
+    """Name of a class list, where no file has its embeddings."""
+    published_suffix: str | None = None
+
+
+@dataclass(frozen=True)
 class _Parts:
     """Files of a detector."""
 
@@ -111,17 +127,40 @@ def load_pretrained(
     trust_pickle: bool = False,
 ) -> Pretrained:
     """Find, build and load a detector; see `RegionCLIP.from_pretrained` for the arguments."""
+    found = find_pretrained(name_or_path, config, overrides, text_weights, device, source, trust_pickle=trust_pickle)
+    found.cfg.freeze()
+    model = load_model(found.cfg, found.weights, trust_pickle=trust_pickle, sets_class_names=True)
+    vocabulary = None
+    if found.vocabulary is not None and found.vocabulary.is_file():
+        vocabulary = Vocabulary.from_file(found.vocabulary, names=names_of_published(found.vocabulary))
+    elif found.class_list:
+        vocabulary = make_vocabulary(found.class_list, found.embedder, VocabularyOptions("single"))
+    return Pretrained(model, found.cfg, found.embedder, vocabulary, found.published_suffix)
+
+
+def find_pretrained(
+    name_or_path: str,
+    config: str = "",
+    overrides: Sequence[str] = (),
+    text_weights: str = "",
+    device: str = "",
+    source: str = "",
+    *,
+    trust_pickle: bool = False,
+) -> FoundDetector:
+    """Find the files of a detector and its config, without files that only training or evaluation read.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
     parts = _find(name_or_path, config, source)
     device = require_device(device)
     emptied = ("WEIGHTS", "CLIP.TEACHER_WEIGHTS", "CLIP.TEXT_EMB_PATH", "CLIP.OPENSET_TEST_TEXT_EMB_PATH")
     without_files = [part for key in emptied for part in (f"MODEL.{key}", "")]
-    fixed = ["MODEL.MASK_ON", "False", *without_files, "DATASETS.TEST", "()", "MODEL.DEVICE", device]
+    data = ["DATASETS.TEST", "()", "DATASETS.FOLDER", ""]
+    fixed = ["MODEL.MASK_ON", "False", *without_files, *data, "MODEL.DEVICE", device]
     fixed += ["MODEL.RALF.RAL.ENABLED", "False"]  # what training needs need not be on this machine
     cfg = load_config(parts.config, [*parts.overrides, *overrides, *fixed])
     check_config(cfg)
-    cfg.freeze()
-    model = load_model(cfg, parts.weights, trust_pickle=trust_pickle, sets_class_names=True)
-
     embedder = TextEncoderSource(
         clip_architecture(cfg),
         _wherever(parts.weights),
@@ -129,12 +168,7 @@ def load_pretrained(
         *(_wherever(text_weights), _wherever(parts.text_file), parts.published_clip),
         trust_pickle=trust_pickle,
     )
-    vocabulary = None
-    if parts.vocabulary is not None and parts.vocabulary.is_file():
-        vocabulary = Vocabulary.from_file(parts.vocabulary, names=names_of_published(parts.vocabulary))
-    elif parts.class_list:
-        vocabulary = make_vocabulary(parts.class_list, embedder, VocabularyOptions("single"))
-    return Pretrained(model, cfg, embedder, vocabulary, parts.published_suffix)
+    return FoundDetector(cfg, parts.weights, embedder, parts.vocabulary, parts.class_list, parts.published_suffix)
 
 
 def _wherever(file: str) -> str:

@@ -118,7 +118,7 @@ def lvis_records(
     Raises:
         UserError: an image without a file name.
     """
-    frequency = {id_key(category["id"]): _frequency(category) for category in content.categories}
+    frequency = {id_key(category["id"]): frequency_of(category) for category in content.categories}
     records = []
     for image in content.images:
         record: Record = {} if image_root is None else {"file_name": _image_file(image, image_root, content.path)}
@@ -167,7 +167,7 @@ def _class_number(category: Entry, source: str) -> int:
     return int(key) - 1
 
 
-def _frequency(category: Entry) -> str | None:
+def frequency_of(category: Entry) -> str | None:
     """Return r, c or f, derived from the class's number of training images if only that is given."""
     frequency, images = category.get("frequency"), category.get("image_count")
     if isinstance(frequency, str) and frequency in FREQUENCIES:
@@ -182,4 +182,4 @@ def _categories() -> list[dict[str, Any]]:
 
 
 def _is_rare(category: dict[str, Any]) -> bool:
-    return _frequency(category) == RARE
+    return frequency_of(category) == RARE

@@ -20,6 +20,9 @@ MANIFEST = "checkpoints.json"
 LAST = "last_checkpoint"
 """Detectron2's file with the name of the newest checkpoint."""
 
+FINAL, BEST = "model_final", "model_best"
+"""Names of the last checkpoint of a training, and of its best weights."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -14,6 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from regionclip.engine.checkpoint.run import BEST
 from regionclip.engine.training.writers import keep_lines
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Evaluation(HookBase):
         value = flat_metrics[name]
         if value > trainer.best_value:  # False for NaN
             trainer.best_value = value
-            path = trainer.save_weights("model_best")
+            path = trainer.save_weights(BEST)
             logger.info("Best %s so far, %.3f: saved to %s", name, value, path)
 
 

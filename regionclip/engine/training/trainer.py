@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from regionclip.data.training_loader import Batch, read_training_data, training_batches, unreadable_images
 from regionclip.engine.checkpoint.loading import load_weights, parts_with_weights, weight_files
 from regionclip.engine.checkpoint.reading import read_checkpoint
-from regionclip.engine.checkpoint.run import RunCheckpoints
+from regionclip.engine.checkpoint.run import FINAL, RunCheckpoints
 from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
 from regionclip.engine.signals import Interrupted, StopSignals
 from regionclip.engine.training.autocast import autocast_dtype
@@ -218,7 +218,7 @@ class DetectorTrainer(TrainerBase):
     def _run_steps(self) -> None:
         if self.resumed_at_evaluation:
             self._finish_step(self.start_iter - 1)
-        elif self.start_iter >= self.max_iter and self.checkpoints.newest_name() != "model_final.pth":
+        elif self.start_iter >= self.max_iter and self.checkpoints.newest_name() != f"{FINAL}.pth":
             self.iter = self.storage.iter = self.start_iter - 1
             self.save_final()  # an earlier process was killed between the last step and saving the result
         for iteration in range(self.start_iter, self.max_iter):
@@ -373,7 +373,7 @@ class DetectorTrainer(TrainerBase):
         """Save the result: the averaged weights, then the state, whose presence marks completion."""
         if self.average and comm.is_main_process():
             self.save_weights("model_final_ema")
-        self.save_state("model_final")
+        self.save_state(FINAL)
 
     def save_weights(self, name: str) -> Path:
         """Save the weights, or their average, for use as MODEL.WEIGHTS."""

@@ -1,0 +1,118 @@
+"""Datasets in Pascal VOC's format: an XML file for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regionclip.data.image_listing import LeftOut, files_in_folder
+from regionclip.data.images import IMAGE_ENDINGS
+from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, OwnDataset
+from regionclip.data.own_datasets.readers import as_record, box_xywh, size_of, supervision_formats
+from regionclip.errors import user_error
+from regionclip.files import read_lines
+from regionclip.records import Record
+
+VOC = "Pascal VOC"
+
+_ENDINGS = [spelled for ending in sorted(IMAGE_ENDINGS) for spelled in (ending, ending.upper())]
+
+Named = tuple[str, list[float]]
+"""Class name of an object, and its box x y width height in pixels."""
+
+
+def is_voc(folder: Path) -> bool:
+    """Return whether a folder, its `Annotations`, or its folders of splits have XML files."""
+    return bool(_files_of_splits(folder))
+
+
+def read_voc(folder: Path, image_root: Path | None = None) -> OwnDataset:
+    """Read a dataset of XML files.
+
+    The folder has `Annotations`, `JPEGImages` and `ImageSets/Main`; or XML files next to images; or such folders named
+    `train` and `valid`. An XML file is read by supervision: pixels are counted from 1. Class names are sorted.
+
+    Args:
+        folder: the dataset.
+        image_root: folder of the images; None takes `JPEGImages`, `images`, or the folder of the XML files.
+
+    Raises:
+        UserError: an unreadable file, or an image that is nowhere; the message names the file.
+    """
+    files = _files_of_splits(folder)
+    objects = {file: _objects(file) for split in files.values() for file in split}
+    names = tuple(sorted({name for found in objects.values() for name, _ in found}))
+    records = {
+        split: [_record(file, number, objects[file], names, image_root) for number, file in enumerate(own, start=1)]
+        for split, own in files.items()
+    }
+    return OwnDataset(folder, VOC, names, records)
+
+
+def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
+    annotations = folder / "Annotations"
+    if annotations.is_dir():
+        lists = {SPLIT_NAMES.get(file.stem): file for file in (folder / "ImageSets" / "Main").glob("*.txt")}
+        # Lists of one class, such as cat_train.txt, have another stem.
+        splits = {
+            split: [annotations / f"{line.split()[0]}.xml" for line in read_lines(file, "images")]
+            for split, file in lists.items()
+            if split
+        }
+        return splits or _if_any({ALL: _xml_files(annotations)})
+    inner = {SPLIT_NAMES.get(place.name.lower()): place for place in folder.iterdir() if place.is_dir()}
+    splits = _if_any({split: _xml_files(place) for split, place in sorted(inner.items(), key=str) if split})
+    return splits or _if_any({ALL: _xml_files(folder)})
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return files_in_folder(folder, {".xml"}, LeftOut())
+
+
+def _if_any(splits: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    return {split: files for split, files in splits.items() if files}
+
+
+def _parse(file: Path) -> Any:
+    from defusedxml.common import DefusedXmlException  # supervision requires defusedxml
+    from defusedxml.ElementTree import parse
+
+    try:
+        return parse(file).getroot()
+    except (OSError, ValueError, SyntaxError, DefusedXmlException) as error:
+        fix = "export the annotations again, or remove the file"
+        raise user_error(str(file), "Pascal VOC's XML", " ".join(str(error).split()), fix) from error
+
+
+def _objects(file: Path) -> list[Named]:
+    formats = supervision_formats("pascal_voc")
+    found = []
+    for number, element in enumerate(_parse(file).iter("object"), start=1):
+        alone = type(element)("annotation")
+        alone.append(element)
+        try:
+            detections, names = formats.detections_from_xml_obj(alone, [], (1, 1))
+        except ValueError as error:
+            where, fix = f"{file}: object {number}", "correct the file"
+            raise user_error(where, "a name and a bndbox of four numbers", str(error), fix) from error
+        found.append((str(names[0]), box_xywh(detections.xyxy[0])))
+    return found
+
+
+def _record(file: Path, number: int, named: Sequence[Named], names: Sequence[str], image_root: Path | None) -> Record:
+    image = _image_of(file, image_root)
+    return as_record(image, number, size_of(image), [(names.index(name), box) for name, box in named])
+
+
+def _image_of(file: Path, image_root: Path | None) -> Path:
+    """Return the image of an XML file: of the name that it states, else of its own name."""
+    dataset = file.parent.parent
+    folders = [image_root] if image_root else [dataset / "JPEGImages", dataset / "images", file.parent]
+    stated = (_parse(file).findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+    for folder in folders:
+        for name in (stated, *(f"{file.stem}{ending}" for ending in _ENDINGS)):
+            if name and (folder / name).is_file():
+                return folder / name
+    expected = f"its image in {' or '.join(map(str, dict.fromkeys(folders)))}"
+    raise user_error(str(file), expected, "no such file", "name the folder of the images with --images")
