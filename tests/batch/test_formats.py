@@ -3,15 +3,18 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import supervision
 import yaml
 from PIL import Image
 
 from regionclip.batch.crops import write_crops
 from regionclip.batch.formats import FORMATS, label_names, parse_formats
+from regionclip.data.own_datasets.reading import read_own_dataset
 from regionclip.errors import UserError
 from tests.helpers.paths import DATA
 
@@ -77,6 +80,58 @@ def test_label_studio_has_percent_of_the_image(tmp_path):
         assert (region["from_name"], region["to_name"], region["score"]) == ("label", "image", found["score"])
 
 
+def test_the_sdk_of_label_studio_accepts_and_converts_the_tasks(tmp_path):
+    """Its own check of predictions, and its converter to COCO once a person has accepted them."""
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    converter = pytest.importorskip("label_studio_sdk.converter")
+    results = results_of(["a.jpg", "b.jpg"])
+    tasks = json.loads(FORMATS["label-studio"](results, WORDS, tmp_path).read_text())
+    labels = "".join(f'<Label value="{word}"/>' for word in WORDS)
+    config = (
+        '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">'
+        f"{labels}</RectangleLabels></View>"
+    )
+    for task in tasks:
+        assert interface.LabelInterface(config).validate_prediction(task["predictions"][0], return_errors=True) == []
+    accepted = [
+        {**task, "id": i, "annotations": [{"id": i, "result": task["predictions"][0]["result"], "completed_by": 1}]}
+        for i, task in enumerate(tasks, start=1)
+    ]
+    (tmp_path / "accepted.json").write_text(json.dumps(accepted))
+    converter.Converter(config, str(tmp_path), download_resources=False).convert_to_coco(
+        str(tmp_path / "accepted.json"), str(tmp_path / "coco"), is_dir=False
+    )
+    coco = json.loads((tmp_path / "coco" / "result.json").read_text())
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    found = [(names[a["category_id"]], a["bbox"]) for a in coco["annotations"]]
+    expected = [found for result in results for found in result["detections"]]
+    assert len(found) == len(expected) > 0
+    for (name, (x, y, w, h)), entry in zip(found, expected, strict=True):
+        assert name == entry["word"] and [x, y, x + w, y + h] == pytest.approx(entry["box"], abs=1e-3)
+
+
+def test_what_was_written_is_read_as_a_dataset(tmp_path):
+    """`detect --format` and `train --data` are one way and back: boxes, names and images."""
+    results = results_of(["a.jpg", "b.jpg", "c.png"])
+    for result in results:
+        path = tmp_path / "images" / result["image_id"].removesuffix("#0")
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (result["width"], result["height"])).save(path)
+    yolo, voc = (FORMATS[name](results, WORDS, tmp_path) for name in ("yolo", "voc"))
+    (tmp_path / "images").rename(yolo / "images")
+    for path, images, tolerance in ((yolo / "data.yaml", None, 1e-3), (voc, yolo / "images", 0.51)):
+        dataset = read_own_dataset(path, images)
+        records = {Path(record["file_name"]).name: record for record in next(iter(dataset.splits.values()))}
+        assert len(records) == 3
+        for result in results:
+            found = records[result["image_id"].removesuffix("#0")]["annotations"]
+            names = [dataset.names[entry["category_id"]] for entry in found]
+            assert names == [entry["word"] for entry in result["detections"]]
+            for entry, expected in zip(found, result["detections"], strict=True):
+                x, y, w, h = entry["bbox"]
+                assert [x, y, x + w, y + h] == pytest.approx(expected["box"], abs=tolerance + 1e-3)
+
+
 def test_csv_has_a_row_for_each_detection(tmp_path):
     results = results_of(["a.jpg", "b.jpg", "c.jpg"])
     with FORMATS["csv"](results, WORDS, tmp_path).open(newline="", encoding="utf-8") as file:
@@ -89,7 +144,6 @@ def test_csv_has_a_row_for_each_detection(tmp_path):
 
 
 def test_supervision_reads_yolo_and_voc(tmp_path):
-    supervision = pytest.importorskip("supervision")
     results = results_of(["a.jpg", "b.jpg", "c.png"])
     images = tmp_path / "images"
     images.mkdir()
