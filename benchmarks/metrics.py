@@ -42,6 +42,7 @@ BENCHMARKS = {
     "lp_ovod": ["lp_ovod.py"],
     "crop_clip": ["crop_clip.py"],
     "ralf": ["ralf.py"],
+    "serve": ["serve.py"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 

@@ -65,6 +65,10 @@ PACKAGES = (
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
     Package("supervision", "supervision>=0.31"),
+    Package("fastapi", "fastapi"),
+    Package("uvicorn", "uvicorn"),
+    Package("python_multipart", "python-multipart"),
+    Package("prometheus_client", "prometheus-client"),
     Package("pytest", "pytest"),
     Package("xdist", "pytest-xdist"),
     Package("hypothesis", "hypothesis"),

@@ -1,0 +1,1 @@
+"""The detector in a browser and over HTTP."""

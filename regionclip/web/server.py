@@ -1,0 +1,146 @@
+"""The HTTP server: FastAPI in front of worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+import regionclip
+from regionclip.web.addresses import fetch_image
+from regionclip.web.errors import RequestError, content_of, request_error
+from regionclip.web.guards import Guards, Limits
+from regionclip.web.jobs import Job
+from regionclip.web.metrics import ServerMetrics
+from regionclip.web.pool import WorkerPool
+from regionclip.web.schema import DetectRequest, EmbedRequest, detect_job, embed_job, from_form, image_bytes, parse
+
+MAX_FIELDS = 20
+
+
+def create_app(pool: WorkerPool, limits: Limits, *, api_key: str = "", allow_urls: bool = False) -> FastAPI:
+    """Return the application; the pool is started before, and closed when the application stops.
+
+    Args:
+        pool: its workers answer.
+        limits: of requests.
+        api_key: key that clients have to send; empty lets everybody in.
+        allow_urls: accept images by URL, from the public internet.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(pool.close)
+
+    app = FastAPI(
+        title="regionclip",
+        version=regionclip.__version__,
+        description="Find objects in images by words.",
+        lifespan=lifespan,
+    )
+    metrics = ServerMetrics(pool)
+    requests = _Requests(limits, allow_urls=allow_urls)
+    _add_error_handlers(app)
+    _add_measurement(app, metrics)
+    app.add_middleware(Guards, limits=limits, api_key=api_key, refused=metrics.count)
+
+    @app.post("/detect", openapi_extra=_body_of(DetectRequest), summary="Detect objects by words, or name boxes")
+    async def detect(request: Request) -> dict[str, Any]:
+        return content_of(await pool.answer(await requests.job(request, DetectRequest, detect_job)))
+
+    @app.post("/embed", openapi_extra=_body_of(EmbedRequest), summary="Embed words, or regions of an image")
+    async def embed(request: Request) -> dict[str, Any]:
+        return content_of(await pool.answer(await requests.job(request, EmbedRequest, embed_job)))
+
+    @app.get("/health", summary="Whether the server can answer, and what it serves")
+    async def health() -> JSONResponse:
+        is_well = pool.alive == pool.settings.workers
+        content = {"status": "ok" if is_well else "restarting", "workers": pool.alive, "queue": pool.queued}
+        return JSONResponse({**content, **pool.description}, 200 if pool.alive else 503)
+
+    @app.get("/metrics", summary="Metrics for Prometheus")
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+class _Requests:
+    """Reads requests as JSON or forms."""
+
+    def __init__(self, limits: Limits, *, allow_urls: bool) -> None:
+        self.limits, self.allow_urls = limits, allow_urls
+
+    async def job(self, request: Request, kind: type[BaseModel], make: Callable[[Any, bytes, Limits], Job]) -> Job:
+        """Return the job of a request; raises `RequestError` for one that is invalid."""
+        values, image = await self._values(request)
+        parsed = parse(kind, values)
+        given = [name for name, value in (("image", image or parsed.image), ("url", parsed.url)) if value]
+        if len(given) > 1:
+            raise request_error(422, "image and url", "one of them", "both", "leave one out")
+        if parsed.url:
+            image = await self._fetch(parsed.url)
+        return make(parsed, image or image_bytes(parsed), self.limits)
+
+    async def _values(self, request: Request) -> tuple[dict[str, Any], bytes]:
+        """Return the JSON values of a request, and the file of a form."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=self.limits.bytes)
+            files = [value for value in form.values() if isinstance(value, UploadFile)]
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            image = await files[0].read() if files else b""
+            return from_form(fields), image
+        try:
+            values = await request.json()
+        except (ValueError, RecursionError) as error:
+            expected, fix = "JSON, or a form with a file", "see /docs for the fields"
+            raise request_error(400, "request", expected, kind or "no content type", fix) from error
+        if not isinstance(values, dict):
+            raise request_error(400, "request", "a JSON object", type(values).__name__, "see /docs for the fields")
+        return values, b""
+
+    async def _fetch(self, url: str) -> bytes:
+        if not self.allow_urls:
+            fix = "send the image itself"
+            raise request_error(422, "url", "no url: this server does not fetch images", url[:200], fix)
+        return await asyncio.to_thread(fetch_image, url, self.limits.bytes, self.limits.seconds)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse(error.content, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        fix = "see /docs for the paths and their fields"
+        what, expected = f"{request.method} {request.url.path[:200]}", "a request that this server knows"
+        refusal = request_error(error.status_code, what, expected, str(error.detail)[:200], fix)
+        return JSONResponse(refusal.content, error.status_code)
+
+
+def _add_measurement(app: FastAPI, metrics: ServerMetrics) -> None:
+    @app.middleware("http")
+    async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        start = time.perf_counter()
+        response = await answer(request)
+        metrics.count(request.url.path, response.status_code, time.perf_counter() - start)
+        return response
+
+
+def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body, as JSON or as a form with a file."""
+    schema = kind.model_json_schema()
+    form = {**schema, "properties": {**schema["properties"], "image": {"type": "string", "format": "binary"}}}
+    contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": contents}}
