@@ -19,6 +19,7 @@ from regionclip.batch.file_names import forget_files, note_files, short
 from regionclip.batch.formats import FORMATS
 from regionclip.batch.report import write_report
 from regionclip.batch.results import as_coco, as_detections, as_result
+from regionclip.batch.shards import Shard
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
@@ -71,6 +72,8 @@ class DetectOptions:
     """Color behind transparent pixels."""
     slices: Slices | None = None
     """Also detect in tiles."""
+    shard: Shard | None = None
+    """The part of the images that this run is for."""
 
 
 @dataclass
@@ -108,6 +111,9 @@ def detect(
     """
     files = [replace(file, matte=options.matte) for file in files]
     boxes = boxes_by_image(given_boxes, _places(files, given_boxes)) if given_boxes is not None else None
+    if options.shard is not None:
+        files = options.shard.files(files)
+        boxes = None if boxes is None else options.shard.boxes(boxes, files)
     _require_apart(files, output)
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")

@@ -58,6 +58,9 @@ def detect(
     slices: Annotated[
         str, typer.Option(metavar="SIDE:OVERLAP", help="Also detect in tiles, for small objects: 640:0.2.")
     ] = "",
+    shard: Annotated[
+        str, typer.Option(metavar="INDEX/COUNT", help="Only every COUNT-th image, for jobs that share the work: 0/3.")
+    ] = "",
     every: Annotated[int, typer.Option(min=1, help="Use every N-th frame of a video.")] = 1,
     batch: Annotated[
         int, typer.Option(min=1, help="Images encoded at once; more than 1 is for GPUs, and changes the last digits.")
@@ -107,6 +110,7 @@ def run(args: Namespace) -> int:
     from regionclip.batch.detect import DetectOptions
     from regionclip.batch.detect import detect as detect_all
     from regionclip.batch.formats import parse_formats
+    from regionclip.batch.shards import Shard
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
@@ -118,7 +122,7 @@ def run(args: Namespace) -> int:
     from regionclip.limits import require_limits
 
     require_color(args.matte)
-    formats, slices = parse_formats(args.formats), Slices.parse(args.slices)
+    formats, slices, shard = parse_formats(args.formats), Slices.parse(args.slices), Shard.parse(args.shard)
     examples = parse_examples(args.example, args.matte)
     require_options(args)
     left_out = LeftOut()
@@ -141,6 +145,7 @@ def run(args: Namespace) -> int:
         batch=args.batch,
         matte=args.matte,
         slices=slices,
+        shard=shard,
     )
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     if args.save_vocabulary:

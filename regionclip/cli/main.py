@@ -6,7 +6,7 @@ from importlib import import_module
 
 import typer
 
-from regionclip.cli import concepts, config, delegated, detect, download, export, models, pack, serve
+from regionclip.cli import concepts, config, delegated, demo, detect, download, export, models, pack, serve
 from regionclip.method import methods
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("concepts", no_args_is_help=True)(concepts.concepts)
 app.command("eval", context_settings=delegated.FORWARDED)(delegated.evaluate)
 app.command("train", context_settings=delegated.FORWARDED)(delegated.train)
 app.command("pack", no_args_is_help=True)(pack.pack)
+app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("export", no_args_is_help=True)(export.export)
 app.command("download")(download.download)
