@@ -24,6 +24,7 @@ LAYERS = {
     "inference": ("methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "hub": ("inference", "methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "integrations": ("predictor", "inference"),
+    "web": ("predictor", "detections", "inference", "data", "config", "clip"),
     "batch": ("predictor", "detections", "drawing", "hub", "inference", "engine", "modeling", "data", "config", "clip"),
 }
 """What each package may import beside itself and the modules of BASE."""
