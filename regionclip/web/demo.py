@@ -137,9 +137,7 @@ def build_page(detector: DemoDetector, models: Sequence[str], samples: Sequence[
                 shown = gradio.Markdown("", elem_id="examples")
                 forget = gradio.Button("Forget examples", size="sm")
             with gradio.Column():
-                drawn = gradio.Image(
-                    label="Detections", type="pil", format="png", interactive=False, elem_id="drawn"
-                )
+                drawn = gradio.Image(label="Detections", type="pil", format="png", interactive=False, elem_id="drawn")
                 note = gradio.Markdown("", elem_id="note")
                 table = gradio.HTML("", elem_id="table")
         inputs, outputs = [image, typed, threshold, model, examples], [drawn, table, note]

@@ -10,8 +10,6 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 KNOWN_PATHS = frozenset({"/detect", "/embed", "/health", "/metrics"})
 """Paths that are counted by name; whatever else clients try is one."""
 
-BATCHES = (1, 2, 4, 8, 16, 32)
-
 
 class ServerMetrics:
     """Counters of one server."""
@@ -30,7 +28,7 @@ class ServerMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._batches = Histogram("regionclip_batch_jobs", "Jobs of a batch.", buckets=BATCHES, registry=registry)
+        self._batches = Gauge("regionclip_batches", "Batches by their number of jobs.", ("jobs",), registry=registry)
         self._queue = Gauge("regionclip_queue_jobs", "Jobs that wait for a worker.", registry=registry)
         self._workers = Gauge("regionclip_workers", "Workers whose process lives.", registry=registry)
         self._restarts = Gauge("regionclip_worker_restarts", "Workers that had to be replaced.", registry=registry)
@@ -44,9 +42,8 @@ class ServerMetrics:
 
     def text(self) -> bytes:
         """Return all metrics as text."""
-        batches, self._pool.state.batches = self._pool.state.batches, []
-        for size in batches:
-            self._batches.observe(size)
+        for size, count in list(self._pool.state.batches.items()):
+            self._batches.labels(str(size)).set(count)
         self._queue.set(self._pool.queued)
         self._workers.set(self._pool.alive)
         self._restarts.set(self._pool.state.restarts)

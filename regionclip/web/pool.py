@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -54,8 +54,8 @@ class PoolState:
     """Counters of a pool."""
 
     restarts: int = 0
-    batches: list[int] = field(default_factory=list)
-    """Jobs of the batches since they were last read."""
+    batches: Counter[int] = field(default_factory=Counter)
+    """Number of batches by their number of jobs."""
 
 
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
@@ -187,7 +187,7 @@ class WorkerPool:
             batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
             self._busy += len(batch)
             if batch:
-                self.state.batches.append(len(batch))
+                self.state.batches[len(batch)] += 1
         return batch or self._next_batch()
 
     def _drop_late(self) -> None:

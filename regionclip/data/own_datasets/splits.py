@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
+from regionclip.data.datasets.annotation_file import id_key
 from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.own_datasets.dataset import ALL, TEST, TRAIN, VAL, OwnDataset
 from regionclip.errors import user_error
@@ -32,8 +33,11 @@ def split_records(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def everything(dataset: OwnDataset) -> list[Record]:
-    """Return the records of all splits."""
-    return [record for split in dataset.splits.values() for record in split]
+    """Return the records of all splits; ids that several splits have get the name of their split."""
+    records = [(name, record) for name, split in dataset.splits.items() for record in split]
+    if len({id_key(record["image_id"]) for _, record in records}) == len(records):
+        return [record for _, record in records]
+    return [{**record, "image_id": f"{name}/{record['image_id']}"} for name, record in records]
 
 
 def training_splits(dataset: OwnDataset) -> tuple[list[Record], list[Record]]:

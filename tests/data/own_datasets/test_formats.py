@@ -136,6 +136,18 @@ def test_named_splits_are_kept(tmp_path):
         prepare_evaluation(dataset, [], "test")
 
 
+def test_all_splits_together_have_ids_of_their_own(tmp_path):
+    for folder in ("train", "valid"):
+        write_coco(tmp_path / folder).rename(tmp_path / folder / "_annotations.coco.json")
+    prepare_evaluation(read_own_dataset(tmp_path), [], ALL).write(tmp_path / "data")
+    register_folder(tmp_path / "data")
+    records = read_records(OWN_TEST)
+    assert len({record["image_id"] for record in records}) == 2 * len(SIZES)
+    for record in records:
+        number = int(record["file_name"].rpartition("/")[2].removesuffix(".png"))
+        assert [(a["category_id"], *a["bbox"]) for a in record["annotations"]] == objects_of(number)
+
+
 def test_yolo_follows_lists_roboflow_paths_and_polygons(tmp_path):
     file = write_yolo(tmp_path)
     (tmp_path / "list.txt").write_text("images/val/0.png\nimages/val/1.png\n")
