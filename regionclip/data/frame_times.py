@@ -41,7 +41,7 @@ def drawn_rate(path: Path, every: int) -> float:
     gaps = np.diff(times)
     if not len(gaps) or float(np.abs(gaps * steady - 1).max()) < 0.5:
         return steady
-    return min(1 / float(gaps.min()), FASTEST)
+    return min(1 / float(np.min(gaps)), FASTEST)
 
 
 class FrameClock:

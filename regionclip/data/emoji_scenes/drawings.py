@@ -135,7 +135,7 @@ def _read(path: Path) -> Drawing:
     with Image.open(path) as image:
         pixels = np.array(image.convert("RGBA"))
     rows, columns = np.nonzero(pixels[:, :, 3] > 127)
-    pixels = pixels[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    pixels = pixels[np.min(rows) : np.max(rows) + 1, np.min(columns) : np.max(columns) + 1]
     # Colour under full transparency would bleed into the edges.
     pixels[pixels[:, :, 3] == 0] = 0
     scale = SIDE / max(pixels.shape[:2])
