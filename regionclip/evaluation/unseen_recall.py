@@ -56,7 +56,7 @@ def unseen_recalls(
     if not objects:
         return dict.fromkeys(limits, math.nan)
     matched = [_matched_without_seen(image, ids) for image in images]
-    return {limit: float(sum(part[:, :limit].sum(axis=1) for part in matched).mean()) / objects for limit in limits}
+    return {limit: float(np.mean(sum(part[:, :limit].sum(axis=1) for part in matched))) / objects for limit in limits}
 
 
 def _matched_without_seen(image: dict[str, Any], seen: set[int]) -> NDArray[np.bool_]:

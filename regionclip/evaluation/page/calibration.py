@@ -61,5 +61,5 @@ def best_threshold(matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> 
         return float("nan"), float("nan")
     order = np.argsort(-scores, kind="stable")
     f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
-    best = int(f1.argmax())
+    best = int(np.argmax(f1))
     return float(scores[order][best]), float(100 * f1[best])

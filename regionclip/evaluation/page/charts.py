@@ -44,7 +44,7 @@ def calibration_chart(calibration: Calibration) -> str:
     def draw(axes: Axes) -> None:
         kept = calibration.counts > 0
         axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=0.8, linestyle="--")
-        sizes = 15 + 60 * calibration.counts[kept] / calibration.counts.max() if kept.any() else []
+        sizes = 15 + 60 * calibration.counts[kept] / max(float(np.max(calibration.counts)), 1.0)
         axes.plot(calibration.scores[kept], calibration.right[kept], linewidth=1.3)
         axes.scatter(calibration.scores[kept], calibration.right[kept], s=sizes)
         axes.set(xlabel="score", ylabel="share of right detections", xlim=(0, 1), ylim=(0, 1.02))

@@ -160,7 +160,7 @@ def _match_image(scores: Floats, boxes: Floats, objects: Sequence[dict[str, Any]
                 able &= (crowd == 0) if (able & (crowd == 0)).any() else True
                 if able.any():
                     values = np.where(able, ious[detection], -1.0)
-                    best = len(values) - 1 - int(values[::-1].argmax())
+                    best = len(values) - 1 - int(np.argmax(values[::-1]))
                     matched[row, detection], ignored[row, detection] = best, bool(crowd[best])
                     free[best] = False
     return _ImageMatches(scores, boxes, matched, ignored, place)

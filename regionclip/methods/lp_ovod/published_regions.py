@@ -53,7 +53,7 @@ def _require_inside(boxes: NDArray[np.float32], image: Entry) -> None:
     width, height = image.get("width"), image.get("height")
     if not len(boxes) or not width or not height:
         return
-    right, bottom = boxes[:, 2].max(), boxes[:, 3].max()
+    right, bottom = np.max(boxes[:, 2]), np.max(boxes[:, 3])
     if right > width + 1 or bottom > height + 1:
         actual, fix = f"boxes up to {right:.0f} x {bottom:.0f}", "name the --id-map or annotation file of the proposals"
         raise user_error(f"proposals of image {image['id']}", f"boxes within {width} x {height} pixels", actual, fix)
