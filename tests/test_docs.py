@@ -148,7 +148,8 @@ def test_the_example_for_ray_runs(workplace, detector_folder):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = parquet.read_table(workplace / "detections").to_pylist()
-    assert {row["path"] for row in rows} == set(paths)
+    assert sorted(row["path"] for row in rows) == sorted(paths)
     assert [row["path"] for row in rows if row["error"]] == [str(workplace / "broken.jpg")]
-    assert all(len(row["embedding"]) == 32 for row in rows if not row["error"])
+    assert all(len(vector) == 32 for row in rows for vector in row["embeddings"])
+    assert all(len(row["boxes"]) == len(row["names"]) == len(row["embeddings"]) for row in rows)
     assert ray.__version__

@@ -476,7 +476,7 @@ def test_the_other_commands_are_the_tools(command):
 def test_shells_can_complete_the_command():
     environment = os.environ | {
         "_REGIONCLIP_COMPLETE": "complete_bash",
-        "COMP_WORDS": "regionclip de",
+        "COMP_WORDS": "regionclip det",
         "COMP_CWORD": "1",
     }
     program = "import sys; sys.argv[0] = 'regionclip'; from regionclip.cli.main import main; main()"

@@ -504,7 +504,7 @@ def test_device_falls_back_to_the_cpu():
 
 
 def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
-    for i in range(30):
+    for i in range(14):
         picture(tmp_path / "in" / f"{i:02}.jpg", size=(90 + i, 60))
     overrides = tiny["overrides"] | {"INPUT_DIR": str(tmp_path / "in")}
     tool = [sys.executable, str(REPOSITORY / "tools/train_net.py"), "--eval-only", "--config-file", tiny["config"]]
@@ -514,17 +514,17 @@ def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
 
     journal = tmp_path / "out" / "inference" / "predictions.0.jsonl"
     process = subprocess.Popen(command("out"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (journal.is_file() and journal.read_text().count("\n") > 5):
+    while process.poll() is None and not (journal.is_file() and journal.read_text().count("\n") > 3):
         time.sleep(0.005)
     process.kill()
     process.wait()
     before = journal.read_text()
-    assert 5 < before.count("\n") < 31, "the run was not interrupted in the middle"
-    journal.write_text(before + '{"image_id": 29, "inst')  # a line torn by the interruption
+    assert 3 < before.count("\n") < 15, "the run was not interrupted in the middle"
+    journal.write_text(before + '{"image_id": 13, "inst')  # a line torn by the interruption
     done = subprocess.run(command("out"), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "images were finished by an interrupted run" in done.stdout
-    assert "Done: 30 images, 0 failed" in done.stdout
+    assert "Done: 14 images, 0 failed" in done.stdout
     assert not journal.exists()
     results = (tmp_path / "out/inference/lvis_instances_results.json").read_text()
     # The same without interruption, in a folder of the same name: the config is part of the fingerprint.

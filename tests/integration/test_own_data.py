@@ -8,12 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from regionclip import RegionCLIP
+from regionclip.config.loading import load_config
+from regionclip.data.class_lists import parse_names
+from regionclip.modeling.build import build_model
+from regionclip.testing.deterministic import fill_deterministic
+from tests.helpers.detectors import flat
 from tests.helpers.own_datasets import NAMES, write_coco, write_yolo
 from tests.helpers.paths import REPOSITORY
 
@@ -144,6 +151,30 @@ def test_what_only_regionclip_can_is_refused_for_others(command, data, tmp_path,
         monkeypatch.setenv(name, str(value))
     code, _, error = command("train", "--data", data)
     assert code == 2 and "--data: expected a command of one process" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [("cora", ""), ("lp_ovod", "expected names of BASE_CLASSES and NOVEL_CLASSES, got wood. Fix: add them")],
+)
+def test_detectors_of_other_methods_are_evaluated_where_they_know_the_names(
+    name, refusal, command, data, embedding_file, detector_folder, tmp_path
+):
+    case = import_module(f"tests.methods.{name}.tiny")
+    known = parse_names(getattr(case, "NAMES", ""))
+    embeddings = embedding_file("conformance", case.CLASSES, int(case.OVERRIDES["MODEL.CLIP.TEXT_EMB_DIM"]), known)
+    cfg = load_config(case.CONFIG, flat(case.OVERRIDES | {case.EMBEDDINGS: embeddings}))
+    model = build_model(cfg)
+    fill_deterministic(model, skip=["cls_score.weight", "cls_bg_score.weight"])
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    given = ("--data", data, "--model", "weights.pth", "--config", "config.yaml", "--split", "all", "--output", "out")
+    code, output, error = command("eval", *given, "--text-weights", detector_folder / "text.safetensors")
+    if refusal:
+        assert code == 2 and refusal in error
+        return
+    assert code == 0, output + error
+    assert metrics_of(tmp_path / "out")["images"] == 8
 
 
 def quick_start():

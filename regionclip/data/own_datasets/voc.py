@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regionclip.data.datasets.annotation_file import side
 from regionclip.data.image_listing import LeftOut, files_in_folder
 from regionclip.data.images import IMAGE_ENDINGS
 from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, OwnDataset
@@ -18,8 +20,18 @@ VOC = "Pascal VOC"
 
 _ENDINGS = [spelled for ending in sorted(IMAGE_ENDINGS) for spelled in (ending, ending.upper())]
 
-Named = tuple[str, list[float]]
-"""Class name of an object, and its box x y width height in pixels."""
+
+@dataclass(frozen=True)
+class _Annotated:
+    """Content of an XML file."""
+
+    file: Path
+    objects: list[tuple[str, list[float]]]
+    """Class name and box x y width height in pixels of each object."""
+    image_name: str
+    """As the file states it, without folders."""
+    size: tuple[int | None, int | None]
+    """(height, width) as the file states them."""
 
 
 def is_voc(folder: Path) -> bool:
@@ -40,13 +52,13 @@ def read_voc(folder: Path, image_root: Path | None = None) -> OwnDataset:
     Raises:
         UserError: an unreadable file, or an image that is nowhere; the message names the file.
     """
-    files = _files_of_splits(folder)
-    objects = {file: _objects(file) for split in files.values() for file in split}
-    names = tuple(sorted({name for found in objects.values() for name, _ in found}))
-    records = {
-        split: [_record(file, number, objects[file], names, image_root) for number, file in enumerate(own, start=1)]
-        for split, own in files.items()
-    }
+    read = {split: [_read(file) for file in files] for split, files in _files_of_splits(folder).items()}
+    names = tuple(sorted({name for split in read.values() for entry in split for name, _ in entry.objects}))
+    index = {name: number for number, name in enumerate(names)}
+    records, number = {}, 0
+    for split, entries in read.items():
+        records[split] = [_record(entry, number + i, index, image_root) for i, entry in enumerate(entries, start=1)]
+        number += len(entries)
     return OwnDataset(folder, VOC, names, records)
 
 
@@ -85,10 +97,10 @@ def _parse(file: Path) -> Any:
         raise user_error(str(file), "Pascal VOC's XML", " ".join(str(error).split()), fix) from error
 
 
-def _objects(file: Path) -> list[Named]:
-    formats = supervision_formats("pascal_voc")
+def _read(file: Path) -> _Annotated:
+    root, formats = _parse(file), supervision_formats("pascal_voc")
     found = []
-    for number, element in enumerate(_parse(file).iter("object"), start=1):
+    for number, element in enumerate(root.iter("object"), start=1):
         alone = type(element)("annotation")
         alone.append(element)
         try:
@@ -97,21 +109,23 @@ def _objects(file: Path) -> list[Named]:
             where, fix = f"{file}: object {number}", "correct the file"
             raise user_error(where, "a name and a bndbox of four numbers", str(error), fix) from error
         found.append((str(names[0]), box_xywh(detections.xyxy[0])))
-    return found
+    stated = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+    return _Annotated(file, found, stated, (side(root.findtext("size/height")), side(root.findtext("size/width"))))
 
 
-def _record(file: Path, number: int, named: Sequence[Named], names: Sequence[str], image_root: Path | None) -> Record:
-    image = _image_of(file, image_root)
-    return as_record(image, number, size_of(image), [(names.index(name), box) for name, box in named])
+def _record(entry: _Annotated, number: int, index: Mapping[str, int], image_root: Path | None) -> Record:
+    image = _image_of(entry, image_root)
+    # As for COCO's files, training and evaluation compare the stated size with that of the image.
+    size = entry.size if None not in entry.size else size_of(image)
+    return as_record(image, number, size, [(index[name], box) for name, box in entry.objects])
 
 
-def _image_of(file: Path, image_root: Path | None) -> Path:
+def _image_of(entry: _Annotated, image_root: Path | None) -> Path:
     """Return the image of an XML file: of the name that it states, else of its own name."""
-    dataset = file.parent.parent
+    dataset, file = entry.file.parent.parent, entry.file
     folders = [image_root] if image_root else [dataset / "JPEGImages", dataset / "images", file.parent]
-    stated = (_parse(file).findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     for folder in folders:
-        for name in (stated, *(f"{file.stem}{ending}" for ending in _ENDINGS)):
+        for name in (entry.image_name, *(f"{file.stem}{ending}" for ending in _ENDINGS)):
             if name and (folder / name).is_file():
                 return folder / name
     expected = f"its image in {' or '.join(map(str, dict.fromkeys(folders)))}"

@@ -335,6 +335,21 @@ def test_an_image_with_another_size_than_its_annotations_say_is_known_before_tra
     assert (record["width"], record["height"]) == (64, 96)
 
 
+def test_voc_keeps_the_size_that_a_file_states_and_follows_lists(tmp_path):
+    write_dataset(tmp_path, "Pascal VOC")
+    file = tmp_path / "Annotations" / "3.xml"
+    size = "<size><width>50</width><height>33</height><depth>3</depth></size>"  # of the photo before it was turned
+    file.write_text(file.read_text().replace("</filename>", f"</filename>{size}"))
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for name, lines in (("train", "0\n1\n"), ("val", "3 1\n"), ("trainval", "0\n1\n3\n"), ("carrot_train", "0 -1\n")):
+        (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text(lines)
+    dataset = read_own_dataset(tmp_path)
+    assert {split: len(records) for split, records in dataset.splits.items()} == {TRAIN: 2, VAL: 1}
+    (record,) = dataset.splits[VAL]
+    assert (record["width"], record["height"]) == (50, 33) and SIZES[3] == (33, 50)
+    assert len({entry["image_id"] for records in dataset.splits.values() for entry in records}) == 3
+
+
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"DATASETS.FOLDER .*expected a folder that --data wrote"):
         register_folder(tmp_path)

@@ -95,6 +95,7 @@ def test_its_own_head_can_stand_for_the_teacher(command, world, tmp_path):
     assert bool(weights(tmp_path / "taught")[PROTOTYPES].any())
 
 
+@pytest.mark.slow
 def test_more_words_can_be_taught_later(command, world, tmp_path):
     assert command(*arguments(world, tmp_path / "one", words="red box"))[0] == 0
     code, _, error = command(*arguments(world, tmp_path / "two", words="blue box", model=tmp_path / "one"))
@@ -121,6 +122,7 @@ def test_names_of_the_config_that_were_never_probed_can_be_taught(command, world
     assert packed.MODEL.ENSEMBLE.NEGATIVES_PER_POSITIVE == 10
 
 
+@pytest.mark.slow
 def test_struck_out_regions_are_not_learned_from(command, world, tmp_path):
     output = tmp_path / "taught"
     assert command(*arguments(world, output))[0] == 0

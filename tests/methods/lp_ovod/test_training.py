@@ -103,7 +103,7 @@ def test_probing_learns_to_tell_the_novel_classes_apart(world, tmp_path):
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param("base", marks=pytest.mark.slow), "probe"])
 def test_a_killed_training_ends_with_the_same_bits(stage, world, tmp_path):
     options = settings(world, stage, SOLVER__MAX_ITER=16)
     assert_a_killed_training_ends_with_the_same_bits(world, tmp_path, **options)

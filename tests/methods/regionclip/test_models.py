@@ -172,7 +172,9 @@ GENERALIZED = {
 }
 
 
-@pytest.mark.parametrize("config", GENERALIZED)
+@pytest.mark.parametrize(
+    "config", [name if "C4" in name else pytest.param(name, marks=pytest.mark.slow) for name in GENERALIZED]
+)
 def test_generalized_rcnn_on_clip_runs_and_trains(config):
     overrides = TINY_TOWER | GENERALIZED[config] | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0"}
     model = build_model(load_config(config, flat(overrides)))
