@@ -49,6 +49,7 @@ def train(
     val_data: Annotated[
         Path | None, typer.Option(help="Dataset to evaluate on; else a split of --data, or every fifth image.")
     ] = None,
+    val_images: Annotated[Path | None, typer.Option(help="Folder of the images of --val-data.")] = None,
     model: shared.Model = "",
     novel: Novel = "",
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/own"),
@@ -119,7 +120,7 @@ def _run(action: Callable[[Namespace], int], args: Namespace) -> None:
 
 def _train(args: Namespace) -> int:
     from regionclip.engine.checkpoint.run import BEST, FINAL, RunCheckpoints
-    from regionclip.engine.command import DONE, SOME_FAILED
+    from regionclip.engine.command import DONE, INTERRUPTED, SOME_FAILED
     from regionclip.engine.ownership import own_folder
     from regionclip.hub.own_data import Schedule, write_training_config
 
@@ -134,29 +135,36 @@ def _train(args: Namespace) -> int:
             found, prepared, folder, overrides, args.templates, schedule, is_resumed=args.resume
         )
     resume = ["--resume"] if args.resume else []
-    code = _launch(args, config, [*resume, "OUTPUT_DIR", str(args.output)])
+    code = _launch(args, config, [*resume, "OUTPUT_DIR", str(args.output.absolute())])
     final, best = (args.output / f"{name}.pth" for name in (FINAL, BEST))
     if code not in (DONE, SOME_FAILED) or run.newest_name() != final.name:
-        print("Next: the same command with --resume")
+        if code in (DONE, INTERRUPTED):
+            print("Next: the same command with --resume")
         return code
     weights = best if best.is_file() else final
-    evaluation = ["--eval-only", "MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(args.output / EVALUATION_FOLDER)]
+    results = args.output.absolute() / EVALUATION_FOLDER
+    evaluation = ["--eval-only", "MODEL.WEIGHTS", str(weights.absolute()), "OUTPUT_DIR", str(results)]
     code = max(code, _launch(args, config, evaluation))
     if code in (DONE, SOME_FAILED):
-        _pack(found, config, weights, prepared, args)
+        _pack(found, config, weights, args)
     return code
 
 
 def _evaluate(args: Namespace) -> int:
+    from regionclip.engine.checkpoint.run import RunCheckpoints
     from regionclip.engine.ownership import own_folder
+    from regionclip.errors import user_error
     from regionclip.hub.own_data import write_evaluation_config
 
+    if RunCheckpoints(args.output).newest_name():
+        expected, fix = "a folder without a training, whose data it would replace", "name another --output"
+        raise user_error(f"--output {args.output}", expected, "one with checkpoints", fix)
     found = _find_detector(args)
     prepared = _prepare(args, split=args.split)
     with own_folder(args.output, f"--output {args.output}"):
         overrides, folder = shared.override_pairs(args.overrides), args.output.absolute() / DATA_FOLDER
         config = write_evaluation_config(found, prepared, folder, overrides, args.templates)
-    code = _launch(args, config, ["--eval-only", "OUTPUT_DIR", str(args.output)])
+    code = _launch(args, config, ["--eval-only", "OUTPUT_DIR", str(args.output.absolute())])
     if args.as_json and code <= 1:
         _print_metrics(args.output)
     return code
@@ -188,16 +196,16 @@ def _find_detector(args: Namespace) -> FoundDetector:
 
 def _prepare(args: Namespace, *, split: str = "") -> Prepared:
     """Read the dataset of the options for an evaluation on a split, else for training, and print what it has."""
+    from regionclip.data.own_datasets.dataset import TRAIN
     from regionclip.data.own_datasets.prepared import prepare_evaluation, prepare_training
     from regionclip.data.own_datasets.reading import read_own_dataset
-    from regionclip.inference.vocabularies import split_words
 
-    dataset = read_own_dataset(args.data, args.images)
-    novel = [name for words in split_words(args.novel) for name in words] if args.novel else []
+    dataset = read_own_dataset(args.data, args.images, split or TRAIN)
+    novel = [name.strip() for name in args.novel.split(",") if name.strip()]
     if split:
         prepared = prepare_evaluation(dataset, novel, split)
     else:
-        held_out = read_own_dataset(args.val_data, args.images) if args.val_data else None
+        held_out = read_own_dataset(args.val_data, args.val_images) if args.val_data else None
         prepared = prepare_training(dataset, novel, held_out)
     for line in prepared.summary():
         print(line)
@@ -209,17 +217,18 @@ def _launch(args: Namespace, config: Path, arguments: Sequence[str]) -> int:
     from regionclip.cli.train_net import start
 
     try:
-        start(["--config-file", str(config), "--num-gpus", str(args.num_gpus), *arguments])
+        trusted = ["--trust-pickle"] if args.trust_pickle else []
+        start(["--config-file", str(config), "--num-gpus", str(args.num_gpus), *trusted, *arguments])
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def _pack(found: FoundDetector, config: Path, weights: Path, prepared: Prepared, args: Namespace) -> None:
+def _pack(found: FoundDetector, config: Path, weights: Path, args: Namespace) -> None:
     from regionclip.hub.own_data import pack_trained
 
     folder = args.output / DETECTOR_FOLDER
-    pack_trained(found, config, weights, list(prepared.dataset.names), folder)
+    pack_trained(found, config, weights, folder)
     print(f"Done: detector in {folder}, metrics in {args.output / EVALUATION_FOLDER / 'inference'}")
     print(f"Next: regionclip detect photo.jpg --model {folder}")
     if args.as_json:

@@ -43,6 +43,13 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             fix = _nearest(error) or "compare it with docs/config.md and the files in configs/"
             raise user_error(config_file, "known keys with values of their type", _reason(error), fix) from error
         _find_neighbors(cfg, path.parent)
+    merge_overrides(cfg, overrides)
+    cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
+    return cfg
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Change a config by `KEY VALUE` pairs; raises `UserError` for an unknown key or a value of another type."""
     try:
         cfg.merge_from_list(_with_floats(cfg, overrides))
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
@@ -52,8 +59,6 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             _reason(error),
             _nearest(error) or "write KEY VALUE KEY VALUE ...; docs/config.md lists the keys",
         ) from error
-    cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER = cfg.MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER or False
-    return cfg
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:

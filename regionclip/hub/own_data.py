@@ -11,8 +11,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.keys import all_keys, get_value
-from regionclip.config.loading import load_config
+from regionclip.config.loading import load_config, merge_overrides
 from regionclip.config.resolve import find_weights
 from regionclip.data.own_datasets.prepared import OWN_TEST, OWN_TRAIN, Prepared
 from regionclip.engine.detector import load_model
@@ -34,6 +35,9 @@ EPOCHS = 12
 
 MIN_ITERATIONS, MAX_ITERATIONS = 100, 90_000
 """Limits of the schedule; the second is the published one."""
+
+EVALUATIONS = 5
+"""Of the held-out images, during a training."""
 
 PUBLISHED_BATCH = 16
 """Images of a batch that the learning rates are for; they scale with the batch."""
@@ -83,9 +87,11 @@ def write_evaluation_config(
     Raises:
         UserError: class names that are the same to CLIP, or no text encoder.
     """
-    prepared.write(folder)
+    _require_mergeable(found.cfg, overrides)
     options = VocabularyOptions(templates, "mean")
-    make_vocabulary(list(prepared.dataset.names), found.embedder, options).save(folder / CLASSES_FILE)
+    made = make_vocabulary(list(prepared.dataset.names), found.embedder, options)
+    prepared.write(folder)
+    made.save(folder / CLASSES_FILE)
     values = _common(found, prepared, folder) | {
         "MODEL.CLIP.TEXT_EMB_PATH": str(folder / CLASSES_FILE),
         "MODEL.ROI_HEADS.NUM_CLASSES": len(prepared.dataset.names),
@@ -116,10 +122,13 @@ def write_training_config(
         actual = f"one of {method.title if method else found.cfg.MODEL.META_ARCHITECTURE}"
         fix = "name another --model, or train it with its own configs (docs/methods)"
         raise user_error("--model", "a detector of RegionCLIP, to train it on --data", actual, fix)
-    prepared.write(folder, is_resumed=is_resumed)
+    _require_mergeable(found.cfg, overrides)
     options = VocabularyOptions(templates, "mean")
-    for file, names in ((CLASSES_FILE, prepared.dataset.names), (BASE_CLASSES_FILE, prepared.base_names)):
-        make_vocabulary(list(names), found.embedder, options).save(folder / file)
+    files = {CLASSES_FILE: prepared.dataset.names, BASE_CLASSES_FILE: prepared.base_names}
+    made = {file: make_vocabulary(list(names), found.embedder, options) for file, names in files.items()}
+    prepared.write(folder, is_resumed=is_resumed)
+    for file, vocabulary in made.items():
+        vocabulary.save(folder / file)
     values = _common(found, prepared, folder) | {
         "MODEL.CLIP.TEXT_EMB_PATH": str(folder / BASE_CLASSES_FILE),
         "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH": str(folder / CLASSES_FILE),
@@ -130,6 +139,13 @@ def write_training_config(
         "INPUT.DOMAIN": "",
     }
     return _write(found.cfg, values | _solver(found.cfg, len(prepared.train), schedule), overrides, folder)
+
+
+def _require_mergeable(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Raise a `UserError` for overrides that are wrong, before anything is written."""
+    tried = cfg.clone()
+    tried.defrost()
+    merge_overrides(tried, overrides)
 
 
 def _common(found: FoundDetector, prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def _solver(cfg: CfgNode, images: int, schedule: Schedule) -> dict[str, Any]:
     batch = schedule.batch or min(PUBLISHED_BATCH if on_gpu else PUBLISHED_BATCH // 2, images)
     iterations = schedule.iterations(images, batch)
     recipe = _SMALL if cfg.MODEL.CLIP.ARCHITECTURE.endswith(".json") else _PUBLISHED
-    period = max(iterations // 5, 1)
+    period = -(-iterations // EVALUATIONS)
     return recipe | {
         "SOLVER.BASE_LR": recipe["SOLVER.BASE_LR"] * batch / PUBLISHED_BATCH,
         "SOLVER.IMS_PER_BATCH": batch,
@@ -169,7 +185,7 @@ def _write(cfg: CfgNode, values: dict[str, Any], overrides: Sequence[str], folde
     made = cfg.clone()
     made.defrost()
     made.merge_from_list([part for key, value in values.items() for part in (key, value)])
-    made.merge_from_list(list(overrides))
+    merge_overrides(made, overrides)
     for key in all_keys():
         value = get_value(made, key.name) if key.is_file else None
         file = existing_file(value) if isinstance(value, str) and value else None
@@ -181,14 +197,20 @@ def _write(cfg: CfgNode, values: dict[str, Any], overrides: Sequence[str], folde
     return path
 
 
-def pack_trained(
-    found: FoundDetector, config: Path, weights: Path, names: Sequence[str], folder: Path
-) -> list[PackedFile]:
-    """Pack trained weights with the text encoder they were trained with, and their class names as vocabulary."""
+def pack_trained(found: FoundDetector, config: Path, weights: Path, folder: Path) -> list[PackedFile]:
+    """Pack trained weights with the text encoder and the class embeddings that they were evaluated with.
+
+    Args:
+        found: the detector that the training began with.
+        config: from `write_training_config`.
+        weights: trained.
+        folder: gets the detector.
+    """
     of_training = ("MODEL.CLIP.TEXT_EMB_PATH", "MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH", "DATASETS.FOLDER")
     values = {**dict.fromkeys(of_training, ""), "DATASETS.TRAIN": (), "DATASETS.TEST": (), "OUTPUT_DIR": "./output"}
     values["MODEL.ROI_HEADS.SCORE_THRESH_TEST"] = found.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
     cfg = load_config(str(config), [part for key, value in values.items() for part in (key, str(value))])
     cfg.freeze()
     model = load_model(cfg, str(weights), {}, sets_class_names=True)
-    return pack_detector(Pretrained(model, cfg, found.embedder), folder, list(names))
+    vocabulary = Vocabulary.from_file(config.parent / CLASSES_FILE)
+    return pack_detector(Pretrained(model, cfg, found.embedder), folder, vocabulary)

@@ -116,7 +116,7 @@ def test_intervals_hold_the_value_and_do_not_change(tmp_path):
     samples = mean_over_classes(np.stack([average_precisions(entry, weights)[:, 1] for entry in matches]))
     measured = interval(samples)
     assert measured.low < measured.value < measured.high
-    assert measured == interval(mean_over_classes(np.stack([average_precisions(e, weights)[:, 1] for e in matches])))
+    np.testing.assert_array_equal(bootstrap_weights(matches), weights)
 
 
 def scene(*boxes):
@@ -163,7 +163,7 @@ def test_calibration_is_counted_by_hand(tmp_path):
     assert (threshold, f1) == (0.95, pytest.approx(100 * 2 / 3))
 
 
-def test_the_page_has_metrics_curves_calibration_and_pictures(tmp_path):
+def test_the_page_has_metrics_curves_calibration_and_images(tmp_path):
     Image.new("RGB", (100, 100), "gray").save(tmp_path / "a.png")
     evaluator = evaluator_of(tmp_path, OBJECTS, lvis=False)
     metrics = evaluator.metrics(FOUND)["bbox"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ FIX = "correct the file, or export the dataset again"
 
 _LVIS_KEYS = {"neg_category_ids", "not_exhaustive_category_ids"}
 
+_OTHER_KINDS = ("caption", "keypoint", "stuff", "panoptic", "image_info")
+"""In the names of COCO's files that have no boxes of things."""
+
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 
 
@@ -27,18 +32,18 @@ def files_of_splits(folder: Path) -> dict[str, Path]:
     Files are `train/_annotations.coco.json`, ... as Roboflow exports them, or `annotations/*train*.json`, ...
     """
     exported = {SPLIT_NAMES.get(file.parent.name.lower()): file for file in folder.glob("*/_annotations.coco.json")}
-    # The shortest name: instances_train2017.json, not one of its excerpts.
-    stock = {_split_of(file): file for file in sorted(folder.glob("annotations/*.json"), key=_by_length, reverse=True)}
+    # Instances first, then the shortest name: instances_train2017.json, not one of its excerpts.
+    stock = {_split_of(file): file for file in sorted(folder.glob("annotations/*.json"), key=_rank, reverse=True)}
     return {split: file for split, file in (exported or stock).items() if split}
 
 
-def _by_length(path: Path) -> tuple[int, str]:
-    return len(path.name), path.name
+def _rank(path: Path) -> tuple[bool, int, str]:
+    return not path.name.startswith("instances"), len(path.name), path.name
 
 
 def _split_of(file: Path) -> str | None:
     found = _SPLIT_IN_NAME.search(file.stem.lower())
-    return SPLIT_NAMES[found[1]] if found and "caption" not in file.stem and "keypoint" not in file.stem else None
+    return SPLIT_NAMES[found[1]] if found and not any(kind in file.stem for kind in _OTHER_KINDS) else None
 
 
 def read_coco(source: Path, files: dict[str, Path], image_root: Path | None = None) -> OwnDataset:
@@ -53,14 +58,18 @@ def read_coco(source: Path, files: dict[str, Path], image_root: Path | None = No
         UserError: unreadable file, files with different classes, or images that are nowhere.
     """
     contents = {split: read_annotations(file, what="COCO's JSON format", fix=FIX) for split, file in files.items()}
+    contents = _without_dummy(contents)
     first, *others = contents.values()
     names = [category["name"] for category in first.categories]
     for other in others:
         require_names(other, names, f"give all files the classes of {first.path}")
+        if [id_key(category["id"]) for category in other.categories] != list(first.numbers()):
+            expected, fix = f"the ids of {first.path} for its categories", "give all files the same ids"
+            raise user_error(other.path, expected, "others", fix)
     is_lvis = any(_LVIS_KEYS & image.keys() for image in first.images)
     records = {}
     for split, content in contents.items():
-        root = str(image_root or find_image_root(content))
+        root = str(find_image_root(content, image_root, is_lvis=is_lvis))
         reader = lvis_records if is_lvis else coco_records
         records[split] = reader(content, content.numbers(), root)
     ids = tuple(category["id"] for category in first.categories)
@@ -73,28 +82,59 @@ def read_coco_file(path: Path, image_root: Path | None = None) -> OwnDataset:
     return read_coco(path, {ALL: path}, image_root)
 
 
-def find_image_root(content: AnnotationFile) -> Path:
-    """Return the folder near an annotation file that the file names of its images are relative to.
+def _without_dummy(contents: dict[str, AnnotationFile]) -> dict[str, AnnotationFile]:
+    """Return files without a category that is only the supercategory of others, as Roboflow exports one."""
+    used = {
+        id_key(entry["category_id"])
+        for content in contents.values()
+        for entries in content.annotations.values()
+        for entry in entries
+    }
+    parents = {category.get("supercategory") for content in contents.values() for category in content.categories}
+    return {
+        split: replace(
+            content,
+            categories=[
+                category
+                for category in content.categories
+                if id_key(category["id"]) in used
+                or category["name"] not in parents
+                or category.get("supercategory") == category["name"]
+            ],
+        )
+        for split, content in contents.items()
+    }
+
+
+def find_image_root(content: AnnotationFile, given: Path | None = None, *, is_lvis: bool = False) -> Path:
+    """Return the folder that the file names of an annotation file's images are relative to.
+
+    Args:
+        content: annotation file.
+        given: the folder; None looks in the usual places near the file.
+        is_lvis: the address of an image names its file, as in LVIS.
 
     Raises:
-        UserError: the first image is in none of the usual places.
+        UserError: the first image is not there.
     """
-    folder = Path(content.path).parent
-    near = [folder, folder.parent]
-    places = [*near, *(place / "images" for place in near), *_folders_named_after_split(near, Path(content.path))]
-    first = content.images[0]
-    for place in places:
-        if Path(_file_of(first, place, content.path)).is_file():
+    first, folder = content.images[0], Path(content.path).parent
+    for place in [given] if given else _usual_places(folder, Path(content.path)):
+        if Path(_file_of(first, place, content.path, is_lvis)).is_file():
             return place
-    expected, actual = f"{_name_of(first)} in {folder} or a folder next to it", "no such file"
+    expected = f"{_name_of(first)} in {given or f'{folder} or a folder next to it'}"
     fix = "name the folder of the images with --images"
-    raise user_error(f"{content.path}: image {first['id']}", expected, actual, fix)
+    raise user_error(f"{content.path}: image {first['id']}", expected, "no such file", fix)
 
 
-def _folders_named_after_split(places: list[Path], file: Path) -> list[Path]:
+def _usual_places(folder: Path, file: Path) -> Iterator[Path]:
+    """Yield folders near an annotation file: its own, `images`, and folders named after its split."""
+    near = [folder, folder.parent, folder / "images", folder.parent / "images"]
+    yield from near
     split = _split_of(file)
-    found = [path for place in places for path in sorted(place.iterdir()) if path.is_dir()] if split else []
-    return [inner for path in found if str(split) in path.name.lower() for inner in (path, path / "images")]
+    for place in near if split else ():
+        for inner in sorted(place.iterdir()) if place.is_dir() else ():
+            if inner.is_dir() and _split_of(inner) == split:
+                yield from (inner, inner / "images")
 
 
 def _name_of(image: Entry) -> Any:
@@ -102,7 +142,8 @@ def _name_of(image: Entry) -> Any:
     return image.get("file_name") or image.get("coco_url") or id_key(image["id"])
 
 
-def _file_of(image: Entry, root: Path, source: str) -> str:
-    if image.get("file_name") or "coco_url" not in image:
-        return image_file(image, str(root), source)
-    return str(root / "/".join(str(image["coco_url"]).split("/")[-2:]))
+def _file_of(image: Entry, root: Path, source: str, is_lvis: bool) -> str:
+    address = image.get("coco_url")
+    if is_lvis and isinstance(address, str) and address:
+        return str(Path(root, *address.split("/")[-2:]))
+    return image_file(image, str(root), source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ class OwnDataset:
     def ids(self) -> tuple[Any, ...]:
         """Category ids by class index."""
         return self.category_ids or tuple(range(1, len(self.names) + 1))
+
+
+def needed_splits(named: Collection[str], split: str) -> list[str]:
+    """Return which of the `named` splits are needed for `split`; for `TRAIN`, that includes what is held out.
+
+    A split that is not named is made of the others, which are all needed then.
+    """
+    if split == TRAIN:
+        return [name for name in named if name != TEST or VAL not in named]
+    return [split] if split in named else list(named)
 
 
 def require_images(dataset: OwnDataset) -> OwnDataset:

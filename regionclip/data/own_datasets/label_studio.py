@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,9 @@ LABEL_STUDIO = "Label Studio"
 _KINDS = ("rectanglelabels", "polygonlabels")
 
 _FIX = "export the project as JSON"
+
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What an upload has before the name of the file."""
 
 Region = dict[str, Any]
 
@@ -38,7 +42,7 @@ def read_label_studio(path: Path, tasks: Sequence[Any], image_root: Path | None 
         UserError: a task without an image, or a region that is no box; the message names the task.
     """
     left_out: Counter[str] = Counter()
-    found = [(task, _regions(task, left_out)) for task in tasks]
+    found = [(task, _regions(task, left_out)) for task in _last_of_each(tasks, left_out)]
     boxes = [(task, list(_boxes(task, regions, path, left_out))) for task, regions in found if regions is not None]
     names = tuple(sorted({name for _, own in boxes for name, _ in own}))
     records = []
@@ -48,6 +52,17 @@ def read_label_studio(path: Path, tasks: Sequence[Any], image_root: Path | None 
         records.append(as_record(image, task.get("id", number), _size(task), objects))
     report_left_out(str(path), left_out)
     return OwnDataset(path, LABEL_STUDIO, names, {ALL: records})
+
+
+def _last_of_each(tasks: Sequence[Any], left_out: Counter[str]) -> list[Any]:
+    """Return the tasks, of which JSON-MIN has one entry for each annotator: the last counts."""
+    kept: dict[Any, Any] = {}
+    for number, task in enumerate(tasks):
+        name = task.get("id") if isinstance(task, dict) else None
+        kept[("entry", number) if name is None else ("task", str(name))] = task
+    if len(kept) < len(tasks):
+        left_out["annotations of a task that has several"] += len(tasks) - len(kept)
+    return list(kept.values())
 
 
 def _regions(task: Any, left_out: Counter[str]) -> list[Region] | None:
@@ -62,7 +77,8 @@ def _regions(task: Any, left_out: Counter[str]) -> list[Region] | None:
         left_out["tasks without annotation"] += 1
         return None
     chosen = next((entry for entry in done if entry.get("ground_truth")), done[-1])
-    return [region for region in chosen.get("result") or () if isinstance(region.get("value"), dict)]
+    regions = [region for region in chosen.get("result") or () if isinstance(region, dict)]
+    return [region for region in regions if isinstance(region.get("value"), dict)]
 
 
 def _with_kind(values: Any) -> list[Region]:
@@ -125,12 +141,16 @@ def _image_file(task: Any, root: Path, path: Path) -> Path:
     if not address:
         raise user_error(f"{path}: task {task.get('id', '?')}", "an image", "none", _FIX)
     parts = urlsplit(str(address))
-    place = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).lstrip("/")
-    name = PurePosixPath(place).name
-    # An upload has eight characters before the name of the file.
-    places = [Path(str(address)), root / place, root / name, root / "images" / name, root / name.partition("-")[2]]
-    found = next((file for file in places if file.is_file()), None)
+    place = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).replace("\\", "/")
+    name = PurePosixPath(place).name if parts.scheme != "data" else ""
+    original = _UPLOADED.sub("", name)
+    places = [
+        root / place.lstrip("/"),
+        *(folder / own for own in (name, original) for folder in (root, root / "images")),
+    ]
+    places = [Path(place), *places] if Path(place).is_absolute() else places
+    found = next((file for file in places if name and file.is_file()), None)
     if found is None:
         where, fix = f"{path}: task {task.get('id', '?')}", "name the folder of the images with --images"
-        raise user_error(where, f"its image {name} in {root}", "no such file", fix)
+        raise user_error(where, f"its image {name or str(address)[:40]} in {root}", "no such file", fix)
     return found

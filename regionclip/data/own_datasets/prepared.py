@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,9 @@ class Prepared:
         groups = class_groups(self.dataset.names, self.novel)
         counts = f" ({len(groups['base'])} base, {len(groups['novel'])} novel)" if groups else ""
         yield f"{self.dataset.format} dataset {self.dataset.source}: {len(self.dataset.names)} classes{counts}"
+        both = {_resolved(record) for record in self.train} & {_resolved(record) for record in self.test}
+        if both:
+            yield f"  warning: {len(both)} images are in both; the metrics say how well these are remembered"
         for name, records in (("train", self.train), ("evaluate", self.test)):
             if records:
                 objects = sum(len(record["annotations"]) for record in records)
@@ -88,6 +92,10 @@ class Prepared:
             contents[OWN_TRAIN] = _as_coco(records, dataset, base_ids)
         about = {"source": str(dataset.source.resolve()), "format": dataset.format, "novel": list(self.novel)}
         return {**contents, Path(DATASET_FILE).stem: {**about, "federated": dataset.is_federated}}
+
+
+def _resolved(record: Record) -> str:
+    return os.path.realpath(record["file_name"])
 
 
 def prepare_training(dataset: OwnDataset, novel: Collection[str], held_out: OwnDataset | None = None) -> Prepared:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from regionclip.data.datasets.annotation_file import id_key
-from regionclip.data.image_listing import names_below_common_folder
+from regionclip.data.datasets.lvis import CLASS_LISTS
 from regionclip.data.own_datasets.dataset import ALL, TEST, TRAIN, VAL, OwnDataset
 from regionclip.errors import user_error
 from regionclip.records import Record
@@ -16,20 +19,29 @@ HELD_OUT = 0.2
 
 
 def split_records(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Divide records into `TRAIN` and `VAL` by a hash of their file names, so that every run divides them alike.
+    """Divide records into `TRAIN` and `VAL` by a hash of their file names.
+
+    Every run divides them alike, and images that are added move none to the other part. Each part gets at least one.
 
     Raises:
         UserError: fewer than two images.
     """
     if len(records) < 2:
         raise user_error("--data", "at least two images, to hold one out", str(len(records)), "add images")
-    names = names_below_common_folder([record["file_name"] for record in records])
-    ranks = sorted(range(len(records)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
-    held_out = set(ranks[: max(round(len(records) * HELD_OUT), 1)])
+    places = [_place(record["file_name"]) for record in records]
+    held_out = {i for i, place in enumerate(places) if place < HELD_OUT} or {places.index(min(places))}
+    if len(held_out) == len(records):
+        held_out.remove(places.index(max(places)))
     parts: dict[str, list[Record]] = {TRAIN: [], VAL: []}
     for i, record in enumerate(records):
         parts[VAL if i in held_out else TRAIN].append(record)
     return parts
+
+
+def _place(file_name: str) -> float:
+    """Return a number in [0, 1) that only the name of a file decides, whatever folder it is in."""
+    digest = hashlib.sha256(os.fsencode(Path(file_name).name)).digest()
+    return int.from_bytes(digest[:6]) / 2**48
 
 
 def everything(dataset: OwnDataset) -> list[Record]:
@@ -52,7 +64,8 @@ def training_splits(dataset: OwnDataset) -> tuple[list[Record], list[Record]]:
         parts = split_records(trained)
         return parts[TRAIN], parts[VAL]
     if not trained:
-        raise user_error(f"--data {dataset.source}", "images to train on", "a test split only", "name a train split")
+        expected, actual = "images to train on", f"only the splits {', '.join(dataset.splits)}"
+        raise user_error(f"--data {dataset.source}", expected, actual, "name a train split")
     return trained, held_out
 
 
@@ -82,11 +95,24 @@ def with_classes_of(dataset: OwnDataset, other: OwnDataset) -> list[Record]:
     if unknown:
         expected = f"the classes of --data: {', '.join(dataset.names[:10])}"
         raise user_error(f"--val-data {other.source}", expected, ", ".join(unknown[:5]), "rename them")
+    if dataset.is_federated != other.is_federated:
+        expected, actual = f"a {dataset.format} dataset, as --data", f"a {other.format} dataset"
+        raise user_error(f"--val-data {other.source}", expected, actual, "give both in one format")
     index = [dataset.names.index(name) for name in other.names]
-    return [
-        {**record, "annotations": [{**a, "category_id": index[a["category_id"]]} for a in record["annotations"]]}
-        for record in everything(other)
-    ]
+    ids = {id_key(own): dataset.ids[place] for own, place in zip(other.ids, index, strict=True)}
+    return [_renamed(record, index, ids) for record in everything(other)]
+
+
+def _renamed(record: Record, index: Sequence[int], ids: Mapping[str | None, Any]) -> Record:
+    """Return a record with other class indices, and LVIS's lists of classes with other ids."""
+    changed: Any = {
+        **record,
+        "annotations": [{**entry, "category_id": index[entry["category_id"]]} for entry in record["annotations"]],
+    }
+    for key in CLASS_LISTS:
+        if key in record:
+            changed[key] = [ids[id_key(own)] for own in record[key] if id_key(own) in ids]
+    return changed
 
 
 def novel_names(names: Sequence[str], wanted: Collection[str]) -> list[str]:

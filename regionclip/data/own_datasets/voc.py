@@ -10,7 +10,7 @@ from typing import Any
 from regionclip.data.datasets.annotation_file import side
 from regionclip.data.image_listing import LeftOut, files_in_folder
 from regionclip.data.images import IMAGE_ENDINGS
-from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, OwnDataset
+from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, TRAIN, OwnDataset
 from regionclip.data.own_datasets.readers import as_record, box_xywh, size_of, supervision_formats
 from regionclip.errors import user_error
 from regionclip.files import read_lines
@@ -65,10 +65,13 @@ def read_voc(folder: Path, image_root: Path | None = None) -> OwnDataset:
 def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     annotations = folder / "Annotations"
     if annotations.is_dir():
-        lists = {SPLIT_NAMES.get(file.stem): file for file in (folder / "ImageSets" / "Main").glob("*.txt")}
         # Lists of one class, such as cat_train.txt, have another stem.
+        lists = {SPLIT_NAMES.get(file.stem): file for file in (folder / "ImageSets" / "Main").glob("*.txt")}
+        both = folder / "ImageSets" / "Main" / "trainval.txt"
+        if TRAIN not in lists and both.is_file():
+            lists[TRAIN] = both
         splits = {
-            split: [annotations / f"{line.split()[0]}.xml" for line in read_lines(file, "images")]
+            split: [_listed(annotations, line) for line in read_lines(file, "images")]
             for split, file in lists.items()
             if split
         }
@@ -76,6 +79,13 @@ def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     inner = {SPLIT_NAMES.get(place.name.lower()): place for place in folder.iterdir() if place.is_dir()}
     splits = _if_any({split: _xml_files(place) for split, place in sorted(inner.items(), key=str) if split})
     return splits or _if_any({ALL: _xml_files(folder)})
+
+
+def _listed(annotations: Path, line: str) -> Path:
+    """Return the XML file of a line: the name of an image, which lists of one class continue with -1, 0 or 1."""
+    whole = annotations / f"{line}.xml"
+    name, _, last = line.rpartition(" ")
+    return annotations / f"{name.strip()}.xml" if last in ("-1", "0", "1") and not whole.is_file() else whole
 
 
 def _xml_files(folder: Path) -> list[Path]:
@@ -101,6 +111,8 @@ def _read(file: Path) -> _Annotated:
     root, formats = _parse(file), supervision_formats("pascal_voc")
     found = []
     for number, element in enumerate(root.iter("object"), start=1):
+        for polygon in element.findall("polygon"):
+            element.remove(polygon)  # only boxes are read, and tools write polygons in several ways
         alone = type(element)("annotation")
         alone.append(element)
         try:
@@ -108,7 +120,7 @@ def _read(file: Path) -> _Annotated:
         except ValueError as error:
             where, fix = f"{file}: object {number}", "correct the file"
             raise user_error(where, "a name and a bndbox of four numbers", str(error), fix) from error
-        found.append((str(names[0]), box_xywh(detections.xyxy[0])))
+        found.append((str(names[0]).strip(), box_xywh(detections.xyxy[0])))
     stated = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     return _Annotated(file, found, stated, (side(root.findtext("size/height")), side(root.findtext("size/width"))))
 
@@ -121,11 +133,11 @@ def _record(entry: _Annotated, number: int, index: Mapping[str, int], image_root
 
 
 def _image_of(entry: _Annotated, image_root: Path | None) -> Path:
-    """Return the image of an XML file: of the name that it states, else of its own name."""
+    """Return the image of an XML file: of its own name, else of the name that it states."""
     dataset, file = entry.file.parent.parent, entry.file
     folders = [image_root] if image_root else [dataset / "JPEGImages", dataset / "images", file.parent]
     for folder in folders:
-        for name in (entry.image_name, *(f"{file.stem}{ending}" for ending in _ENDINGS)):
+        for name in (*(f"{file.stem}{ending}" for ending in _ENDINGS), entry.image_name):
             if name and (folder / name).is_file():
                 return folder / name
     expected = f"its image in {' or '.join(map(str, dict.fromkeys(folders)))}"

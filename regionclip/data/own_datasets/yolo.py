@@ -10,7 +10,7 @@ import yaml
 
 from regionclip.data.image_listing import LeftOut, files_in_folder
 from regionclip.data.images import IMAGE_ENDINGS
-from regionclip.data.own_datasets.dataset import SPLIT_NAMES, OwnDataset
+from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, OwnDataset, needed_splits
 from regionclip.data.own_datasets.readers import Object, as_record, box_xywh, size_of, supervision_formats
 from regionclip.errors import user_error
 from regionclip.files import read_lines, read_text
@@ -18,18 +18,22 @@ from regionclip.records import Record
 
 YOLO = "YOLO"
 
+MAX_FRACTION = 2.0
+"""Above this, a value is evidently in pixels."""
+
 _FIX = "correct data.yaml (docs/own_data.md)"
 
 
-def read_yolo(path: Path, image_root: Path | None = None) -> OwnDataset:
+def read_yolo(path: Path, image_root: Path | None = None, split: str = ALL) -> OwnDataset:
     """Read a YOLO dataset by its `data.yaml`.
 
-    A line of a label file is read by supervision: class index, then a box or a polygon as fractions of the image. An
-    image without a label file has no objects.
+    A line of a label file is read by supervision: class index, then a box or a polygon as fractions of the image.
+    Keypoints (`kpt_shape`) are left out. An image without a label file has no objects.
 
     Args:
         path: the YAML file.
         image_root: folder that replaces the YAML's `path`.
+        split: what is needed, as in `needed_splits`; other splits are not opened.
 
     Raises:
         UserError: unreadable file, a line that is no box, or an unknown class; the message names file and line.
@@ -44,7 +48,9 @@ def read_yolo(path: Path, image_root: Path | None = None) -> OwnDataset:
     }
     if not splits:
         raise user_error(str(path), "image folders for train or val", "neither", _FIX)
-    records = {split: _records(_images(entries, root, path), names) for split, entries in splits.items()}
+    keypoints = _keypoint_values(content.get("kpt_shape"), path)
+    needed = needed_splits(splits, split)
+    records = {name: _records(_images(splits[name], root, path), names, keypoints) for name in needed}
     return OwnDataset(path, YOLO, names, records)
 
 
@@ -65,6 +71,15 @@ def _names(given: Any, path: Path) -> tuple[str, ...]:
         actual = f"{given!r}"[:100]
         raise user_error(f"{path}: names", "a list of class names, or a mapping from 0, 1, ... to them", actual, _FIX)
     return tuple(str(name) for name in given)
+
+
+def _keypoint_values(shape: Any, path: Path) -> int:
+    """Return how many values of a pose dataset follow each box: `kpt_shape` is [keypoints, 2 or 3]."""
+    if shape is None:
+        return 0
+    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)):
+        raise user_error(f"{path}: kpt_shape", "[number of keypoints, 2 or 3]", repr(shape)[:60], _FIX)
+    return int(shape[0] * shape[1])
 
 
 def _root(given: Any, path: Path) -> Path:
@@ -107,7 +122,7 @@ def label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _records(images: list[Path], names: tuple[str, ...]) -> list[Record]:
+def _records(images: list[Path], names: tuple[str, ...], keypoints: int) -> list[Record]:
     labels = [label_file(image) for image in images]
     if images and not any(label.is_file() for label in labels):
         expected, fix = f"label files such as {labels[0]}", "put them into `labels` next to `images`"
@@ -115,21 +130,25 @@ def _records(images: list[Path], names: tuple[str, ...]) -> list[Record]:
     records = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
         size = size_of(image)
-        objects = _objects(label, names, size) if label.is_file() else []
+        objects = _objects(label, names, size, keypoints) if label.is_file() else []
         records.append(as_record(image, number, size, objects))
     return records
 
 
-def _objects(label: Path, names: tuple[str, ...], size: tuple[int | None, int | None]) -> list[Object]:
+def _objects(label: Path, names: tuple[str, ...], size: tuple[int | None, int | None], keypoints: int) -> list[Object]:
     read_line = supervision_formats("yolo").yolo_annotations_to_detections
     height, width = size
     objects = []
     for number, line in enumerate(read_text(label, "YOLO's boxes").splitlines(), start=1):
         if not line.strip():
             continue
-        where = f"{label}, line {number}"
+        where, values = f"{label}, line {number}", line.split()
+        if keypoints and len(values) == 5 + keypoints:
+            values = values[:5]
         try:
-            found = read_line([line], (width or 1, height or 1), with_masks=False)
+            found = read_line([" ".join(values)], (width or 1, height or 1), with_masks=False)
+            if max(abs(float(value)) for value in values[1:5]) > MAX_FRACTION:
+                raise ValueError("not fractions of the image")
         except ValueError as error:
             fix = "write class x y w h, the box as fractions of the image, or a polygon"
             raise user_error(where, "a class index and a box", f"{line[:60]!r} ({error})", fix) from error

@@ -100,9 +100,7 @@ def _svg(draw: Any) -> str:
             spine.set_color(_GRAY)
         draw(axes)
         file = io.StringIO()
-        figure.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
     return file.getvalue().partition("<svg")[2].join(("<svg", ""))
 
 

@@ -53,14 +53,13 @@ def precision_curve(right: Flags, ignored: Flags, weights: Floats, objects: floa
 
 def average_precisions(matches: ClassMatches, image_weights: Floats) -> Floats:
     """Return [B, 2], AP and AP50 in percent of a class, for weights [B, I] of the images; NaN without objects."""
-    objects = image_weights @ matches.objects
-    right, weights = matches.is_right, image_weights[:, matches.images]
-    values = np.stack(
-        [
-            [precision_curve(right[t], matches.ignored[t], *sample).mean() for t in range(len(THRESHOLDS))]
-            for sample in zip(weights, objects, strict=True)
-        ]
-    )
+    right, values = matches.is_right, np.empty((len(image_weights), len(THRESHOLDS)))
+    for number, of_images in enumerate(
+        image_weights
+    ):  # one sample at a time: [B, D] of a large dataset takes gigabytes
+        weights, objects = of_images[matches.images], float(of_images @ matches.objects)
+        for t in range(len(THRESHOLDS)):
+            values[number, t] = precision_curve(right[t], matches.ignored[t], weights, objects).mean()
     return 100 * np.stack([values.mean(axis=1), values[:, 0]], axis=1)
 
 

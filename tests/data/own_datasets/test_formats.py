@@ -18,12 +18,14 @@ from regionclip.data.own_datasets.prepared import (
     register_folder,
 )
 from regionclip.data.own_datasets.reading import read_own_dataset
+from regionclip.data.own_datasets.splits import split_records
 from regionclip.errors import UserError
 from regionclip.evaluation.build import build_evaluator
 from tests.helpers.own_datasets import (
     LABELS,
     NAMES,
     SIZES,
+    coco_content,
     objects_of,
     write_coco,
     write_dataset,
@@ -118,11 +120,27 @@ def test_a_split_is_the_same_in_every_run_place_and_order(tmp_path):
     held_out = []
     for folder in (first, second):
         prepared = prepare_training(read_own_dataset(folder / "annotations.json"), [])
-        assert (len(prepared.train), len(prepared.test)) == (6, 2)
+        assert len(prepared.train) + len(prepared.test) == 8 and prepared.test and prepared.train
         held_out.append(sorted(boxes_of(prepared.test)))
     assert held_out[0] == held_out[1]
     again = prepare_evaluation(read_own_dataset(first / "annotations.json"), [], VAL)
     assert sorted(boxes_of(again.test)) == held_out[0]
+
+
+def test_added_images_move_none_to_the_other_part():
+    records = [{"file_name": f"/data/{number}.jpg", "annotations": []} for number in range(300)]
+    few, many = split_records(records[:100]), split_records(records)
+    assert {r["file_name"] for r in few[VAL]} <= {r["file_name"] for r in many[VAL]}
+    assert 0.1 < len(many[VAL]) / 300 < 0.3
+    moved = split_records([{**record, "file_name": f"elsewhere{record['file_name']}"} for record in records])
+    assert [r["file_name"].rpartition("/")[2] for r in moved[VAL]] == [
+        r["file_name"].rpartition("/")[2] for r in many[VAL]
+    ]
+    for names in (["a.jpg", "b.jpg"], ["x/a.jpg", "y/a.jpg"], ["a\udce9.jpg", "b.jpg", "c.jpg"]):
+        parts = split_records([{"file_name": name, "annotations": []} for name in names])
+        assert parts[TRAIN] and parts[VAL]
+    with pytest.raises(UserError, match="--data: expected at least two images"):
+        split_records(records[:1])
 
 
 def test_named_splits_are_kept(tmp_path):
@@ -161,6 +179,100 @@ def test_yolo_follows_lists_roboflow_paths_and_polygons(tmp_path):
         (1, width / 4, height / 4, width / 2, height / 4),
         (0, width / 4, height / 4, width / 2, height / 2),
     ]
+
+
+def test_keypoints_of_yolo_are_left_out(tmp_path):
+    file = write_yolo(tmp_path)
+    file.write_text(file.read_text() + "kpt_shape: [2, 3]\n")
+    (tmp_path / "labels" / "val" / "0.txt").write_text("0 0.5 0.5 0.25 0.25 0.45 0.45 2 0.55 0.55 2\n")
+    width, height = SIZES[0]
+    found = boxes_of(read_own_dataset(file).splits[VAL])["0.png"]
+    assert found == [(0, width * 0.375, height * 0.375, width / 4, height / 4)]
+
+
+def test_splits_that_are_not_needed_are_not_opened(tmp_path):
+    file = write_yolo(tmp_path)
+    file.write_text(file.read_text() + "train: images/val\ntest: images/missing\n")
+    assert sorted(read_own_dataset(file, split=TRAIN).splits) == [TRAIN, VAL]
+    assert list(read_own_dataset(file, split=VAL).splits) == [VAL]
+    with pytest.raises(UserError, match="images/missing: expected a folder of images"):
+        read_own_dataset(file)
+    prepared = prepare_training(read_own_dataset(file, split=TRAIN), [])
+    assert "8 images are in both" in "\n".join(prepared.summary())
+
+
+def test_instances_are_taken_and_a_dummy_category_is_not(tmp_path):
+    content = coco_content()
+    content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+    for category in content["categories"][1:]:
+        category["supercategory"] = "things"
+    write_images(tmp_path / "images" / "train")
+    write_images(tmp_path / "images" / "val")
+    (tmp_path / "annotations").mkdir()
+    for name in ("instances_train2017", "instances_val2017"):
+        (tmp_path / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    for name in ("stuff_train2017", "panoptic_val2017", "captions_val2017"):
+        (tmp_path / "annotations" / f"{name}.json").write_text("{}")
+    dataset = read_own_dataset(tmp_path)
+    assert list(dataset.names) == NAMES and sorted(dataset.splits) == [TRAIN, VAL]
+    assert all("/images/train/" in record["file_name"] for record in dataset.splits[TRAIN])
+    assert boxes_of(dataset.splits[VAL])["2.png"] == objects_of(2)
+
+
+def test_lists_of_lvis_follow_the_ids_of_the_training_set(tmp_path):
+    first = read_own_dataset(write_dataset(tmp_path / "a", "LVIS"))
+    file = write_dataset(tmp_path / "b", "LVIS")
+    content = json.loads(file.read_text())
+    ids = {10: 30, 20: 20, 30: 10}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+    for image in content["images"]:
+        image["neg_category_ids"] = [30]  # the first class
+    file.write_text(json.dumps(content))
+    prepared = prepare_training(first, [], read_own_dataset(file))
+    assert boxes_of(prepared.test) == {f"{i}.png": objects_of(i) for i in range(len(SIZES))}
+    assert all(record["neg_category_ids"] == [10] for record in prepared.test)
+    with pytest.raises(UserError, match="--val-data .*expected a LVIS dataset, as --data, got a COCO dataset"):
+        prepare_training(first, [], read_own_dataset(write_coco(tmp_path / "c")))
+
+
+def test_voc_pairs_by_the_name_of_the_file_and_reads_boxes_only(tmp_path):
+    write_dataset(tmp_path, "Pascal VOC")
+    file = tmp_path / "Annotations" / "3.xml"
+    polygon = "<polygon><pt><x>1</x><y>2</y></pt></polygon></bndbox>".replace("</bndbox>", "")
+    text = file.read_text().replace("<filename>3.png", "<filename>4.png").replace("</bndbox>", f"</bndbox>{polygon}")
+    file.write_text(text.replace("<name>", "<name> "))
+    (tmp_path / "Annotations" / "3.xml").rename(tmp_path / "Annotations" / "my 3.xml")
+    (tmp_path / "JPEGImages" / "3.png").rename(tmp_path / "JPEGImages" / "my 3.png")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "trainval.txt").write_text("my 3\n0\n")
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("1 -1\n")
+    dataset = read_own_dataset(tmp_path)
+    assert boxes_of(dataset.splits[TRAIN])["my 3.png"] == objects_of(3)
+    prepared = prepare_training(dataset, [])
+    assert (len(prepared.train), list(boxes_of(prepared.test))) == (2, ["1.png"])
+
+
+def test_label_studio_takes_no_image_of_another_name(tmp_path, monkeypatch):
+    write_images(tmp_path / "project")
+    write_images(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    region = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+    size = {"original_width": 96, "original_height": 64}
+
+    def read(*tasks):
+        (tmp_path / "project" / "export.json").write_text(json.dumps(tasks))
+        return read_own_dataset(tmp_path / "project" / "export.json").splits[ALL]
+
+    entry = {"id": 1, "image": "0.png", "label": [{**region, **size}]}
+    (record,) = read(entry, {**entry, "label": [{**region, "width": 25, **size}]})
+    assert record["file_name"] == str(tmp_path / "project" / "0.png") and record["annotations"][0]["bbox"][2] == 24
+    assert read({**entry, "image": r"/data/local-files/?d=project%5C0.png"})[0]["file_name"].endswith("project/0.png")
+    for address in ("cam1-0.png", "data:image/png;base64,AAAA" + "A" * 5000):
+        with pytest.raises(UserError, match="task 1: expected its image"):
+            read({**entry, "image": address})
 
 
 def test_label_studio_turns_rectangles_and_takes_the_truth(tmp_path):
