@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OUTPUT = Path("output/detect")
+
 SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 """Number of images whose detections are printed, and of rows for each."""
 
@@ -66,7 +68,7 @@ def detect(
         int, typer.Option(min=1, help="Images encoded at once; more than 1 is for GPUs, and changes the last digits.")
     ] = 1,
     matte: Annotated[str, typer.Option(help="Color behind transparent pixels, such as black or #808080.")] = "white",
-    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("output/detect"),
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = OUTPUT,
     drawings: Annotated[bool, typer.Option(help="Draw the detections.")] = True,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     formats: Annotated[
@@ -122,6 +124,8 @@ def run(args: Namespace) -> int:
     from regionclip.limits import require_limits
 
     require_color(args.matte)
+    if args.shard and args.output == OUTPUT:
+        args.output = OUTPUT / args.shard.replace("/", "-of-")  # a shard must not replace the results of another
     formats, slices, shard = parse_formats(args.formats), Slices.parse(args.slices), Shard.parse(args.shard)
     examples = parse_examples(args.example, args.matte)
     require_options(args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from argparse import Namespace
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,6 +79,7 @@ def run(args: Namespace) -> int:
 
     settings = PoolSettings(args.workers, args.batch, args.batch_wait / 1000, args.queue, args.timeout)
     pool = WorkerPool(_worker_settings(args), settings)
+    listening = _listen(args.host, args.port)
     pool.start()
     limits = Limits(
         bytes=int(args.max_megabytes * 1e6), seconds=args.timeout / 2, per_client=args.per_client, words=args.max_words
@@ -86,19 +88,30 @@ def run(args: Namespace) -> int:
     print(f"Serving {pool.description['model']} on http://{args.host}:{args.port}, described in /docs", flush=True)
     config = uvicorn.Config(
         app,
-        host=args.host,
-        port=args.port,
         log_level="warning",
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(args.timeout) + 1,
+        limit_concurrency=max(4 * args.queue, 256),
         server_header=False,
+        proxy_headers=False,  # else a client says itself what its address is
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn stops on them, and raises them again after it has
-    uvicorn.Server(config).run()
-    pool.close()
-    print("Stopped: all requests that had arrived are answered")
+    uvicorn.Server(config).run(sockets=[listening])
+    is_done = pool.close()
+    print("Stopped: all requests that had arrived are answered" if is_done else "Stopped: some requests had no answer")
     return DONE
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, before anything is loaded; raises `UserError` if the port is taken."""
+    from regionclip.errors import user_error
+
+    try:
+        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+    except OSError as error:
+        expected, fix = "an address and a port that are free", "name another --port or --host"
+        raise user_error(f"--host {host} --port {port}", expected, str(error.strerror), fix) from error
 
 
 def _worker_settings(args: Namespace) -> WorkerSettings:

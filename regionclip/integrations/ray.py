@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,12 +162,13 @@ def detect_to_parquet(
     from ray.data import DataContext
     from ray.data.checkpoint import CheckpointConfig
 
+    place = output.rstrip("/") if "://" in output else str(Path(output).absolute())
     context = DataContext.get_current()
     before = context.checkpoint_config
     context.checkpoint_config = CheckpointConfig(PATH, f"{output.rstrip('/')}_checkpoint")
     try:
         blocks = dataset.repartition(target_num_rows_per_block=rows_per_block)
-        detect(blocks, words, model, **options).write_parquet(output)
+        detect(blocks, words, model, **options).write_parquet(place)
     finally:
         context.checkpoint_config = before
 

@@ -123,7 +123,7 @@ def build_page(detector: DemoDetector, models: Sequence[str], samples: Sequence[
         words: in the text box at the start.
     """
     actions = _Actions(detector)
-    with gradio.Blocks(title="regionclip", analytics_enabled=False) as page:
+    with gradio.Blocks(title="regionclip", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gradio.Markdown(HEADER)
         examples, corner = gradio.State({}), gradio.State(None)
         with gradio.Row():
@@ -144,6 +144,7 @@ def build_page(detector: DemoDetector, models: Sequence[str], samples: Sequence[
         options: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": None}
         for change in (image.change, typed.submit, typed.blur, threshold.release, model.change):
             change(actions.detect, inputs, outputs, **options)
+        image.change(lambda: None, None, corner)  # a corner in another image is none in this one
         click = image.select(actions.click, [image, name, examples, corner], [examples, corner, drawn, shown])
         click.then(actions.detect, inputs, outputs, **options)
         forget.click(actions.forget, None, [examples, corner, shown]).then(actions.detect, inputs, outputs, **options)
@@ -164,7 +165,9 @@ class _Actions:
             return None, "", "Choose an image, and type words."
         try:
             found = self.detector.detect(model, read_image(image), words, threshold, examples)
-        except (UserError, UnreadableImageError) as error:
+        except UnreadableImageError as error:
+            raise gradio.Error("The image cannot be decoded.", print_exception=False) from error
+        except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from error
         return found.drawn, found.table, found.note
 

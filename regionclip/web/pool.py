@@ -9,18 +9,22 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from regionclip.errors import UserError
+from regionclip.errors import UserError, user_error
 from regionclip.web.jobs import BUSY, FAILED, Answer, Job, WorkerSettings, refusal
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
 """Workers that a job may end; one that ends two is not given to a third."""
+
+START_SECONDS = 300.0
+"""Limit of the start of a worker, which may load gigabytes."""
 
 RESTART_SECONDS = 1.0
 """Time between two starts of a worker that cannot start."""
@@ -38,14 +42,13 @@ class PoolSettings:
     queue: int = 64
     """Jobs that may wait."""
     seconds: float = 60.0
-    """Time from the arrival of a job to its answer."""
+    """Time from the arrival of a job to its answer, and limit of what a worker computes at once."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     job: Job
     resolve: Callable[[Answer], None]
-    deadline: float
     attempts: int = 0
 
 
@@ -78,6 +81,7 @@ class WorkerPool:
         self._busy = 0
         self._threads: list[threading.Thread] = []
         self._processes: dict[int, BaseProcess] = {}
+        self._ready: set[int] = set()
 
     def start(self) -> None:
         """Start the workers, and return when all are ready.
@@ -87,7 +91,11 @@ class WorkerPool:
         """
         connections = [self._start_worker(number) for number in range(self.settings.workers)]
         for number, connection in enumerate(connections):
-            self.description = self._first_message(connection)
+            try:
+                self.description = self._first_message(number, connection)
+            except (EOFError, OSError) as error:
+                actual, fix = f"it ended while it started ({error or 'no message'})", "see the lines above; free memory"
+                raise user_error("a worker", "a detector that answers", actual, fix) from error
             thread = threading.Thread(target=self._serve, args=(number, connection), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -99,8 +107,8 @@ class WorkerPool:
 
     @property
     def alive(self) -> int:
-        """Workers whose process lives."""
-        return sum(process.is_alive() for process in self._processes.values())
+        """Workers that have loaded their detector, and whose process lives."""
+        return sum(self._processes[number].is_alive() for number in list(self._ready))
 
     @property
     def process_ids(self) -> list[int]:
@@ -113,29 +121,40 @@ class WorkerPool:
         future: asyncio.Future[Answer] = loop.create_future()
 
         def resolve(answer: Answer) -> None:
-            loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(answer))
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(lambda: None if future.done() else future.set_result(answer))
 
+        waiting = _Waiting(job, resolve)
         with self._changed:
             if self._closed or len(self._waiting) >= self.settings.queue:
                 actual = "the server is stopping" if self._closed else f"{len(self._waiting)} jobs"
                 return refusal(BUSY, "queue", f"fewer than {self.settings.queue} jobs", actual, "try again later")
-            self._waiting.append(_Waiting(job, resolve, time.monotonic() + self.settings.seconds))
+            self._waiting.append(waiting)
             self._changed.notify()
-        return await future
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                return await future
+        except TimeoutError:
+            return self._too_late()
+        finally:
+            with self._changed, suppress(ValueError):
+                self._waiting.remove(waiting)
 
-    def close(self, seconds: float = 30.0) -> None:
-        """Finish the jobs that have arrived, for at most `seconds`, and end the workers."""
+    def close(self, seconds: float = 30.0) -> bool:
+        """Finish the jobs that have arrived, for at most `seconds`, and end the workers; return whether all are."""
         limit = time.monotonic() + seconds
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             while (self._waiting or self._busy) and time.monotonic() < limit:
                 self._changed.wait(0.05)
+            is_done = not (self._waiting or self._busy)
         for thread in self._threads:
             thread.join(max(limit - time.monotonic(), 0.1))
         for process in self._processes.values():
             process.kill()
             process.join()
+        return is_done
 
     def _start_worker(self, number: int) -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -146,35 +165,43 @@ class WorkerPool:
         self._processes[number] = process
         return own
 
-    @staticmethod
-    def _first_message(connection: Connection) -> dict[str, Any]:
+    def _first_message(self, number: int, connection: Connection) -> dict[str, Any]:
+        """Return what a worker says of itself once its detector is loaded."""
+        if not connection.poll(START_SECONDS):
+            raise TimeoutError(f"a worker has not started within {START_SECONDS:g} seconds")
         message = connection.recv()
         if isinstance(message, UserError):
             raise message
+        self._ready.add(number)
         return dict(message)
 
     def _serve(self, number: int, connection: Connection) -> None:
         """Give batches to one worker until the pool is closed."""
         while batch := self._next_batch():
             try:
-                answers = self._exchange(connection, batch)
-            except (EOFError, OSError) as error:
-                self._put_back(batch, error)
-                connection.close()
-                connection = self._restart(number)
-            else:
-                for waiting, answer in zip(batch, answers, strict=True):
+                for waiting, answer in zip(batch, self._exchange(connection, batch), strict=True):
                     waiting.resolve(answer)
-            with self._changed:
-                self._busy -= len(batch)
-                self._changed.notify_all()
+                ended = False
+            except (EOFError, OSError) as error:
+                self._ready.discard(number)
+                self._put_back(batch, error)
+                ended = True
+            finally:
+                with self._changed:
+                    self._busy -= len(batch)
+                    self._changed.notify_all()
+            if ended:
+                connection.close()
+                restarted = self._restart(number)
+                if restarted is None:
+                    return
+                connection = restarted
         connection.close()
 
     def _next_batch(self) -> list[_Waiting]:
         """Wait for jobs, and return a batch; empty when the pool is closed and nothing waits."""
         with self._changed:
             while True:
-                self._drop_late()
                 if self._waiting:
                     break
                 if self._closed:
@@ -190,13 +217,6 @@ class WorkerPool:
                 self.state.batches[len(batch)] += 1
         return batch or self._next_batch()
 
-    def _drop_late(self) -> None:
-        now = time.monotonic()
-        late = [waiting for waiting in self._waiting if waiting.deadline < now]
-        for waiting in late:
-            self._waiting.remove(waiting)
-            waiting.resolve(self._too_late())
-
     def _too_late(self) -> Answer:
         expected = f"an answer within {self.settings.seconds:g} seconds"
         return refusal(BUSY, "time", expected, "none", "send a smaller image, or try again later")
@@ -204,8 +224,7 @@ class WorkerPool:
     def _exchange(self, connection: Connection, batch: list[_Waiting]) -> list[Answer]:
         """Return the answers of a worker; raises `OSError` when it ended or takes too long."""
         connection.send([waiting.job for waiting in batch])
-        seconds = max(waiting.deadline for waiting in batch) - time.monotonic()
-        if not connection.poll(max(seconds, 0.1)):
+        if not connection.poll(self.settings.seconds):
             raise TimeoutError("a worker took too long")
         answers: list[Answer] = connection.recv()
         return answers
@@ -224,16 +243,20 @@ class WorkerPool:
                 else:
                     self._waiting.appendleft(waiting)
 
-    def _restart(self, number: int) -> Connection:
-        while True:
-            self._processes[number].kill()
-            self._processes[number].join()
-            self.state.restarts += 1
-            connection = self._start_worker(number)
+    def _restart(self, number: int) -> Connection | None:
+        """Return the connection to a new worker; None if the pool is closed before one has started."""
+        while not self._closed:
+            connection = None
             try:
-                self._first_message(connection)
+                self._processes[number].kill()
+                self._processes[number].join()
+                self.state.restarts += 1
+                connection = self._start_worker(number)
+                self._first_message(number, connection)
                 return connection
             except (EOFError, OSError, UserError) as error:
                 logger.error("A worker cannot start: %s", error)
-                connection.close()
+                if connection is not None:
+                    connection.close()
                 time.sleep(RESTART_SECONDS)
+        return None

@@ -14,6 +14,9 @@ from regionclip.web.errors import RequestError, request_error
 from regionclip.web.guards import Limits
 from regionclip.web.jobs import Job
 
+MAX_LETTERS = 500
+"""Letters of a word with its synonyms: tokenizing takes the square of the length."""
+
 WORDS = "Class names: a list, or one text with commas; | separates synonyms."
 
 
@@ -27,9 +30,9 @@ class DetectRequest(BaseModel):
     words: str | list[str] = Field("", description=WORDS)
     vocabulary: str = Field("", description="Name of a vocabulary of the server (GET /health), instead of words.")
     threshold: float | None = Field(None, description="Minimum score.", allow_inf_nan=False)
-    topk: int | None = Field(None, ge=1, description="Most detections.")
+    topk: int | None = Field(None, ge=1, le=100_000, description="Most detections.")
     boxes: list[list[float]] | None = Field(None, description="x1 y1 x2 y2 in pixels, to be named; none are detected.")
-    words_per_box: int = Field(0, ge=0, description="Most probable words of each box that are returned too.")
+    words_per_box: int = Field(0, ge=0, le=20, description="Most probable words of each box that are returned too.")
     per_class: bool = Field(False, description="Suppress duplicates only within each class.")
     background: bool = Field(True, description="Whether the vocabulary of the detector shares the score.")
 
@@ -45,8 +48,12 @@ class EmbedRequest(BaseModel):
     boxes: list[list[float]] | None = Field(None, description="x1 y1 x2 y2 in pixels; without, the whole image.")
 
 
-def parse(kind: type[BaseModel], values: dict[str, Any]) -> Any:
+def parse(kind: type[BaseModel], values: dict[str, Any], limits: Limits) -> Any:
     """Return a request of JSON values; raises `RequestError` 422 that names the field."""
+    # Before pydantic, which notes every wrong entry of a list.
+    for name, most in (("words", limits.words), ("boxes", limits.boxes)):
+        if isinstance(values.get(name), list) and len(values[name]) > most:
+            raise request_error(422, name, f"at most {most}", str(len(values[name])), "send fewer")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -84,17 +91,19 @@ def class_names(words: str | list[str], limits: Limits) -> tuple[tuple[str, ...]
     given = words.split(",") if isinstance(words, str) else words
     if words == "":
         return ()
-    if len(given) > limits.words:
-        raise request_error(422, "words", f"at most {limits.words}", str(len(given)), "send fewer")
-    return tuple(tuple(split_synonyms(word)) for word in given)
+    groups = tuple(tuple(split_synonyms(word)) for word in given)
+    count, longest = sum(map(len, groups)), max(map(len, given), default=0)
+    if count > limits.words:
+        raise request_error(422, "words", f"at most {limits.words}, with synonyms", str(count), "send fewer")
+    if longest > MAX_LETTERS:
+        raise request_error(422, "words", f"at most {MAX_LETTERS} letters each", str(longest), "send shorter ones")
+    return groups
 
 
 def user_boxes(boxes: list[list[float]] | None, limits: Limits) -> tuple[tuple[float, ...], ...] | None:
-    """Return the boxes of a request; raises `RequestError` 422 for too many, or lists of other lengths."""
+    """Return the boxes of a request; raises `RequestError` 422 for lists of other lengths than four."""
     if boxes is None:
         return None
-    if len(boxes) > limits.boxes:
-        raise request_error(422, "boxes", f"at most {limits.boxes}", str(len(boxes)), "send fewer")
     wrong = next((box for box in boxes if len(box) != 4), None)
     if wrong is not None:
         raise request_error(422, "boxes", "four numbers each: x1 y1 x2 y2", str(wrong)[:100], "correct the box")
@@ -125,6 +134,8 @@ def embed_job(request: EmbedRequest, image: bytes, limits: Limits) -> Job:
     names = class_names(request.words, limits)
     if bool(names) == bool(image):
         raise _one_of("words or image", both=bool(names))
+    if request.boxes is not None and not image:
+        raise request_error(422, "boxes", "an image with them", "none", "send one, or leave them out")
     return Job("embed", image, names, boxes=user_boxes(request.boxes, limits))
 
 

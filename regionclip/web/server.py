@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +26,9 @@ from regionclip.web.pool import WorkerPool
 from regionclip.web.schema import DetectRequest, EmbedRequest, detect_job, embed_job, from_form, image_bytes, parse
 
 MAX_FIELDS = 20
+
+FETCHERS = 8
+"""Images that are fetched at once."""
 
 
 def create_app(pool: WorkerPool, limits: Limits, *, api_key: str = "", allow_urls: bool = False) -> FastAPI:
@@ -79,11 +84,12 @@ class _Requests:
 
     def __init__(self, limits: Limits, *, allow_urls: bool) -> None:
         self.limits, self.allow_urls = limits, allow_urls
+        self._fetchers = ThreadPoolExecutor(FETCHERS)  # of its own: slow addresses hold up nothing else
 
     async def job(self, request: Request, kind: type[BaseModel], make: Callable[[Any, bytes, Limits], Job]) -> Job:
         """Return the job of a request; raises `RequestError` for one that is invalid."""
         values, image = await self._values(request)
-        parsed = parse(kind, values)
+        parsed = parse(kind, values, self.limits)
         given = [name for name, value in (("image", image or parsed.image), ("url", parsed.url)) if value]
         if len(given) > 1:
             raise request_error(422, "image and url", "one of them", "both", "leave one out")
@@ -95,11 +101,7 @@ class _Requests:
         """Return the JSON values of a request, and the file of a form."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-            form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=self.limits.bytes)
-            files = [value for value in form.values() if isinstance(value, UploadFile)]
-            fields = {name: value for name, value in form.items() if isinstance(value, str)}
-            image = await files[0].read() if files else b""
-            return from_form(fields), image
+            return await self._form(request)
         try:
             values = await request.json()
         except (ValueError, RecursionError) as error:
@@ -109,11 +111,32 @@ class _Requests:
             raise request_error(400, "request", "a JSON object", type(values).__name__, "see /docs for the fields")
         return values, b""
 
+    async def _form(self, request: Request) -> tuple[dict[str, Any], bytes]:
+        """Return the values of a form, and its file `image`; no field may come twice."""
+        charset = re.search(r"charset=([^;]+)", request.headers["content-type"], re.IGNORECASE)
+        if charset and charset[1].strip(' "').lower() != "utf-8":
+            raise request_error(400, "charset", "utf-8", charset[1][:40], "send the form in UTF-8")
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=self.limits.bytes)
+        fields: dict[str, str] = {}
+        image = b""
+        for name, value in form.multi_items():
+            if name in fields or (name == "image" and image):
+                raise request_error(422, name, "one value", "several", "send one, such as words with commas")
+            if isinstance(value, UploadFile) != (name == "image"):
+                expected = "a file" if name == "image" else "text"
+                raise request_error(422, name, expected, "the other", "send only image as a file")
+            if isinstance(value, UploadFile):
+                image = await value.read()
+            else:
+                fields[name] = value
+        return from_form(fields), image
+
     async def _fetch(self, url: str) -> bytes:
         if not self.allow_urls:
             fix = "send the image itself"
             raise request_error(422, "url", "no url: this server does not fetch images", url[:200], fix)
-        return await asyncio.to_thread(fetch_image, url, self.limits.bytes, self.limits.seconds)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._fetchers, fetch_image, url, self.limits.bytes, self.limits.seconds)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -127,6 +150,11 @@ def _add_error_handlers(app: FastAPI) -> None:
         what, expected = f"{request.method} {request.url.path[:200]}", "a request that this server knows"
         refusal = request_error(error.status_code, what, expected, str(error.detail)[:200], fix)
         return JSONResponse(refusal.content, error.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        fix = "tell the operator, who has it in the log"
+        return JSONResponse(request_error(500, "server", "an answer", "an internal error", fix).content, 500)
 
 
 def _add_measurement(app: FastAPI, metrics: ServerMetrics) -> None:

@@ -23,6 +23,9 @@ from regionclip.web.jobs import FAILED, TOO_LARGE, UNUSABLE, Answer, Job, Worker
 
 logger = logging.getLogger(__name__)
 
+FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"})
+"""What clients may send: Pillow starts other programs for some formats."""
+
 CACHED_VOCABULARIES = 64
 """Vocabularies whose embeddings a worker keeps."""
 
@@ -55,7 +58,20 @@ class Worker:
         self.detector = RegionCLIP.from_pretrained(settings.model, device=settings.device, **settings.options)
         self._vocabularies: OrderedDict[tuple[Any, ...], Vocabulary] = OrderedDict()
         self._named = {name: self.detector.set_vocabulary(file) for name, file in settings.vocabularies.items()}
-        Image.MAX_IMAGE_PIXELS = settings.max_pixels  # of this process
+        self._embeds_words = self._without_disk_cache()
+        Image.MAX_IMAGE_PIXELS = settings.max_pixels  # of this process, as are the formats
+        Image.init()
+        for name in set(Image.OPEN) - FORMATS:
+            Image.OPEN.pop(name)
+            Image.ID.remove(name)
+
+    def _without_disk_cache(self) -> bool:
+        """Keep the words of clients off the disk; return whether there is a text encoder at all."""
+        try:
+            self.detector.embedder.cache = None
+        except UserError:
+            return False
+        return True
 
     @property
     def description(self) -> dict[str, Any]:
@@ -93,8 +109,8 @@ class Worker:
         except Image.DecompressionBombError:
             return self._too_many_pixels("more")
         except (UnreadableImageError, OSError, SyntaxError, ValueError) as error:
-            reason = str(error).partition(": ")[2] or str(error)
-            return refusal(UNUSABLE, "image", "a file that can be decoded", reason, "send JPEG, PNG or WebP")
+            logger.info("An image cannot be decoded: %s", error)
+            return refusal(UNUSABLE, "image", "a file that can be decoded", "another", "send JPEG, PNG or WebP")
 
     def _too_many_pixels(self, actual: str) -> Answer:
         expected = f"at most {self.settings.max_pixels} pixels"
@@ -122,7 +138,7 @@ class Worker:
         found = self.detector.predict(
             None if job.boxes is None else np.asarray(job.boxes, np.float32).reshape(-1, 4),
             threshold=job.threshold,
-            topk=job.topk if job.boxes is None else None,
+            topk=job.topk,
             words_per_box=job.words_per_box,
             per_class=job.per_class,
         )
@@ -139,7 +155,8 @@ class Worker:
             vocabulary = self._vocabulary(job)
             rows = vocabulary.class_embeddings()
             return {"names": list(vocabulary.names), "embeddings": rows.cpu().tolist()}
-        self._set_vocabulary(job, default=("object",))
+        known = self.detector.model.known_names
+        self._set_vocabulary(job, default=(known[0] if known else "object",))
         self.detector.set_image(image)
         height, width = image.size
         boxes = job.boxes if job.boxes is not None else ((0.0, 0.0, float(width), float(height)),)
@@ -164,6 +181,9 @@ class Worker:
         key = job.words or (default,)
         if not any(key):
             raise UserError([Problem("words", "at least one", "none", 'send words such as ["cat", "dog"]')])
+        if not self._embeds_words and not default:
+            fix = "name a vocabulary"
+            raise UserError([Problem("words", "a vocabulary: this detector has no text encoder", "words", fix)])
         if key not in self._vocabularies:
             self._vocabularies[key] = self.detector.set_vocabulary([list(group) for group in key], background=None)
             while len(self._vocabularies) > CACHED_VOCABULARIES:

@@ -13,6 +13,11 @@ from regionclip.web.errors import RequestError
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/headers":
+            for byte in b"HTTP/1.0 200 OK\r\n" * 20:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+            return
         if self.path == "/slow":
             self.send_response(200)
             self.end_headers()
@@ -57,11 +62,8 @@ def test_an_image_is_fetched_through_redirects(site):
 @pytest.mark.parametrize(
     ("path", "options", "status"),
     [
-        ("/loop", {}, 422),
-        ("/none", {}, 422),
-        ("/file", {}, 422),
-        ("/image", {"max_bytes": 3}, 413),
-        ("/slow", {"seconds": 0.5}, 422),
+        *(("/loop", {}, 422), ("/none", {}, 422), ("/file", {}, 422), ("/headers", {"seconds": 0.5}, 422)),
+        *(("/image", {"max_bytes": 3}, 413), ("/slow", {"seconds": 0.5}, 422)),
     ],
 )
 def test_what_is_no_image_is_refused(site, path, options, status):
@@ -87,6 +89,7 @@ def test_private_addresses_are_refused_by_name_number_and_redirect(site, monkeyp
         return len(allowed) == 1
 
     monkeypatch.setattr(addresses, "is_public", only_first)
+    monkeypatch.setattr(addresses, "_PORTS", {"http": int(site.rpartition(":")[2])})
     assert refused(f"{site}/inside") == (422, "127.0.0.2")
 
 
@@ -95,6 +98,10 @@ def test_private_addresses_are_refused_by_name_number_and_redirect(site, monkeyp
 )
 def test_other_schemes_and_no_addresses_are_refused(url):
     assert refused(url)[0] == 422
+
+
+def test_other_ports_than_those_of_the_web_are_refused():
+    assert refused("http://8.8.8.8:22/") == (422, "22")
 
 
 def test_public_addresses():
@@ -109,6 +116,7 @@ def test_public_addresses():
             "100.64.0.1",
             "224.0.0.1",
         ),
+        *("64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1", "fec0::1", "::127.0.0.1", "::ffff:0:127.0.0.1"),
         *("::1", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "fe80::1%eth0"),
     ]
     assert not [address for address in private if is_public(address)]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 
@@ -78,6 +79,33 @@ def test_too_many_jobs_and_too_slow_ones_are_refused(pool):
     (late,) = answers(slow, b"sleep")
     assert late.status == 503 and late.problem.expected == "an answer within 0.2 seconds"
     assert answers(pool(), b"a")[0].status == 200
+
+
+def test_late_jobs_end_no_worker_and_clients_that_leave_no_thread(pool):
+    """A job that waited until its time was over costs the next ones nothing."""
+    started = pool(seconds=1.0, queue=20)
+    found = answers(started, *[b"sleep"] * 8)
+    assert sorted({answer.status for answer in found}) == [200, 503] and started.state.restarts == 0
+
+    async def leave():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(started.answer(Job("detect", b"sleep")), 0.1)
+
+    asyncio.run(leave())  # its loop is closed when the worker answers
+    time.sleep(0.6)
+    assert started.queued == 0 and answers(started, b"after")[0].status == 200
+
+
+def test_jobs_are_refused_in_time_while_no_worker_can_start(pool, monkeypatch):
+    started = pool(seconds=1.0)
+    monkeypatch.setattr(started, "_start_worker", lambda number: (_ for _ in ()).throw(OSError(12, "no memory")))
+    for process in started.process_ids:
+        os.kill(process, signal.SIGKILL)
+    before = time.monotonic()
+    (found,) = answers(started, b"a")
+    assert found.status == 503 and time.monotonic() - before < 3 and started.alive == 0
+    monkeypatch.undo()
+    assert answers(started, b"again")[0].status in (200, 503)
 
 
 def test_closing_finishes_what_has_arrived_and_takes_nothing_more(pool):
