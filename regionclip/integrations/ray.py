@@ -95,6 +95,27 @@ class ImageDetector:
         return read_image(str(row[PATH]))
 
 
+class TableDetector(ImageDetector):
+    """Adds the detections to a table of images: typed columns, whatever rows have none."""
+
+    def __call__(self, table: Any) -> Any:
+        """Return a pyarrow table with the columns of `ImageDetector`, without the contents of files."""
+        import pyarrow
+
+        boxes = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
+        types = {
+            **{"width": pyarrow.int64(), "height": pyarrow.int64(), "boxes": boxes},
+            **{"names": pyarrow.list_(pyarrow.string()), "scores": pyarrow.list_(pyarrow.float32())},
+            **{"embeddings": boxes, ERROR: pyarrow.string()},
+        }
+        answer = super().__call__
+        rows = [answer(row) for row in table.to_pylist()]
+        kept = table.drop_columns([name for name in (BYTES, *types) if name in table.column_names])
+        for name, kind in types.items():
+            kept = kept.append_column(name, pyarrow.array([row[name] for row in rows], kind))
+        return kept
+
+
 def detect(
     dataset: Any,
     words: Sequence[Word],
@@ -122,15 +143,14 @@ def detect(
     """
     _require_ray()
     arguments = {"model": model, "threads": max(int(num_cpus), 1), **options}
-    return dataset.map(
-        ImageDetector,
+    return dataset.map_batches(
+        TableDetector,
+        batch_format="pyarrow",
         fn_constructor_args=(list(words),),
         fn_constructor_kwargs=arguments,
         concurrency=concurrency,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
 
 
@@ -159,18 +179,14 @@ def detect_to_parquet(
         UserError: Ray is not installed.
     """
     _require_ray()
-    from ray.data import DataContext
     from ray.data.checkpoint import CheckpointConfig
 
     place = output.rstrip("/") if "://" in output else str(Path(output).absolute())
-    context = DataContext.get_current()
-    before = context.checkpoint_config
-    context.checkpoint_config = CheckpointConfig(PATH, f"{output.rstrip('/')}_checkpoint")
-    try:
-        blocks = dataset.repartition(target_num_rows_per_block=rows_per_block)
-        detect(blocks, words, model, **options).write_parquet(place)
-    finally:
-        context.checkpoint_config = before
+    blocks = dataset.repartition(target_num_rows_per_block=rows_per_block)
+    found = detect(blocks, words, model, **options)
+    # A dataset has a context of its own, which it took over where it was made.
+    found.context.checkpoint_config = CheckpointConfig(PATH, f"{place}_checkpoint")
+    found.write_parquet(place)
 
 
 def _require_ray() -> None:

@@ -96,7 +96,7 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(images, tmp_
     environment |= {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     line = [sys.executable, "job.py", "found"]
     with subprocess.Popen(line, cwd=tmp_path, env=environment, start_new_session=True) as driver:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 90
         while not list((tmp_path / "found_checkpoint").rglob("*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.2)
         driver.send_signal(signal.SIGKILL)
