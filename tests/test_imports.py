@@ -23,7 +23,7 @@ LAYERS = {
     "methods": ("engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "inference": ("methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
     "hub": ("inference", "methods", "engine", "modeling", "data", "evaluation", "config", "clip", "ops"),
-    "integrations": ("predictor", "inference"),
+    "integrations": ("predictor", "inference", "data", "clip"),
     "web": ("predictor", "detections", "inference", "data", "config", "clip"),
     "batch": ("predictor", "detections", "drawing", "hub", "inference", "engine", "modeling", "data", "config", "clip"),
 }

@@ -15,7 +15,7 @@ from regionclip.cli import options as shared
 
 if TYPE_CHECKING:
     from regionclip import RegionCLIP
-    from regionclip.batch.detect import DetectReport
+    from regionclip.batch.detect import DetectOptions, DetectReport
     from regionclip.data.image_listing import LeftOut
     from regionclip.inference.examples import Examples
 
@@ -109,10 +109,7 @@ def detect(
 
 def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
-    from regionclip.batch.detect import DetectOptions
     from regionclip.batch.detect import detect as detect_all
-    from regionclip.batch.formats import parse_formats
-    from regionclip.batch.shards import Shard
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
@@ -120,13 +117,12 @@ def run(args: Namespace) -> int:
     from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.hub.default import DefaultModel, default_or_offer
     from regionclip.inference.examples import parse_examples
-    from regionclip.inference.slices import Slices
     from regionclip.limits import require_limits
 
     require_color(args.matte)
     if args.shard and args.output == OUTPUT:
         args.output = OUTPUT / args.shard.replace("/", "-of-")  # a shard must not replace the results of another
-    formats, slices, shard = parse_formats(args.formats), Slices.parse(args.slices), Shard.parse(args.shard)
+    read_options(args, 0.0)  # raises what is wrong before anything is loaded
     examples = parse_examples(args.example, args.matte)
     require_options(args)
     left_out = LeftOut()
@@ -141,16 +137,7 @@ def run(args: Namespace) -> int:
     logger.info("Detector %s%s", chosen.name, f": {chosen.reason}" if chosen.reason else "")
     choose_words(detector, args.words, args.vocabulary, args.background, args.templates, args.synonyms, examples)
     threshold = detector.usual_threshold if args.threshold is None else args.threshold
-    options = DetectOptions(
-        *(threshold, args.topk, args.top_words, args.per_class, args.every),
-        *(args.drawings, args.report),
-        formats=formats,
-        crops=args.crops,
-        batch=args.batch,
-        matte=args.matte,
-        slices=slices,
-        shard=shard,
-    )
+    options = read_options(args, threshold)
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     if args.save_vocabulary:
         detector.vocabulary.save(args.save_vocabulary)
@@ -159,6 +146,25 @@ def run(args: Namespace) -> int:
         left_out["boxes of frames that were not looked at"] = found.unnamed
     show(found, left_out, args.output, chosen.name, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
+
+
+def read_options(args: Namespace, threshold: float) -> DetectOptions:
+    """Return what to detect and to write; raises `UserError` for an invalid value."""
+    from regionclip.batch.detect import DetectOptions
+    from regionclip.batch.formats import parse_formats
+    from regionclip.batch.shards import Shard
+    from regionclip.inference.slices import Slices
+
+    return DetectOptions(
+        *(threshold, args.topk, args.top_words, args.per_class, args.every),
+        *(args.drawings, args.report),
+        formats=parse_formats(args.formats),
+        crops=args.crops,
+        batch=args.batch,
+        matte=args.matte,
+        slices=Slices.parse(args.slices),
+        shard=Shard.parse(args.shard),
+    )
 
 
 def require_options(args: Namespace) -> None:

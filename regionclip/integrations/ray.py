@@ -187,6 +187,38 @@ def detect_to_parquet(
     # A dataset has a context of its own, which it took over where it was made.
     found.context.checkpoint_config = CheckpointConfig(PATH, f"{place}_checkpoint")
     found.write_parquet(place)
+    drop_repeated(place)
+
+
+def drop_repeated(place: str) -> None:
+    """Remove rows that a killed job wrote, but had no time to note: the next one has written them again.
+
+    Args:
+        place: folder of Parquet files, or address of one; all paths are read.
+    """
+    from pyarrow import compute, fs, parquet
+
+    files, folder = fs.FileSystem.from_uri(place) if "://" in place else (fs.LocalFileSystem(), place)
+    seen: set[str] = set()
+    for entry in sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda entry: entry.path):
+        if not entry.path.endswith(".parquet"):
+            continue
+        paths = parquet.read_table(entry.path, columns=[PATH], filesystem=files)[PATH].to_pylist()
+        if any(path in seen for path in paths):
+            table = parquet.read_table(entry.path, filesystem=files)
+            kept = table.filter(compute.invert(compute.is_in(table[PATH], _strings(seen))))
+            if len(kept):
+                parquet.write_table(kept, f"{entry.path}.tmp", filesystem=files)
+                files.move(f"{entry.path}.tmp", entry.path)
+            else:
+                files.delete_file(entry.path)
+        seen.update(paths)
+
+
+def _strings(values: set[str]) -> Any:
+    import pyarrow
+
+    return pyarrow.array(sorted(values), pyarrow.string())
 
 
 def _require_ray() -> None:

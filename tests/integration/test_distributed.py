@@ -314,6 +314,7 @@ def test_a_function_that_cannot_be_sent_is_named(caplog):
         DatasetCatalog.remove("tests_unsendable")
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_dealt_out_is_refused_once(command, tmp_path):
     code, output = run(command("--num-gpus", "2", "--dist-url", "auto", SOLVER__IMS_PER_BATCH=3))
     assert code == 2, output

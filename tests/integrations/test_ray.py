@@ -13,7 +13,7 @@ from PIL import Image
 
 from regionclip import RegionCLIP
 from regionclip.errors import UserError
-from regionclip.integrations.ray import ImageDetector
+from regionclip.integrations.ray import ImageDetector, drop_repeated
 from tests.helpers.paths import DATA, REPOSITORY
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
@@ -53,6 +53,17 @@ def test_ray_that_is_not_there_is_one_error(monkeypatch):
             UserError, match=r"Ray Data: expected the library ray, got not installed.*regionclip\[ray\]"
         ):
             call(None, WORDS, "output")
+
+
+def test_rows_that_two_files_have_are_kept_once(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for name, paths in (("a", ["x", "y"]), ("b", ["y", "z"]), ("c", ["x"])):
+        parquet.write_table(pyarrow.table({"path": paths, "from": [name] * len(paths)}), tmp_path / f"{name}.parquet")
+    drop_repeated(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+    rows = parquet.read_table(tmp_path).to_pylist()
+    assert sorted((row["path"], row["from"]) for row in rows) == [("x", "a"), ("y", "a"), ("z", "b")]
 
 
 PROGRAM = """

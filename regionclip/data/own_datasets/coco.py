@@ -21,7 +21,7 @@ FIX = "correct the file, or export the dataset again"
 _LVIS_KEYS = {"neg_category_ids", "not_exhaustive_category_ids"}
 
 _OTHER_KINDS = ("caption", "keypoint", "stuff", "panoptic", "image_info")
-"""In the names of COCO's files that have no boxes of things."""
+"""In the names of COCO's files that have no boxes of objects."""
 
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 

@@ -229,6 +229,7 @@ def test_a_package_without_the_drawings_is_refused(tmp_path):
         prepare_drawings(tmp_path / "drawings", tmp_path, ["noto"])
 
 
+@pytest.mark.slow
 def test_the_tool_makes_registered_datasets(packages, tmp_path):
     environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path)}
     code = """
@@ -265,6 +266,7 @@ for name in ("emoji_val", "emoji_val_base"):
     assert len(open_pairs(str(tmp_path / "emoji" / "shards" / "val"), "ImageTextShards")[0]) == 6
 
 
+@pytest.mark.slow
 def test_pairs_are_written_as_shards_the_same_each_time(drawings, tmp_path):
     (shard,) = write_pairs(tmp_path, drawings, 30)
     first = tar_contents(shard)
