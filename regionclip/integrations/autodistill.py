@@ -35,7 +35,6 @@ class RegionCLIPBaseModel(DetectionBaseModel):
             model: a detector, or its name or folder.
             threshold: minimum score; None takes that of the detector.
         """
-        self.ontology = ontology
         self.detector = RegionCLIP.from_pretrained(model) if isinstance(model, str) else model
         self.threshold = threshold
         self.set_ontology(ontology)

@@ -36,7 +36,7 @@ class PoolSettings:
 
     workers: int = 1
     batch: int = 1
-    """Jobs that a worker gets at once, if so many wait."""
+    """Maximum number of jobs that a worker gets at once."""
     batch_seconds: float = 0.005
     """Time that the first job of a batch waits for others."""
     queue: int = 64

@@ -69,14 +69,19 @@ def match_classes(truth: GroundTruth, results: Results, *, is_federated: bool = 
     objects: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         objects[annotation["category_id"], annotation["image_id"]].append(annotation)
-    rules = _Rules({image["id"]: image for image in content["images"]}, objects, is_federated)
-    classes = (category["id"] for category in content["categories"])
-    return [_match_class(number, found.get(number, {}), rules) for number in classes]
+    places = {image["id"]: place for place, image in enumerate(content["images"])}
+    rules = _Rules({image["id"]: image for image in content["images"]}, places, objects, is_federated)
+    counts = np.zeros((len(content["categories"]), len(places)), np.int64)  # [K, I]
+    for annotation in content["annotations"]:
+        counts[annotation["category_id"] - 1, places[annotation["image_id"]]] += not annotation["iscrowd"]
+    return [_match_class(number, found.get(number, {}), rules, own) for number, own in enumerate(counts, start=1)]
 
 
 @dataclass(frozen=True)
 class _Rules:
     images: Mapping[int, Mapping[str, Any]]
+    places: Mapping[int, int]
+    """Index of each image."""
     objects: Mapping[tuple[int, int], Sequence[dict[str, Any]]]
     is_federated: bool
 
@@ -119,18 +124,14 @@ class _ImageMatches:
     """Index of the image."""
 
 
-def _match_class(category: int, found: ByImage, rules: _Rules) -> ClassMatches:
-    numbers = list(rules.images)
-    places = {number: place for place, number in enumerate(numbers)}
-    parts = [
-        _match_image(*found[image], rules.objects.get((category, image), ()), places[image])
-        for image in sorted(found)
-        if rules.counts(category, image)
-    ]
-    for part in parts:
-        if not rules.is_exhaustive(category, numbers[part.place]):
-            part.ignored[part.matched == UNMATCHED] = True
-    counts = [sum(not entry["iscrowd"] for entry in rules.objects.get((category, image), ())) for image in numbers]
+def _match_class(category: int, found: ByImage, rules: _Rules, objects: Indices) -> ClassMatches:
+    parts = []
+    for image in sorted(found):
+        if rules.counts(category, image):
+            near = rules.objects.get((category, image), ())
+            parts.append(_match_image(*found[image], near, rules.places[image]))
+            if not rules.is_exhaustive(category, image):
+                parts[-1].ignored[parts[-1].matched == UNMATCHED] = True
     parts = parts or [_match_image(np.zeros(0), np.zeros((0, 4)), (), 0)]
     scores = np.concatenate([part.scores for part in parts])
     images = np.concatenate([np.full(len(part.scores), part.place) for part in parts])
@@ -141,7 +142,7 @@ def _match_class(category: int, found: ByImage, rules: _Rules) -> ClassMatches:
         np.concatenate([part.boxes for part in parts])[order],
         np.concatenate([part.matched for part in parts], axis=1)[:, order],
         np.concatenate([part.ignored for part in parts], axis=1)[:, order],
-        np.asarray(counts, np.int64),
+        objects,
     )
 
 

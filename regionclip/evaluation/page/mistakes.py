@@ -47,7 +47,7 @@ def wrong_detections(
         matches: of each class.
         shown: [D] scores of each class in [0, 1].
         objects: annotations of each image, with category ids 1, 2, ...
-        limit: at most so many.
+        limit: number of detections at most.
     """
     candidates = [
         (float(shown[number][i]), number, int(i))
