@@ -66,6 +66,12 @@ class MappedImage(Record, total=False):
     """`proposal_boxes` in pixels of `image`, and CLIP's `embeddings` of them, for distillation."""
     tokens: Tensor
     """int64 [77], of the caption."""
+    subject: Tensor
+    """int64 scalar, equal for captions about the same (NEGATIVE_CAPTIONS)."""
+    negative_tokens: Tensor
+    """int64 [K, 77], of captions of other pairs."""
+    negative_subjects: Tensor
+    """int64 [K]."""
     seed: int
     """Of everything random about the image."""
     unreadable: list[str]

@@ -65,6 +65,7 @@ PACKAGES = (
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
     Package("supervision", "supervision>=0.31"),
+    Package("resvg_py", "resvg_py"),
     Package("fastapi", "fastapi"),
     Package("uvicorn", "uvicorn"),
     Package("python_multipart", "python-multipart"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, RandomResizedCrop
 
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
+from regionclip.data.image_text.negatives import NegativeCaptions
 from regionclip.data.image_text.opening import open_pairs
 from regionclip.data.image_text.pairs import Pair, PairSource, read_json
 from regionclip.data.images import UnreadableImageError, read_image
@@ -52,12 +53,21 @@ class ImageTextPairs:
 
     def __getitem__(self, number: int) -> MappedImage:
         """Return `pair`, or `error` if it cannot be read."""
-        source = next(i for i, end in enumerate(self._ends) if number < end)
-        first = self._ends[source - 1] if source else 0
+        source, place = self._locate(number)
         try:
-            return {"pair": self.sources[source][number - first]}
+            return {"pair": source[place]}
         except (OSError, ValueError) as error:
             return {"error": f"sample {number}: {error}"}
+
+    def text(self, number: int) -> str:
+        """Read only the text of a pair; raises `OSError` or `ValueError` if it is damaged."""
+        source, place = self._locate(number)
+        return source.text(place)
+
+    def _locate(self, number: int) -> tuple[PairSource, int]:
+        """Return the source of a pair, and its index there."""
+        source = next(i for i, end in enumerate(self._ends) if number < end)
+        return self.sources[source], number - (self._ends[source - 1] if source else 0)
 
 
 class CaptionMapper:
@@ -105,6 +115,12 @@ class CaptionMapper:
     def _augment(self, photo: Image.Image) -> Image.Image:
         resized = self.crop(photo) if self.crop else self.resize(photo)
         return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < FLIP_PROBABILITY else resized
+
+
+def build_caption_mapper(cfg: CfgNode, pairs: ImageTextPairs) -> Callable[[Record], MappedImage]:
+    """Return the mapper of a config, which adds negative captions from `pairs` if NEGATIVE_CAPTIONS asks for them."""
+    mapper, count = CaptionMapper(cfg), cfg.MODEL.CLIP.NEGATIVE_CAPTIONS
+    return NegativeCaptions(mapper, pairs, choose_caption, mapper.tokenizer, count) if count else mapper
 
 
 class ShortestEdge:

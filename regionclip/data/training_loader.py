@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from regionclip.config.resolve import learns_from_pairs
 from regionclip.config.training_checks import class_problems, mixed_class_problems
-from regionclip.data.caption_loader import CaptionMapper, read_pairs, shuffled_groups
+from regionclip.data.caption_loader import build_caption_mapper, read_pairs, shuffled_groups
 from regionclip.data.datasets.annotation_file import report_left_out
 from regionclip.data.datasets.cleaning import clean_records
 from regionclip.data.datasets.declared_size import size_problem
@@ -144,7 +144,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
     if learns_from_pairs(cfg):
         pairs = read_pairs(cfg)
         logger.info("%d image-text pairs in %d files", len(pairs), len(pairs.group_sizes))
-        return TrainingData(pairs, CaptionMapper(cfg), partial(shuffled_groups, pairs.group_sizes))
+        return TrainingData(pairs, build_caption_mapper(cfg, pairs), partial(shuffled_groups, pairs.group_sizes))
     records = read_training_records(cfg)
     landscape = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:

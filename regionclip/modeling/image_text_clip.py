@@ -17,7 +17,7 @@ from regionclip.clip.resnet import Bottleneck, ModifiedResNet, NormFactory
 from regionclip.clip.text_encoder import TextEncoder
 from regionclip.config.resolve import clip_architecture
 from regionclip.modeling.gathering import gather_rows
-from regionclip.modeling.losses.pretraining import image_text_loss
+from regionclip.modeling.losses.pretraining import image_text_loss, image_text_loss_by_subject
 from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.sources import ImageInput
 
@@ -70,7 +70,7 @@ class ImageTextCLIP(TextEncoder):
 
         Args:
             batched_inputs: for each image `image`, uint8 [3, S, S] in INPUT.FORMAT, and `tokens`, int64
-                [77], of its caption.
+                [77], of its caption; with NEGATIVE_CAPTIONS also what `NegativeCaptions` adds.
 
         Raises:
             RuntimeError: in evaluation mode; the weights are evaluated as part of a detector.
@@ -79,12 +79,32 @@ class ImageTextCLIP(TextEncoder):
             raise RuntimeError("ImageTextCLIP only trains: evaluate its weights with a CLIP_fast_rcnn config")
         pixels = self.preprocessor([image["image"] for image in batched_inputs]).tensor
         images = self.visual.embed_images(pixels)
-        texts = self._embed_texts(torch.stack([image["tokens"] for image in batched_inputs]))
+        tokens = torch.stack([image["tokens"] for image in batched_inputs])
+        temperature = 1 / self.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        if "negative_tokens" in batched_inputs[0]:
+            return {"loss_image_text": self._loss_by_subject(images, tokens, batched_inputs, temperature)}
+        texts = self._embed_texts(tokens)
         if self.gather:
             images, texts = gather_rows(images), gather_rows(texts)
-        scale = self.logit_scale.exp().clamp(max=LARGEST_SCALE)
         with torch.autocast(self.device.type, enabled=False):
-            return {"loss_image_text": image_text_loss(images.float(), texts.float(), 1 / scale)}
+            return {"loss_image_text": image_text_loss(images.float(), texts.float(), temperature)}
+
+    def _loss_by_subject(
+        self, images: Tensor, tokens: Tensor, batched_inputs: Sequence[ImageInput], temperature: Tensor
+    ) -> Tensor:
+        """Return the loss with negative captions for image embeddings [N, D] and tokens [N, 77] of their captions."""
+        batch = cast(Sequence[dict[str, Tensor]], batched_inputs)
+        negative_tokens = torch.cat([image["negative_tokens"] for image in batch])  # [M, 77]
+        embedded = self._embed_texts(torch.cat([tokens, negative_tokens]))
+        texts, negatives = embedded[: len(tokens)], embedded[len(tokens) :]
+        subjects = torch.stack([image["subject"] for image in batch]).to(self.device)
+        others = torch.cat([image["negative_subjects"] for image in batch]).to(self.device)
+        if self.gather:
+            images, texts, negatives = gather_rows(images), gather_rows(texts), gather_rows(negatives)
+            subjects, others = gather_rows(subjects), gather_rows(others)
+        with torch.autocast(self.device.type, enabled=False):
+            all_texts, all_subjects = torch.cat([texts, negatives]).float(), torch.cat([subjects, others])
+            return image_text_loss_by_subject(images.float(), all_texts, subjects, all_subjects, temperature)
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
         """Embed captions [N, 77] in chunks of similar length, each truncated to its longest caption."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from regionclip.data.datasets.coco_json import load_coco
 from regionclip.data.datasets.coco_ovd import datasets_root
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
-from regionclip.data.emoji_scenes.drawings import Drawings, prepare_drawings
+from regionclip.data.emoji_scenes.drawings import Drawings
+from regionclip.data.emoji_scenes.packages import prepare_drawings
 from regionclip.data.emoji_scenes.pairs import PAIRS, write_pairs
-from regionclip.data.emoji_scenes.scenes import SceneMaker
+from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
+from regionclip.data.emoji_scenes.variations import Variations
 from regionclip.data.emoji_scenes.writing import write_split
 
 FOLDER = "emoji"
@@ -30,14 +32,15 @@ class Split:
     styles: tuple[str, ...]
     seed: int
     scenes: int
+    settings: SceneSettings = field(default_factory=SceneSettings)
 
 
 SPLITS = {
-    "train": Split(("noto", "twemoji"), 1, 20_000),
+    "train": Split(("noto", "twemoji", "noto_v1", "emojione"), 1, 20_000, SceneSettings(variations=Variations())),
     "val": Split(("noto", "twemoji"), 2, 1_000),
     "style": Split(("fluent",), 3, 1_000),
 }
-"""Training and test scenes of two styles, and test scenes of a third that no training sees."""
+"""Training scenes of four styles, test scenes of two of them, and test scenes of a fifth that no training sees."""
 
 
 def register() -> None:
@@ -94,7 +97,7 @@ def prepare(
     for name in splits:
         split = SPLITS[name]
         drawings = [Drawings(root / "drawings", style) for style in split.styles]
-        maker = SceneMaker(drawings, read_concepts(), split.seed)
+        maker = SceneMaker(drawings, read_concepts(), split.seed, split.settings)
         if name == "train":
             write_pairs(root, drawings, pairs)
         written += write_split(root, name, maker, scenes or split.scenes, shards=shards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,26 @@ from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings
-from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings
+from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker, SceneSettings
+from regionclip.data.emoji_scenes.variations import Variations
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
 from regionclip.progress import progress_bar
 
-PAIRS = 150_000
-"""Written unless told otherwise: about 120 pictures of each thing, in two styles."""
+PAIRS = 240_000
+"""Written unless told otherwise: about 200 images of each concept, in two to four styles."""
 
 SCENES_IN = 20
 """One picture of so many is a whole scene, the others show one thing each."""
 
-ONE_THING = SceneSettings(sides=(64, 80, 96), objects=(1, 1), object_side=(40, 92), tail=1, strokes=4)
+NEAR = SceneSettings(
+    sides=(64, 80, 96), objects=(1, 1), object_side=(40, 92), tail=1, strokes=4, variations=Variations()
+)
+FAR = replace(NEAR, sides=(24, 32, 40), object_side=(18, 38), strokes=2)
+NEAR_PER_FAR = 3
+"""One image in so many, and one more, shows its object small, as crops of scenes do."""
+
 SEED = 11
 
 BARE = ("{}.", "a picture of a {}.")
@@ -43,8 +51,9 @@ class PairMaker:
 
     def __init__(self, drawings: list[Drawings]) -> None:
         """Make a maker of pictures in these styles."""
-        self._things = SceneMaker(drawings, read_concepts(), SEED, ONE_THING)
-        self._scenes = SceneMaker(drawings, read_concepts(), SEED)
+        self._near = SceneMaker(drawings, read_concepts(), SEED, NEAR)
+        self._far = SceneMaker(drawings, read_concepts(), SEED, FAR)
+        self._scenes = SceneMaker(drawings, read_concepts(), SEED, SceneSettings(variations=Variations()))
 
     def make(self, number: int) -> Pair:
         """Return the pair of a number, the same whenever and wherever it is asked for."""
@@ -52,12 +61,12 @@ class PairMaker:
             scene = self._scenes.make(number)
             captions = captions_of(scene, SEED, number)
         else:
-            scene = self._things.make(number)
+            scene = (self._near if number % (NEAR_PER_FAR + 1) else self._far).make(number)
             random = Generator(PCG64(SeedSequence([SEED, number, 2])))
             templates = [*BARE, *random.choice(PROMPT_TEMPLATES, 2, replace=False).tolist()]
             names = [item.concept.name for item in scene.objects]
             captions = [fill_template(template, name) for name in names for template in templates] or ["nothing"]
-        return Pair(f"emoji {number}", jpeg_bytes(scene), json.dumps({"captions": captions}))
+        return Pair(f"emoji {number}", jpeg_bytes(scene), json.dumps({"captions": captions, "concepts": _named(scene)}))
 
 
 def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> list[Path]:
@@ -68,6 +77,11 @@ def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> lis
     with multiprocessing.get_context("forkserver").Pool(initializer=_start, initargs=(drawings,)) as pool:
         pairs = pool.imap(_make, range(count), chunksize=64)
         return write_shards(progress_bar(pairs, total=count, unit="pair"), folder)
+
+
+def _named(scene: Scene) -> list[str]:
+    """Return the names of what is there, in alphabetical order."""
+    return sorted({item.concept.name for item in scene.objects})
 
 
 _work: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from regionclip.data.emoji_scenes.backgrounds import Pixels, make_background
 from regionclip.data.emoji_scenes.concepts import Concept
 from regionclip.data.emoji_scenes.drawings import SIDE, Drawing, Drawings
+from regionclip.data.emoji_scenes.variations import Variations, make_clutter, shadow_of, vary
 
 _STRENGTHS = np.array([NormalDist().inv_cdf((rank + 0.5) / 256) for rank in range(256)])
 
@@ -43,6 +44,8 @@ class SceneSettings:
     """Share of an object that has to be seen; what shows less is not annotated."""
     pixel_noise: float = 3.0
     """Standard deviation of the noise on all pixels, in grey levels."""
+    variations: Variations | None = None
+    """What else varies: in training scenes only, so that test scenes stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,27 @@ class SceneMaker:
         random = Generator(PCG64(SeedSequence([self.seed, number])))
         settings = self.settings
         height, width = (int(side) for side in random.choice(settings.sides, 2))
-        pixels = make_background(random, height, width, settings.strokes)
+        pixels = self._background(random, height, width)
         owners = np.full((height, width), -1, np.int16)
         placed: list[tuple[Concept, int]] = []  # and the pixels that each has, covered ones included
         for place in random.choice(len(self.concepts), self._count(random), p=self._shares):
             concept = self.concepts[int(place)]
             drawing = self._varied(random, concept)
-            area = _paste(random, pixels, owners, drawing, len(placed))
-            placed.append((concept, area))
+            position = _position(random, drawing, height, width)
+            if settings.variations and random.random() < settings.variations.shadowed:
+                shadow, offset = shadow_of(random, drawing)
+                _paste(pixels, shadow, (position[0] + offset[0], position[1] + offset[1]))
+            opaque = _paste(pixels, drawing, position)
+            owners[opaque.rows, opaque.columns][opaque.mask] = len(placed)
+            placed.append((concept, int((drawing[:, :, 3] > 127).sum())))
         pixels = _with_noise(random, pixels, settings.pixel_noise)
         return Scene(pixels, tuple(self._visible(owners, placed)))
+
+    def _background(self, random: Generator, height: int, width: int) -> Pixels:
+        variations = self.settings.variations
+        if variations and random.random() < variations.cluttered:
+            return make_clutter(random, height, width)
+        return make_background(random, height, width, self.settings.strokes)
 
     def _count(self, random: Generator) -> int:
         fewest, most = self.settings.objects
@@ -118,7 +132,10 @@ class SceneMaker:
     def _varied(self, random: Generator, concept: Concept) -> Drawing:
         """Return a drawing of the concept: in some style, size, turn and light."""
         settings = self.settings
-        drawing = self.drawings[int(random.integers(len(self.drawings)))][concept]
+        styles = [drawings for drawings in self.drawings if concept in drawings]
+        drawing = styles[int(random.integers(len(styles)))][concept]
+        if settings.variations:
+            drawing = vary(random, drawing, settings.variations)
         smallest, largest = settings.object_side
         side = smallest * (largest / smallest) ** random.random()
         limit = 2 * settings.rotation
@@ -183,17 +200,32 @@ def _with_noise(random: Generator, pixels: Pixels, deviation: float) -> Pixels:
     return np.asarray(cv2.add(pixels, noise, dtype=cv2.CV_8U), np.uint8)
 
 
-def _paste(random: Generator, pixels: Pixels, owners: NDArray[np.int16], drawing: Drawing, number: int) -> int:
-    """Put a drawing somewhere, at least half of it inside, and return how many pixels it has in all."""
-    height, width = drawing.shape[:2]
-    left = int(random.integers(-width // 4, max(pixels.shape[1] - width * 3 // 4, 1 - width // 4)))
-    top = int(random.integers(-height // 4, max(pixels.shape[0] - height * 3 // 4, 1 - height // 4)))
+@dataclass(frozen=True)
+class _Part:
+    """Where a drawing is in an image."""
+
+    rows: slice
+    columns: slice
+    mask: NDArray[np.bool_]
+    """[rows, columns]: where it is opaque."""
+
+
+def _position(random: Generator, drawing: Drawing, height: int, width: int) -> tuple[int, int]:
+    """Return x and y of a drawing's corner, so that at least half of it is inside an image of this size."""
+    rows, columns = drawing.shape[:2]
+    left = int(random.integers(-columns // 4, max(width - columns * 3 // 4, 1 - columns // 4)))
+    top = int(random.integers(-rows // 4, max(height - rows * 3 // 4, 1 - rows // 4)))
+    return left, top
+
+
+def _paste(pixels: Pixels, drawing: Drawing, position: tuple[int, int]) -> _Part:
+    """Draw over an image at x and y, which may be outside, and return where."""
+    left, top = position
     first_row, first_column = max(-top, 0), max(-left, 0)
-    part = drawing[first_row : pixels.shape[0] - top, first_column : pixels.shape[1] - left]
+    part = drawing[first_row : max(pixels.shape[0] - top, 0), first_column : max(pixels.shape[1] - left, 0)]
     rows = slice(top + first_row, top + first_row + part.shape[0])
     columns = slice(left + first_column, left + first_column + part.shape[1])
     opacity = part[:, :, 3:].astype(np.uint16)
     under = pixels[rows, columns]
     pixels[rows, columns] = ((under * (255 - opacity) + part[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
-    owners[rows, columns][part[:, :, 3] > 127] = number
-    return int((drawing[:, :, 3] > 127).sum())
+    return _Part(rows, columns, part[:, :, 3] > 127)

@@ -11,6 +11,7 @@ PRETRAINING_KEYS = section(
     Key("MODEL.CLIP.PRETRAIN_RPN_REGIONS", None, "proposals per image in pretraining"),
     Key("MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS", None, "random regions kept per image in pretraining; None keeps all"),
     Key("MODEL.CLIP.GATHER_GPUS", False, "gather image and text features of all processes"),
+    Key("MODEL.CLIP.NEGATIVE_CAPTIONS", 0, "captions of other pairs per image, as more negatives in CLIP's training"),
     Key(
         "MODEL.CLIP.CONCEPT_POOL_EMB",
         None,

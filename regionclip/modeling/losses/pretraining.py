@@ -15,9 +15,30 @@ def image_text_loss(images: Tensor, texts: Tensor, temperature: float | Tensor) 
         texts: float [N, D], not normalized.
         temperature: divides the cosines.
     """
-    logits = unit_rows(images) @ unit_rows(texts).T / temperature
+    return _symmetric_cross_entropy(unit_rows(images) @ unit_rows(texts).T / temperature)
+
+
+def image_text_loss_by_subject(
+    images: Tensor, texts: Tensor, subjects: Tensor, text_subjects: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """Return CLIP's symmetric cross entropy, where texts about the subject of an image are no negatives of it.
+
+    Args:
+        images: float [N, D], not normalized.
+        texts: float [N + M, D], not normalized: those of the images, then M further negatives.
+        subjects: int64 [N], equal for images of the same subject.
+        text_subjects: int64 [N + M].
+        temperature: divides the cosines.
+    """
+    logits = unit_rows(images) @ unit_rows(texts).T / temperature  # [N, N + M]
+    same = (subjects[:, None] == text_subjects).fill_diagonal_(False)
+    return _symmetric_cross_entropy(logits.masked_fill(same, float("-inf")))
+
+
+def _symmetric_cross_entropy(logits: Tensor) -> Tensor:
+    """Return the mean of both directions for logits [N, N + M] whose diagonal has the matching pairs."""
     pairs = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits[:, : len(logits)].T, pairs)) / 2
 
 
 def distillation_sum(logits: Tensor, teacher: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The small world: the same scenes for the same seed, and annotations that fit them."""
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,8 @@ from regionclip.clip.text_encoder import tokenize
 from regionclip.config.loading import load_config
 from regionclip.data.emoji_scenes.captions import article, captions_of, plural
 from regionclip.data.emoji_scenes.concepts import read_concepts
-from regionclip.data.emoji_scenes.drawings import STYLES, Drawings, prepare_drawings
+from regionclip.data.emoji_scenes.drawings import Drawings
+from regionclip.data.emoji_scenes.packages import STYLES, icon_members, icon_name, prepare_drawings
 from regionclip.data.emoji_scenes.pairs import write_pairs
 from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings, _transformed
 from regionclip.data.emoji_scenes.writing import jpeg_bytes, write_split
@@ -44,8 +47,10 @@ def packages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packages")
     random = np.random.default_rng(0)
     for style in STYLES.values():
-        name = f"{style.package.removeprefix('@').replace('/', '-')}-{style.version}.tgz"
-        with tarfile.open(folder / name, "w:gz", compresslevel=1) as archive:
+        with tarfile.open(folder / style.archive, "w:gz", compresslevel=1) as archive:
+            if style.read is icon_members:
+                write_icon_set(archive, style, random)
+                continue
             for concept in CONCEPTS:
                 picture = Image.new("RGBA", (32, 32))
                 edges = sorted(random.integers(0, 15, 2).tolist()) + sorted(random.integers(17, 31, 2).tolist())
@@ -55,6 +60,21 @@ def packages(tmp_path_factory):
                 archive.add(path, style.member.format(concept.code))
                 path.unlink()
     return folder
+
+
+def write_icon_set(archive, style, random):
+    """Add an icon set of circles with all concepts that the style draws; one has only an alias."""
+    icons = {}
+    for concept in CONCEPTS[: style.count]:
+        red, green, blue = random.integers(0, 255, 3)
+        circle = f'<circle cx="64" cy="48" r="30" fill="rgb({red},{green},{blue})"/>'
+        icons[icon_name(concept)] = {"body": circle}
+    first = icon_name(CONCEPTS[0])
+    icons["other-name"] = icons.pop(first)
+    content = {"icons": icons, "aliases": {first: {"parent": "other-name"}}, "width": 128, "height": 128}
+    member = tarfile.TarInfo(style.member)
+    member.size = len(json.dumps(content))
+    archive.addfile(member, io.BytesIO(json.dumps(content).encode()))
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +245,35 @@ def test_without_npm_the_packages_are_asked_for(tmp_path, monkeypatch):
 def test_a_package_without_the_drawings_is_refused(tmp_path):
     with tarfile.open(tmp_path / "emoji-datasource-google-16.0.0.tgz", "w:gz"):
         pass
-    with pytest.raises(UserError, match="expected a drawing of each concept, got 1174 missing"):
+    with pytest.raises(UserError, match="expected drawings of 1174 concepts, got 1174 missing"):
         prepare_drawings(tmp_path / "drawings", tmp_path, ["noto"])
+
+
+def test_icon_sets_are_drawn_and_may_lack_concepts(packages, tmp_path):
+    style = STYLES["emojione"]
+    (folder,) = prepare_drawings(tmp_path, packages, ["emojione"])
+    assert len(list(folder.iterdir())) == style.count < len(CONCEPTS)
+    drawings = Drawings(tmp_path, "emojione")
+    assert CONCEPTS[0] in drawings
+    assert CONCEPTS[-1] not in drawings
+    drawn = drawings[CONCEPTS[0]]  # a circle, cut to what is drawn
+    assert drawn.shape == (160, 160, 4)
+    assert (drawn[:, :, 3] > 127).mean() == pytest.approx(np.pi / 4, abs=0.01)
+    maker = SceneMaker([drawings], CONCEPTS[: style.count], 7)
+    assert maker.make(1).objects
+
+
+def test_a_package_without_the_icon_set_is_refused(tmp_path):
+    with tarfile.open(tmp_path / STYLES["noto_v1"].archive, "w:gz"):
+        pass
+    with pytest.raises(UserError, match="expected drawings of 863 concepts, got 863 missing"):
+        prepare_drawings(tmp_path / "drawings", tmp_path, ["noto_v1"])
+
+
+def test_icon_names_have_no_marks():
+    names = {concept.name: icon_name(concept) for concept in CONCEPTS}
+    assert names["rolling on the floor laughing"] == "rolling-on-the-floor-laughing"
+    assert all(re.fullmatch(r"[\w-]+", name) for name in names.values())
 
 
 @pytest.mark.slow
