@@ -46,7 +46,7 @@ from regionclip.isolation import with_own_settings
 from regionclip.limits import require_limits, whole_number
 from regionclip.modeling.detector import Selection, require_detector
 from regionclip.modeling.inference.prepare import prepare_as_configured
-from regionclip.modeling.score_scale import SameScores
+from regionclip.modeling.score_scale import shown_scale
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a PIL image, an RGB array [H, W, 3], or an RGB tensor [3, H, W]."""
@@ -106,8 +106,7 @@ class RegionCLIP:
         self.background: Vocabulary | None = None
         """Classes that share the softmax and are never reported."""
         self._classifier = BackgroundClassifier(vocabulary, None, self.model.device) if vocabulary else None
-        in_unit_range = cfg.MODEL.CLIP.SHOWN_SCORES == "unit"
-        self._scale = self.model.score_scale if in_unit_range else SameScores()
+        self._scale = shown_scale(cfg, self.model.score_scale)
         self._knows_drawings = cfg.INPUT.DOMAIN == "drawings"
 
     @classmethod

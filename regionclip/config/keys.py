@@ -134,6 +134,7 @@ KEYS: tuple[Key, ...] = (
             "scores of detect, the Python API and reports: 'unit' in [0, 1], 'published' as evaluation has them",
             choices=("unit", "published"),
         ),
+        Key("MODEL.CLIP.SCORE_TEMPERATURE", 1.0, "divides the log odds of shown scores; the evaluation page fits it"),
         Key(
             "MODEL.CLIP.RPN_SCORE_FUSION",
             "upstream",

@@ -1,10 +1,12 @@
-"""Scores as users see them: in [0, 1], and in the same order as the detector's own."""
+"""Scores as users see them: in [0, 1], calibrated, and in the same order as the detector's own."""
 
 from __future__ import annotations
 
 import math
 from typing import Protocol
 
+import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 
@@ -48,3 +50,37 @@ class OddsOfSquare:
         if shown <= 0:
             return shown
         return math.sqrt(shown / (1 - shown)) if shown < 1 else math.inf
+
+
+class Tempered:
+    """Divides the log odds of scores by a temperature (Guo et al., 2017); above 1 it brings scores closer to 1/2."""
+
+    def __init__(self, scale: ScoreScale, temperature: float) -> None:
+        """Create a scale on top of another, whose scores are in [0, 1]."""
+        self.scale, self.temperature = scale, temperature
+
+    def shown(self, scores: Tensor) -> Tensor:
+        """Return the calibrated scores."""
+        return torch.sigmoid(self.scale.shown(scores).double().logit() / self.temperature).to(scores.dtype)
+
+    def own(self, shown: float) -> float:
+        """Return the detector's own score."""
+        if not 0 < shown < 1:
+            return self.scale.own(shown)
+        log_odds = self.temperature * (math.log(shown) - math.log1p(-shown))
+        return self.scale.own(1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0)
+
+
+def shown_scale(cfg: CfgNode, scale: ScoreScale) -> ScoreScale:
+    """Return the scale of users for a detector's own: its scores as they are, or in [0, 1] and calibrated.
+
+    Keys: SHOWN_SCORES, SCORE_TEMPERATURE.
+    """
+    if cfg.MODEL.CLIP.SHOWN_SCORES == "published":
+        return SameScores()
+    return calibrated(scale, cfg.MODEL.CLIP.SCORE_TEMPERATURE)
+
+
+def calibrated(scale: ScoreScale, temperature: float) -> ScoreScale:
+    """Return a scale to [0, 1] with a temperature."""
+    return scale if temperature == 1 else Tempered(scale, temperature)

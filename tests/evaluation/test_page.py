@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pycocotools.coco
@@ -15,7 +16,7 @@ from PIL import Image
 from regionclip.evaluation.coco import COCODetectionEvaluator, indexed
 from regionclip.evaluation.ground_truth import coco_truth, lvis_truth
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
-from regionclip.evaluation.page.calibration import best_threshold, calibration
+from regionclip.evaluation.page.calibration import best_threshold, calibration, fit_temperature
 from regionclip.evaluation.page.matching import UNMATCHED, match_classes
 from regionclip.evaluation.page.mistakes import wrong_detections
 from regionclip.evaluation.page.page import Evaluated, write_page
@@ -161,6 +162,19 @@ def test_calibration_is_counted_by_hand(tmp_path):
     assert measured.error == pytest.approx((0.65 + 0.75 + 0.85 + 0.05) / 4)
     threshold, f1 = best_threshold(matches, [entry.scores for entry in matches])
     assert (threshold, f1) == (0.95, pytest.approx(100 * 2 / 3))
+
+
+def test_the_temperature_that_scores_were_sharpened_with_is_found():
+    random = np.random.default_rng(0)
+    honest = random.uniform(0.05, 0.95, 40_000)
+    right = random.random(len(honest)) < honest
+    odds = (honest / (1 - honest)) ** 2.5  # too confident
+    flags = {"ignored": np.zeros((1, len(honest)), bool), "is_right": right[None]}
+    temperature, calibrated = fit_temperature([SimpleNamespace(**flags)], [odds / (1 + odds)], 0.0)
+    assert temperature == pytest.approx(2.5, rel=0.05)
+    assert calibrated.error < 0.01 < calibration([SimpleNamespace(**flags)], [odds / (1 + odds)], 0.0).error
+    never = SimpleNamespace(ignored=flags["ignored"], is_right=np.zeros_like(right)[None])
+    assert np.isnan(fit_temperature([never], [honest], 0.0)[0])
 
 
 def test_the_page_has_metrics_curves_calibration_and_images(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from regionclip import RegionCLIP
 from regionclip.modeling.postprocess import SCORE_FUSIONS, ProbabilityOnly, ProbabilityTimesObjectness
-from regionclip.modeling.score_scale import OddsOfSquare
+from regionclip.modeling.score_scale import OddsOfSquare, SameScores, Tempered
 from tests.helpers.paths import DATA
 
 PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
@@ -35,6 +35,31 @@ def test_a_threshold_is_the_same_on_both_scales(shown):
     own = OddsOfSquare().own(shown)
     assert float(OddsOfSquare().shown(torch.tensor(own, dtype=torch.float64))) == pytest.approx(shown, abs=1e-9)
     assert OddsOfSquare().own(1.0) == float("inf") and OddsOfSquare().own(0.0) == 0.0
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.2, 5))
+def test_a_temperature_divides_log_odds(shown, temperature):
+    scale = Tempered(SameScores(), temperature)
+    scores = torch.tensor([shown], dtype=torch.float64)
+    odds = (shown / (1 - shown)) ** (1 / temperature)
+    assert float(scale.shown(scores)) == pytest.approx(odds / (1 + odds))
+    assert scale.own(float(scale.shown(scores))) == pytest.approx(shown)
+    ends = scale.shown(torch.tensor([0.0, 0.5, 1.0]))
+    assert ends.tolist() == [0.0, 0.5, 1.0]
+    assert (scale.own(0.0), scale.own(1.0)) == (0.0, 1.0)
+
+
+def test_a_temperature_changes_scores_and_no_detections(detector_folder):
+    found = {}
+    for temperature in (1.0, 2.0):
+        overrides = ["MODEL.CLIP.SCORE_TEMPERATURE", temperature, "MODEL.CLIP.MULTIPLY_RPN_SCORE", "True"]
+        detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=overrides)
+        detector.set_image(PHOTO)
+        detector.set_vocabulary(["cat", "dog", "car"], background=None)
+        found[temperature] = detector.predict(threshold=0.0)
+    assert np.array_equal(found[1.0].boxes, found[2.0].boxes)
+    odds = (found[1.0].scores / (1 - found[1.0].scores)).astype(np.float64) ** 0.5
+    np.testing.assert_allclose(found[2.0].scores, odds / (1 + odds), rtol=1e-5)
 
 
 def test_published_scores_are_an_option_with_the_same_detections(detector_folder):

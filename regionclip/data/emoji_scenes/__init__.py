@@ -1,1 +1,1 @@
-"""A small world: scenes of emoji drawings with boxes, masks and captions, made from a seed."""
+"""A synthetic dataset: scenes of emoji drawings with boxes, masks and captions, made from a seed."""

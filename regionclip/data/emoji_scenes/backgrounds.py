@@ -1,4 +1,4 @@
-"""What is behind the drawings: textures and strokes that are no thing."""
+"""What is behind the drawings: textures, and strokes that belong to no object."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Pixels = NDArray[np.uint8]
 
 
 def make_background(random: Generator, height: int, width: int, strokes: int) -> Pixels:
-    """Return a texture of two or three colours, with so many strokes on it at most."""
+    """Return a texture of two or three colors, with so many strokes on it at most."""
     texture = TEXTURES[random.integers(len(TEXTURES))](random, height, width)  # [H, W] in [0, 1]
     colors = random.uniform(30, 235, (3, 3)).astype(np.float32)
-    if random.random() < 0.5:  # quiet: colours near each other
+    if random.random() < 0.5:  # quiet: colors near each other
         colors = colors[:1] + random.normal(0, 22, (3, 3)).astype(np.float32)
     table = np.stack([np.interp(np.linspace(0, 1, 256), (0, 0.5, 1), colors[:, c]) for c in range(3)], axis=1)
     levels = np.repeat((texture * 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    picture = np.asarray(cv2.LUT(levels, table.clip(0, 255).astype(np.uint8)[:, None]), np.uint8)
+    image = np.asarray(cv2.LUT(levels, table.clip(0, 255).astype(np.uint8)[:, None]), np.uint8)
     for _ in range(random.integers(strokes + 1)):
-        _stroke(random, picture)
-    return picture
+        _stroke(random, image)
+    return image
 
 
 def _noise(random: Generator, height: int, width: int) -> NDArray[np.float32]:
@@ -60,21 +60,21 @@ def _tiles(random: Generator, height: int, width: int) -> NDArray[np.float32]:
 TEXTURES = (_noise, _noise, _gradient, _waves, _tiles)
 
 
-def _stroke(random: Generator, picture: Pixels) -> None:
+def _stroke(random: Generator, image: Pixels) -> None:
     """Draw a line, an arc, a polygon's outline or a spot."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     color = tuple(int(value) for value in random.integers(0, 256, 3))
     thickness = int(random.integers(1, 5))
     points = np.stack([random.integers(0, width, 4), random.integers(0, height, 4)], axis=1).astype(np.int32)
     kind = random.integers(4)
     if kind == 0:
-        cv2.polylines(picture, [points[:2]], False, color, thickness, cv2.LINE_AA)
+        cv2.polylines(image, [points[:2]], False, color, thickness, cv2.LINE_AA)
     elif kind == 1:
         axes = (int(random.integers(6, width // 3)), int(random.integers(6, height // 3)))
         start = int(random.integers(360))
-        cv2.ellipse(picture, points[0].tolist(), axes, 0, start, start + 200, color, thickness, cv2.LINE_AA)
+        cv2.ellipse(image, points[0].tolist(), axes, 0, start, start + 200, color, thickness, cv2.LINE_AA)
     elif kind == 2:
         corner = points[0] + random.integers(-40, 40, (4, 2))
-        cv2.polylines(picture, [corner.astype(np.int32)], True, color, thickness, cv2.LINE_AA)
+        cv2.polylines(image, [corner.astype(np.int32)], True, color, thickness, cv2.LINE_AA)
     else:
-        cv2.circle(picture, points[0].tolist(), int(random.integers(3, 16)), color, -1, cv2.LINE_AA)
+        cv2.circle(image, points[0].tolist(), int(random.integers(3, 16)), color, -1, cv2.LINE_AA)

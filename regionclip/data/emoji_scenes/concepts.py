@@ -1,4 +1,4 @@
-"""The things that exist in the small world: a list of names, checked in."""
+"""The objects that exist in the synthetic dataset: a list of names, checked in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BASE, NOVEL = "base", "novel"
 
 @dataclass(frozen=True)
 class Concept:
-    """A thing that can be drawn."""
+    """An object that can be drawn."""
 
     number: int
     """Place in the list; category ids are one more."""
@@ -24,7 +24,7 @@ class Concept:
     """What it is among, such as `food-fruit`."""
     split: str
     mirrored: bool
-    """Whether its mirror image is the same thing."""
+    """Whether its mirror image is the same object."""
 
     @property
     def rarity(self) -> float:
@@ -35,7 +35,7 @@ class Concept:
 
 @lru_cache(maxsize=1)
 def read_concepts() -> tuple[Concept, ...]:
-    """Return all concepts: pictures of things, creatures, people and faces that three families of emoji draw.
+    """Return all concepts: objects, creatures, people and faces that three families of emoji draw.
 
     Chosen from Unicode's emoji without flags, keycaps, letters, arrows and abstract signs, clock faces, and
     without variants by gender, skin tone and hair; named as in Unicode's CLDR. A quarter of each group is novel.

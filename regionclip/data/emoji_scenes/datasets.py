@@ -1,4 +1,4 @@
-"""The splits of the small world as registered datasets, and how they are made."""
+"""The splits of the synthetic dataset as registered datasets, and how they are made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regionclip.data.emoji_scenes.variations import Variations
 from regionclip.data.emoji_scenes.writing import write_split
 
 FOLDER = "emoji"
-"""Of the small world, under the folder of all datasets."""
+"""Of the synthetic dataset, under the folder of all datasets."""
 
 FIX = "run tools/prepare_emoji.py (datasets/emoji/README.md)"
 
@@ -78,14 +78,14 @@ def prepare(
     *,
     shards: bool = False,
 ) -> list[Path]:
-    """Make splits under `root`, with `train` the captioned pictures for CLIP too, and return the JSON files.
+    """Make splits under `root`, with `train` the captioned images for CLIP too, and return the JSON files.
 
     Args:
-        root: folder of the small world.
+        root: folder of the synthetic dataset.
         packages: folder with the packages of drawings; without, npm fetches them.
         splits: names in `SPLITS`.
         scenes: how many of each, for those in SPLITS.
-        pairs: captioned pictures.
+        pairs: captioned images.
         shards: write the scenes as WebDataset shards too.
 
     Raises:

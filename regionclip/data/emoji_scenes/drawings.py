@@ -54,7 +54,7 @@ def _read(path: Path) -> Drawing:
         pixels = np.array(image.convert("RGBA"))
     rows, columns = np.nonzero(pixels[:, :, 3] > 127)
     pixels = pixels[np.min(rows) : np.max(rows) + 1, np.min(columns) : np.max(columns) + 1]
-    # Colour under full transparency would bleed into the edges.
+    # Color under full transparency would bleed into the edges.
     pixels[pixels[:, :, 3] == 0] = 0
     scale = SIDE / max(pixels.shape[:2])
     size = (max(round(pixels.shape[1] * scale), 1), max(round(pixels.shape[0] * scale), 1))

@@ -1,4 +1,4 @@
-"""Captioned pictures of the small world, for training CLIP: one thing and a sentence about it, or a scene."""
+"""Captioned images of the synthetic dataset, for training CLIP: one object and a sentence about it, or a scene."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ PAIRS = 240_000
 """Written unless told otherwise: about 200 images of each concept, in two to four styles."""
 
 SCENES_IN = 20
-"""One picture of so many is a whole scene, the others show one thing each."""
+"""One image of so many is a whole scene, the others show one object each."""
 
 NEAR = SceneSettings(
     sides=(64, 80, 96), objects=(1, 1), object_side=(40, 92), tail=1, strokes=4, variations=Variations()
 )
 FAR = replace(NEAR, sides=(24, 32, 40), object_side=(18, 38), strokes=2)
-NEAR_PER_FAR = 3
-"""One image in so many, and one more, shows its object small, as crops of scenes do."""
+FAR_IN = 4
+"""One image of so many shows its object small, as crops of scenes do."""
 
 SEED = 11
 
-BARE = ("{}.", "a picture of a {}.")
-"""Half of the captions of a thing hardly say more than its name; the others are sentences."""
+BARE = ("{}.", "an image of a {}.")
+"""Half of the captions of an object hardly say more than its name; the others are sentences."""
 
 
 class PairMaker:
     """Makes the pair of a number.
 
-    No boxes and no crops of scenes, as in the pictures of the web that CLIP learned from. All concepts
+    No boxes and no crops of scenes, as in the images of the web that CLIP learned from. All concepts
     come, novel ones too: they are named, and never located.
     """
 
     def __init__(self, drawings: list[Drawings]) -> None:
-        """Make a maker of pictures in these styles."""
+        """Make a maker of images in these styles."""
         self._near = SceneMaker(drawings, read_concepts(), SEED, NEAR)
         self._far = SceneMaker(drawings, read_concepts(), SEED, FAR)
         self._scenes = SceneMaker(drawings, read_concepts(), SEED, SceneSettings(variations=Variations()))
@@ -61,7 +61,7 @@ class PairMaker:
             scene = self._scenes.make(number)
             captions = captions_of(scene, SEED, number)
         else:
-            scene = (self._near if number % (NEAR_PER_FAR + 1) else self._far).make(number)
+            scene = (self._near if number % FAR_IN else self._far).make(number)
             random = Generator(PCG64(SeedSequence([SEED, number, 2])))
             templates = [*BARE, *random.choice(PROMPT_TEMPLATES, 2, replace=False).tolist()]
             names = [item.concept.name for item in scene.objects]
@@ -70,7 +70,7 @@ class PairMaker:
 
 
 def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> list[Path]:
-    """Write pairs 0 to `count - 1` as WebDataset shards `pairs/*.tar`, in the place of older ones; return the files."""
+    """Write pairs 0 to `count - 1` as WebDataset shards `pairs/*.tar`, instead of older ones; return the files."""
     folder = root / "pairs"
     shutil.rmtree(folder, ignore_errors=True)
     # Not forked: OpenCV's threads do not survive that.

@@ -43,14 +43,14 @@ class SceneSettings:
     least_visible: float = 0.4
     """Share of an object that has to be seen; what shows less is not annotated."""
     pixel_noise: float = 3.0
-    """Standard deviation of the noise on all pixels, in grey levels."""
+    """Standard deviation of the noise on all pixels, in gray levels."""
     variations: Variations | None = None
     """What else varies: in training scenes only, so that test scenes stay as they are."""
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A thing in a scene."""
+    """An object in a scene."""
 
     concept: Concept
     box: tuple[int, int, int, int]
@@ -66,7 +66,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is in it."""
+    """An image and what is in it."""
 
     pixels: Pixels
     objects: tuple[SceneObject, ...]
@@ -185,7 +185,7 @@ def _transformed(drawing: Drawing, scale: float, angle: float, *, mirrored: bool
 
 
 def _relit(drawing: Drawing, brightness: float, contrast: float, saturation: float) -> Drawing:
-    colors = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)  # towards grey, or away from it
+    colors = np.full((3, 3), (1 - saturation) / 3) + saturation * np.eye(3)  # towards gray, or away from it
     matrix = np.zeros((4, 5), np.float32)
     matrix[:3, :3] = brightness * contrast * colors
     matrix[:3, 4] = brightness * 128 * (1 - contrast)
@@ -194,7 +194,7 @@ def _relit(drawing: Drawing, brightness: float, contrast: float, saturation: flo
 
 
 def _with_noise(random: Generator, pixels: Pixels, deviation: float) -> Pixels:
-    """Return a picture with normal noise, of 256 equally likely strengths."""
+    """Return an image with normal noise, of 256 equally likely strengths."""
     ranks = np.frombuffer(random.bytes(pixels.size), np.uint8).reshape(pixels.shape)
     noise = cv2.LUT(ranks, (deviation * _STRENGTHS).round().astype(np.int16))
     return np.asarray(cv2.add(pixels, noise, dtype=cv2.CV_8U), np.uint8)

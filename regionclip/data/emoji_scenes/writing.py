@@ -1,4 +1,4 @@
-"""Writing scenes as datasets: pictures, COCO's and LVIS's JSON, captions, and tar shards."""
+"""Writing scenes as datasets: images, COCO's and LVIS's JSON, captions, and tar shards."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     `annotations/captions_<name>.json`; with `shards` also `shards/<name>/*.tar`.
 
     Args:
-        folder: of the small world.
+        folder: of the synthetic dataset.
         name: of the split.
         maker: makes the scenes.
         count: how many.
-        shards: write captioned pictures as WebDataset shards too.
+        shards: write captioned images as WebDataset shards too.
 
     Returns:
         The JSON files.
     """
-    pictures = folder / name
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = folder / name
+    images.mkdir(parents=True, exist_ok=True)
     # Not forked: OpenCV's threads do not survive that.
     context = multiprocessing.get_context("forkserver")
-    with context.Pool(initializer=_start, initargs=(maker, pictures)) as pool:
+    with context.Pool(initializer=_start, initargs=(maker, images)) as pool:
         written = pool.imap(_write_scene, range(count), chunksize=16)
         scenes = list(progress_bar(written, total=count, unit="scene", description=name))
     annotations = folder / "annotations"
@@ -78,12 +78,12 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
         write_json(annotations / file_name, content)
     if shards:
         shutil.rmtree(folder / "shards" / name, ignore_errors=True)
-        write_shards(_pairs(scenes, pictures), folder / "shards" / name)
+        write_shards(_pairs(scenes, images), folder / "shards" / name)
     return [annotations / file_name for file_name in contents]
 
 
 def jpeg_bytes(scene: Scene) -> bytes:
-    """Return the picture of a scene as a JPEG file."""
+    """Return the image of a scene as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(scene.pixels).save(file, format="JPEG", quality=QUALITY)
     return file.getvalue()

@@ -22,7 +22,7 @@ from regionclip.evaluation.lvis import LVISDetectionEvaluator
 from regionclip.evaluation.page.matching import Floats
 from regionclip.evaluation.page.page import Evaluated, write_page
 from regionclip.modeling.detector import OpenVocabularyDetector
-from regionclip.modeling.score_scale import SameScores, ScoreScale
+from regionclip.modeling.score_scale import SameScores, ScoreScale, calibrated
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def write_pages(
         training_folder: folder of the weights; its training log, if there is one, is shown too.
     """
     scale: ScoreScale = model.score_scale if isinstance(model, OpenVocabularyDetector) else SameScores()
+    scale = calibrated(scale, cfg.MODEL.CLIP.SCORE_TEMPERATURE)
     log = training_folder / METRICS_FILE
     written = []
     for job in jobs:
@@ -69,6 +70,7 @@ def write_pages(
             results=evaluator.results,
             is_federated=is_federated,
             shown=_Shown(scale),
+            temperature=cfg.MODEL.CLIP.SCORE_TEMPERATURE,
             training_log=log if log.is_file() else None,
         )
         written.append(write_page(job.output_dir / PAGE, evaluated))

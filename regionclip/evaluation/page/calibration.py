@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
-from regionclip.evaluation.page.matching import ClassMatches, Floats
+from regionclip.evaluation.page.matching import ClassMatches, Flags, Floats
 
 BINS = 10
 
@@ -39,10 +41,44 @@ def calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_sc
         shown: [D] scores of each class in [0, 1].
         min_score: detections with a lower one do not count.
     """
+    return _in_bins(*_pooled(matches, shown, min_score))
+
+
+def fit_temperature(
+    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float
+) -> tuple[float, Calibration]:
+    """Return the temperature of log odds with the highest likelihood (Guo et al., 2017), and the calibration with it.
+
+    Args:
+        matches: of each class.
+        shown: [D] scores of each class in [0, 1], without a temperature.
+        min_score: detections with a lower one do not count.
+
+    Returns:
+        NaN as temperature, if all counted detections are right, or none is.
+    """
+    scores, right = _pooled(matches, shown, min_score)
+    if right.all() or not right.any():
+        return float("nan"), _in_bins(scores, right)
+    log_odds = logit(np.clip(scores, 1e-6, 1 - 1e-6))
+    signs = np.where(right, 1.0, -1.0)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -signs * log_odds / np.exp(log_temperature)).mean())
+
+    temperature = float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
+    return temperature, _in_bins(expit(log_odds / temperature), right)
+
+
+def _pooled(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float) -> tuple[Floats, Flags]:
+    """Return scores [N] and whether they are right [N] of the detections that count."""
     scores = np.concatenate([values[~entry.ignored[0]] for entry, values in zip(matches, shown, strict=True)])
     right = np.concatenate([entry.is_right[0][~entry.ignored[0]] for entry in matches])
     kept = scores >= min_score
-    scores, right = scores[kept], right[kept]
+    return scores[kept], right[kept]
+
+
+def _in_bins(scores: Floats, right: Flags) -> Calibration:
     bins = np.clip((scores * BINS).astype(int), 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS).astype(float)
     with np.errstate(invalid="ignore"):

@@ -13,7 +13,7 @@ from string import Template
 import numpy as np
 
 from regionclip.evaluation.ground_truth import GroundTruth
-from regionclip.evaluation.page.calibration import best_threshold, calibration
+from regionclip.evaluation.page.calibration import best_threshold, calibration, fit_temperature
 from regionclip.evaluation.page.charts import calibration_chart, mean_curve, precision_recall_chart, training_chart
 from regionclip.evaluation.page.crops import crop_of
 from regionclip.evaluation.page.matching import ClassMatches, Floats, match_classes
@@ -61,6 +61,8 @@ class Evaluated:
     """By LVIS's rules."""
     shown: Callable[[Floats], Floats]
     """From a detector's scores to those in [0, 1] that users see."""
+    temperature: float = 1.0
+    """SCORE_TEMPERATURE in `shown`."""
     training_log: Path | None = None
     """`metrics.json` of the training whose weights these are."""
 
@@ -74,7 +76,7 @@ def write_page(path: Path, evaluated: Evaluated) -> Path:
     sections = [
         *_metrics(evaluated, matches),
         *_curves(evaluated, matches),
-        *_calibration(matches, shown),
+        *_calibration(evaluated, matches, shown),
         *_mistakes(evaluated, matches, shown),
         *_training(evaluated.training_log),
     ]
@@ -156,15 +158,22 @@ def _curves(evaluated: Evaluated, matches: Sequence[ClassMatches]) -> Iterator[s
     yield f'<h2>Precision and recall</h2><p>At an IoU of 0.5.{note}</p><div class="charts">{chart}</div>'
 
 
-def _calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> Iterator[str]:
+def _calibration(evaluated: Evaluated, matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> Iterator[str]:
     measured = calibration(matches, shown, MIN_SHOWN)
     threshold, f1 = best_threshold(matches, shown)
     counts = int(measured.counts.sum())
     if not counts:
         return
+    factor, tempered = fit_temperature(matches, shown, MIN_SHOWN)
+    advice = (
+        f"With MODEL.CLIP.SCORE_TEMPERATURE {evaluated.temperature * factor:.2f} it is {100 * tempered.error:.1f}. "
+        if np.isfinite(factor)
+        else ""
+    )
     text = (
-        f"Expected calibration error {100 * measured.error:.1f} percent points, of {counts} detections with a score of "
-        f"at least {MIN_SHOWN}. A detection is right if it matches an object with an IoU of at least 0.5. "
+        f"Expected calibration error {100 * measured.error:.1f} percent points with a temperature of "
+        f"{evaluated.temperature:g}, of {counts} detections with a score of "
+        f"at least {MIN_SHOWN}. A detection is right if it matches an object with an IoU of at least 0.5. {advice}"
         f"The highest F1, {_number(f1)} %, is at a score of {threshold:.2f}."
     )
     yield f'<h2>Calibration</h2><p>{text}</p><div class="charts">{calibration_chart(measured)}</div>'
