@@ -67,6 +67,7 @@ PACKAGES = (
     Package("supervision", "supervision>=0.31"),
     Package("resvg_py", "resvg_py"),
     Package("fastapi", "fastapi"),
+    Package("fastapi_offline", "fastapi-offline"),
     Package("uvicorn", "uvicorn"),
     Package("python_multipart", "python-multipart"),
     Package("prometheus_client", "prometheus-client"),

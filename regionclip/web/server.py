@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -46,7 +47,7 @@ def create_app(pool: WorkerPool, limits: Limits, *, api_key: str = "", allow_url
         yield
         await asyncio.to_thread(pool.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="regionclip",
         version=regionclip.__version__,
         description="Find objects in images by words.",

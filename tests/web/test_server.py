@@ -5,6 +5,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -155,6 +156,10 @@ def test_health_metrics_and_the_description(port):
     assert 'regionclip_requests_total{path="/detect",status="200"}' in text and "regionclip_workers 1.0" in text
     status, content, _ = ask(port, "GET", "/openapi.json")
     assert {"/detect", "/embed", "/health", "/metrics"} <= content["paths"].keys()
+    status, page, _ = ask(port, "GET", "/docs")
+    scripts = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert status == 200 and scripts and all(script.startswith("/") for script in scripts)  # no other host
+    assert ask(port, "GET", next(script for script in scripts if script.endswith(".js")))[0] == 200
     body = content["paths"]["/detect"]["post"]["requestBody"]["content"]
     assert "words" in body["application/json"]["schema"]["properties"] and "multipart/form-data" in body
 
