@@ -206,6 +206,9 @@ def test_the_page_has_metrics_curves_calibration_and_images(tmp_path):
     assert "1 images, 2 objects, 5 detections." in text
     for expected in ("cat, duplicate: 0.85", "cat on <b>dog & $co: 0.75", "Expected calibration error", "Training"):
         assert expected in text
+    written = json.loads((tmp_path / "calibration.json").read_text())
+    assert written["detections"] == 5 and written["threshold_of_highest_f1"] == 0.95
+    assert written["expected_calibration_error"] == pytest.approx(100 * (0.55 + 0.65 + 0.75 + 0.85 + 0.05) / 5)
     assert re.search(rf"all\s+2\s+{metrics['AP']:.1f}\s+\(", text)
     addresses = set(re.findall(r'http[^"<> ]*', page))
     assert all(address.startswith("http://www.w3.org/") for address in addresses), addresses

@@ -33,6 +33,58 @@ class Calibration:
         return float((weights * np.abs(self.scores[kept] - self.right[kept])).sum()) if kept.any() else float("nan")
 
 
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Calibration of an evaluation, and what a temperature and a threshold would make of it."""
+
+    measured: Calibration
+    temperature: float
+    """SCORE_TEMPERATURE of the measured scores."""
+    fitted: Calibration
+    """With the best temperature."""
+    best_temperature: float
+    """NaN where all detections are right, or none is."""
+    threshold: float
+    """Score with the highest F1, on the measured scale."""
+    f1: float
+    """In percent."""
+
+    @property
+    def count(self) -> int:
+        """Number of detections that count."""
+        return int(self.measured.counts.sum())
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values for a JSON file: errors in percent points, without those that are unknown."""
+        values = {
+            "detections": self.count,
+            "temperature": self.temperature,
+            "expected_calibration_error": 100 * self.measured.error,
+            "best_temperature": self.best_temperature,
+            "expected_calibration_error_with_it": 100 * self.fitted.error,
+            "threshold_of_highest_f1": self.threshold,
+            "highest_f1": self.f1,
+        }
+        return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def report_calibration(
+    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float, temperature: float
+) -> CalibrationReport:
+    """Measure the calibration of the detections of all classes, and fit temperature and threshold.
+
+    Args:
+        matches: of each class.
+        shown: [D] scores of each class in [0, 1].
+        min_score: detections with a lower one do not count.
+        temperature: SCORE_TEMPERATURE of these scores.
+    """
+    factor, fitted = fit_temperature(matches, shown, min_score)
+    threshold, f1 = best_threshold(matches, shown)
+    measured = calibration(matches, shown, min_score)
+    return CalibrationReport(measured, temperature, fitted, temperature * factor, threshold, f1)
+
+
 def calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float) -> Calibration:
     """Return the calibration of the detections of all classes.
 

@@ -13,7 +13,7 @@ from string import Template
 import numpy as np
 
 from regionclip.evaluation.ground_truth import GroundTruth
-from regionclip.evaluation.page.calibration import best_threshold, calibration, fit_temperature
+from regionclip.evaluation.page.calibration import CalibrationReport, best_threshold, report_calibration
 from regionclip.evaluation.page.charts import calibration_chart, mean_curve, precision_recall_chart, training_chart
 from regionclip.evaluation.page.crops import crop_of
 from regionclip.evaluation.page.matching import ClassMatches, Floats, match_classes
@@ -27,11 +27,13 @@ from regionclip.evaluation.page.precision import (
     precision_curve,
 )
 from regionclip.evaluation.predictions import Results
-from regionclip.files import atomic_write
+from regionclip.files import atomic_write, write_json
 from regionclip.records import Record
 
 CURVES = 12
 """Classes whose precision-recall curves are shown: those with the most objects."""
+
+CALIBRATION = "calibration.json"
 
 MIN_SHOWN = 0.05
 """Score below which no user sees a detection; calibration leaves these out."""
@@ -68,15 +70,16 @@ class Evaluated:
 
 
 def write_page(path: Path, evaluated: Evaluated) -> Path:
-    """Write the page, and return its path."""
+    """Write the page, and next to it `calibration.json`; return the path of the page."""
     matches = match_classes(evaluated.truth, evaluated.results, is_federated=evaluated.is_federated)
     shown = [evaluated.shown(entry.scores) for entry in matches]
+    report = report_calibration(matches, shown, MIN_SHOWN, evaluated.temperature)
     objects = sum(int(entry.objects.sum()) for entry in matches)
     detections = sum(len(entry.scores) for entry in matches)
     sections = [
         *_metrics(evaluated, matches),
         *_curves(evaluated, matches),
-        *_calibration(evaluated, matches, shown),
+        *_calibration(report),
         *_mistakes(evaluated, matches, shown),
         *_training(evaluated.training_log),
     ]
@@ -89,6 +92,7 @@ def write_page(path: Path, evaluated: Evaluated) -> Path:
     )
     with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))
+    write_json(path.with_name(CALIBRATION), report.as_dict())
     return path
 
 
@@ -158,25 +162,21 @@ def _curves(evaluated: Evaluated, matches: Sequence[ClassMatches]) -> Iterator[s
     yield f'<h2>Precision and recall</h2><p>At an IoU of 0.5.{note}</p><div class="charts">{chart}</div>'
 
 
-def _calibration(evaluated: Evaluated, matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> Iterator[str]:
-    measured = calibration(matches, shown, MIN_SHOWN)
-    threshold, f1 = best_threshold(matches, shown)
-    counts = int(measured.counts.sum())
-    if not counts:
+def _calibration(report: CalibrationReport) -> Iterator[str]:
+    if not report.count:
         return
-    factor, tempered = fit_temperature(matches, shown, MIN_SHOWN)
     advice = (
-        f"With MODEL.CLIP.SCORE_TEMPERATURE {evaluated.temperature * factor:.2f} it is {100 * tempered.error:.1f}. "
-        if np.isfinite(factor)
+        f"With MODEL.CLIP.SCORE_TEMPERATURE {report.best_temperature:.2f} it is {100 * report.fitted.error:.1f}. "
+        if np.isfinite(report.best_temperature)
         else ""
     )
     text = (
-        f"Expected calibration error {100 * measured.error:.1f} percent points with a temperature of "
-        f"{evaluated.temperature:g}, of {counts} detections with a score of "
-        f"at least {MIN_SHOWN}. A detection is right if it matches an object with an IoU of at least 0.5. {advice}"
-        f"The highest F1, {_number(f1)} %, is at a score of {threshold:.2f}."
+        f"Expected calibration error {100 * report.measured.error:.1f} percent points with a temperature of "
+        f"{report.temperature:g}, of {report.count} detections with a score of at least {MIN_SHOWN}. {advice}"
+        "A detection is right if it matches an object with an IoU of at least 0.5. The highest F1, "
+        f"{_number(report.f1)} %, is at a score of {report.threshold:.2f}."
     )
-    yield f'<h2>Calibration</h2><p>{text}</p><div class="charts">{calibration_chart(measured)}</div>'
+    yield f'<h2>Calibration</h2><p>{text}</p><div class="charts">{calibration_chart(report.measured)}</div>'
 
 
 def _mistakes(evaluated: Evaluated, matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> Iterator[str]:
