@@ -7,6 +7,7 @@ embeddings need it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
@@ -59,14 +60,30 @@ class TextEncoder(TextTransformer):
         return self.ln_final(self.transformer(x, attn_mask=self.attn_mask[:length, :length]))
 
 
+TEXTS_KEPT = 100_000
+"""Texts whose token ids a tokenizer keeps: about 30 MB of captions."""
+
+
 class Tokenizer(SimpleTokenizer):
     """CLIP's byte-level BPE, which also accepts OpenAI's spelling of the special tokens."""
 
+    def __init__(self) -> None:
+        """Create the tokenizer; it keeps the ids of the latest texts, since captions come again in each epoch."""
+        super().__init__()
+        self._encode_once = lru_cache(TEXTS_KEPT)(self._encode)
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[()]]:
+        """Travel to another process without the texts."""
+        return Tokenizer, ()
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without start and end of text."""
+        return list(self._encode_once(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         for published, spelled in _SPECIAL_TOKENS.items():
             text = text.replace(published, spelled)
-        return super().encode(text)
+        return tuple(super().encode(text))
 
 
 def tokenize(texts: Sequence[str], tokenizer: SimpleTokenizer, *, keep_end_of_text: bool = True) -> Tensor:

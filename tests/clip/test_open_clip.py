@@ -1,6 +1,7 @@
 """Image and text encoder against open_clip's own models, for every JSON file that open_clip accepts."""
 
 import json
+import pickle
 
 import open_clip
 import pytest
@@ -87,3 +88,13 @@ def test_tiny_clip_files_load(prefix, pair, tmp_path):
     torch.testing.assert_close(ours.backbone.embed_images(images), theirs.encode_image(images), atol=1e-5, rtol=1e-5)
     tokens = tokenize(WORDS, Tokenizer())
     torch.testing.assert_close(text.lang_encoder(tokens), theirs.encode_text(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_kept_token_ids_stay_right():
+    tokenizer, texts = Tokenizer(), (*WORDS, "<|startoftext|> cat <|endoftext|>", "")
+    expected = [open_clip.SimpleTokenizer().encode(text) for text in WORDS]
+    for _ in range(2):
+        assert [tokenizer.encode(text) for text in WORDS] == expected
+        tokenizer.encode(WORDS[0]).clear()  # a caller may change what it gets
+    first = tokenize(texts, tokenizer)
+    assert torch.equal(first, tokenize(texts, pickle.loads(pickle.dumps(tokenizer))))
