@@ -75,6 +75,7 @@ def run(args: Namespace) -> int:
         fix = 'pip install "regionclip[serve]"'
         raise user_error("regionclip serve", "the libraries of a server", str(error), fix) from error
     from regionclip.web.guards import Limits
+    from regionclip.web.headers import TimedHeaders
     from regionclip.web.pool import PoolSettings, WorkerPool
 
     settings = PoolSettings(args.workers, args.batch, args.batch_wait / 1000, args.queue, args.timeout)
@@ -88,6 +89,7 @@ def run(args: Namespace) -> int:
     print(f"Serving {pool.description['model']} on http://{args.host}:{args.port}, described in /docs", flush=True)
     config = uvicorn.Config(
         app,
+        http=TimedHeaders,
         log_level="warning",
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(args.timeout) + 1,

@@ -22,6 +22,7 @@ import uvicorn
 from regionclip import RegionCLIP
 from regionclip.engine.distributed import free_port
 from regionclip.web.guards import Limits
+from regionclip.web.headers import TimedHeaders
 from regionclip.web.jobs import WorkerSettings
 from regionclip.web.pool import PoolSettings, WorkerPool
 from regionclip.web.server import create_app
@@ -31,9 +32,9 @@ PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
 LIMITS = Limits(bytes=300_000, seconds=20.0, per_client=40, words=20, boxes=10)
 
 
-def serve(app):
+def serve(app, **options):
     """Serve an application on a free port in a thread, and return (port, function that stops it)."""
-    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error", **options))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
@@ -269,6 +270,26 @@ def test_slow_and_endless_clients_are_cut_off(pool, monkeypatch):
     chunk = b"4e20\r\n" + b"x" * 20000 + b"\r\n"
     assert send_slowly(port, b"Transfer-Encoding: chunked\r\n", [chunk] * 20, 0.0) == 413
     assert ask_json(port, "/detect", **GOOD)[0] == 200
+    stop()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\n", b"GET /health HTTP/1.1\r\nX: 1\r\n"])
+def test_headers_have_a_time_limit(pool, monkeypatch, sent):
+    monkeypatch.setattr(pool, "close", lambda seconds=1: True)
+    monkeypatch.setattr(TimedHeaders, "seconds", 0.3)
+    port, stop = serve(create_app(pool, LIMITS), http=TimedHeaders)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+        slow.sendall(sent)
+        answer = b"".join(iter(lambda: slow.recv(4000), b""))  # until the server closes the connection
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["what"] == "headers"
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(2):
+        kept.request("GET", "/health")
+        answer = kept.getresponse()
+        assert answer.status == 200 and answer.read()
+    kept.sock.sendall(sent or b"G")  # the third request of the connection is slow
+    assert kept.sock.recv(4000).startswith(b"HTTP/1.1 408")
     stop()
 
 
