@@ -223,7 +223,7 @@ class _FileRun:
             yield from (self._result(*prepared, draw=options.drawings) for prepared in frames)
             return
         damage: UnreadableImageError | None = None
-        with VideoWriter(self.file.path, self.run.output / self.drawn, options.every) as video:
+        with VideoWriter(self.run.output / self.drawn, self.file.drawn_rate(options.every)) as video:
             try:
                 for frame, image in frames:
                     result = self._result(frame, image, draw=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -12,8 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionclip.data.frame_times import drawn_rate
+from regionclip.batch.encoders import EncodingError, H264Encoder, MPEG4Encoder, VideoEncoder, can_write_h264
 from regionclip.errors import user_error
+
+logger = logging.getLogger(__name__)
 
 SPACE_LEFT = 2**20
 """Disk space in bytes below which a disk counts as full."""
@@ -22,14 +26,17 @@ SPACE_LEFT = 2**20
 class VideoWriter:
     """Writes frames to a temporary file, renamed to the target if the block ends without an exception."""
 
-    def __init__(self, source: Path, target: Path, every: int) -> None:
-        """Create a writer of `target`, an MP4, with the timing of every `every`-th frame of `source`."""
-        self._rate = drawn_rate(source, every)
-        self._target = target
+    def __init__(self, target: Path, rate: float) -> None:
+        """Create a writer of `target`, an MP4.
+
+        Args:
+            target: file to write.
+            rate: frames per second, at which each frame can be shown at its timestamp.
+        """
+        self._target, self._rate = target, rate
         self._temporary = target.with_name(f".{target.stem}.tmp.mp4")
-        self._video: cv2.VideoWriter | None = None
-        self._first, self._written = 0.0, 0
-        self._last: NDArray[np.uint8] | None = None
+        self._video: VideoEncoder | None = None
+        self._size, self._first = (0, 0), 0.0
 
     def __enter__(self) -> VideoWriter:
         """Create the folder of the target."""
@@ -40,32 +47,26 @@ class VideoWriter:
         """Append a frame, shown from `seconds` on; the previous one is shown until then.
 
         Args:
-            pixels: uint8 [H, W, 3] in RGB; all have the size of the first.
-            seconds: timestamp in the source.
+            pixels: uint8 [H, W, 3] in RGB; resized if it is not of the size of the first.
+            seconds: timestamp in the source, after that of the previous frame.
 
         Raises:
             UserError: a frame size that no video supports.
         """
-        if self._video is None or self._last is None:
-            self._video, self._first = self._open(pixels), seconds
-        else:
-            due = int((seconds - self._first) * self._rate + 0.5)
-            for _ in range(due - self._written):
-                self._append(self._video, self._last)
-        self._last = pixels
-        self._append(self._video, pixels)
-
-    def _open(self, pixels: NDArray[np.uint8]) -> cv2.VideoWriter:
         height, width = pixels.shape[:2]
-        codec = cv2.VideoWriter.fourcc(*"mp4v")
-        video = cv2.VideoWriter(str(self._temporary), codec, self._rate, (width, height))
-        if not video.isOpened():
-            raise self._failure(f"none with frames of {width} x {height} pixels")
-        return video
-
-    def _append(self, video: cv2.VideoWriter, pixels: NDArray[np.uint8]) -> None:
-        video.write(np.ascontiguousarray(pixels[:, :, ::-1]))
-        self._written += 1
+        if self._video is None:
+            self._size, self._first = (width, height), seconds
+            encoder = H264Encoder if can_write_h264() else _without_h264()
+            try:
+                self._video = encoder(self._temporary, self._size, self._rate)
+            except EncodingError as error:
+                raise self._failure(f"none with frames of {width} x {height} pixels") from error
+        if (width, height) != self._size:  # a stream may change its resolution
+            pixels = np.asarray(cv2.resize(pixels, self._size, interpolation=cv2.INTER_AREA), np.uint8)
+        try:
+            self._video.write(pixels, seconds - self._first)
+        except EncodingError as error:
+            raise self._failure(str(error)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -73,22 +74,36 @@ class VideoWriter:
         """Rename the finished video, or remove a partial one."""
         try:
             if self._video is not None:
-                self._video.release()
-            if kind is None and self._video is not None:
-                self._require_whole()
-                self._temporary.replace(self._target)
+                self._close(self._video)
+                if kind is None:
+                    self._require_whole(self._video.written)
+                    self._temporary.replace(self._target)
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _require_whole(self) -> None:
+    def _close(self, video: VideoEncoder) -> None:
+        try:
+            video.close()
+        except EncodingError as error:
+            raise self._failure(str(error)) from error
+
+    def _require_whole(self, expected: int) -> None:
         # OpenCV does not report failed writes.
         written = cv2.VideoCapture(str(self._temporary))
         count = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         written.release()
-        if count < self._written:
-            raise self._failure(f"one of {count} frames instead of {self._written}")
+        if count < expected:
+            raise self._failure(f"one of {count} frames instead of {expected}")
 
     def _failure(self, actual: str) -> Exception:
         if shutil.disk_usage(self._target.parent).free < SPACE_LEFT:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
         return user_error(str(self._target), "a video that can be written", actual, "leave it out with --no-drawings")
+
+
+@lru_cache(maxsize=1)
+def _without_h264() -> type[MPEG4Encoder]:
+    """Return the encoder that needs no further library; says once what it lacks."""
+    how = 'pip install "regionclip[video]" writes H.264'
+    logger.info("Videos are written as MPEG-4 Part 2, which browsers do not play: %s", how)
+    return MPEG4Encoder

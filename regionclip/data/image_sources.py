@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from regionclip.data.frame_times import FrameClock
+from regionclip.data.frame_times import FrameClock, drawn_rate
 from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, names_below_common_folder, once
 from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
 from regionclip.errors import user_error
@@ -40,6 +40,10 @@ class ImageFile:
     def is_video(self) -> bool:
         """Whether the file is a video."""
         return self.path.suffix.lower() in VIDEO_ENDINGS
+
+    def drawn_rate(self, every: int) -> float:
+        """Return the frames per second at which every `every`-th frame of the video can be shown at its timestamp."""
+        return drawn_rate(self.path, every)
 
 
 @dataclass(frozen=True)
