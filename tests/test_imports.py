@@ -30,7 +30,7 @@ LAYERS = {
 """What each package may import beside itself and the modules of BASE."""
 
 BASE = {
-    *("errors", "files", "randomness", "isolation", "limits", "memory", "console"),
+    *("addresses", "errors", "files", "randomness", "isolation", "limits", "memory", "console"),
     *("method", "fingerprints", "published", "records", "progress"),
 }
 WITHOUT_DETECTRON2 = ("ops", "clip")

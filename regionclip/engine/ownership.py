@@ -15,6 +15,7 @@ from typing import TypeVar
 from detectron2.utils import comm
 from filelock import FileLock, Timeout
 
+from regionclip.addresses import masked
 from regionclip.errors import UserError, user_error
 from regionclip.files import make_folder
 
@@ -77,7 +78,8 @@ class _Owner:
             logger.warning("%s: cannot be locked (%s): see to it that no other run writes to it", folder, error)
             self._lock = None
             return
-        about = {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
+        command = masked(" ".join(sys.argv))[:200]
+        about = {"process": os.getpid(), "host": socket.gethostname(), "command": command}
         with suppress(OSError):  # a full disk is reported when results are written
             self._file.write_text(json.dumps(about))
 
