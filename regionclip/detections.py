@@ -27,6 +27,9 @@ class Detection(NamedTuple):
     """Its class name."""
 
 
+NO_TRACK = -1
+"""Track id of a detection without a track, as in supervision."""
+
 _SHAPES = {
     "boxes": ("N", "4"),
     "scores": ("N",),
@@ -34,6 +37,7 @@ _SHAPES = {
     "top_class_ids": ("N", "k"),
     "top_scores": ("N", "k"),
     "embeddings": ("N", "D"),
+    "track_ids": ("N",),
 }
 """Fields with a row for each box, and their shapes."""
 
@@ -68,6 +72,8 @@ class Detections:
     """[N, k], their probabilities."""
     embeddings: NDArray[np.float32] | None = None
     """[N, D], not normalized, if requested."""
+    track_ids: NDArray[np.int64] | None = None
+    """[N], the same for one object in all frames of a video, and `NO_TRACK` for none; None if not tracked."""
     image: NDArray[np.uint8] | None = field(default=None, repr=False)
     """The image [H, W, 3] in RGB, for `draw`."""
     warnings: tuple[str, ...] = ()
@@ -184,13 +190,14 @@ class Detections:
         ]
 
     def to_supervision(self) -> supervision.Detections:
-        """Convert to the supervision library, with class names under `class_name`."""
+        """Convert to the supervision library, with class names under `class_name` and track ids."""
         import supervision
 
         return supervision.Detections(
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.class_ids,
+            tracker_id=self.track_ids,
             data={"class_name": np.array(self.names, dtype=object)},
         )
 

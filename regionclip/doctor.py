@@ -31,6 +31,17 @@ LIBRARIES = {
 }
 """Smaller dependencies: modules, and the distributions that provide them."""
 
+EXTRAS = {
+    "video": ("av", "drawn videos that browsers play"),
+    "track": ("trackers", "detect --track"),
+    "data": ("supervision", "YOLO and Pascal VOC for train --data"),
+    "serve": ("fastapi", "regionclip serve"),
+    "demo": ("gradio", "regionclip demo"),
+    "parquet": ("pyarrow", "Parquet"),
+    "onnx": ("onnxruntime", "regionclip export"),
+}
+"""Extras of pyproject.toml that commands use: a module of each, and what it is for."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,6 +112,18 @@ def check_libraries() -> Finding:
     return Finding("libraries", f"missing: {', '.join(missing)}" if missing else "all found", SETUP if missing else "")
 
 
+def check_extras() -> Finding:
+    """List what is optional, and how to get what is missing."""
+    missing = [name for name, (module, _) in EXTRAS.items() if importlib.util.find_spec(module) is None]
+    found = [name for name in EXTRAS if name not in missing]
+    state = ", ".join(found) or "none"
+    if not missing:
+        return Finding("extras", state, required=False)
+    lacking = "; ".join(f"{name} ({EXTRAS[name][1]})" for name in missing)
+    fix = f'pip install "regionclip[{",".join(missing)}]"'
+    return Finding("extras", f"{state}; without {lacking}", fix, required=False)
+
+
 def check_extension() -> Finding:
     """Report whether the native operators are built, and for which devices; without them slower ones are used."""
     if importlib.util.find_spec("torch") is None:
@@ -161,6 +184,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_torchvision,
     check_detectron2,
     check_libraries,
+    check_extras,
     check_extension,
     check_processor,
     check_weights,

@@ -6,14 +6,12 @@ import colorsys
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from regionclip.detections import Detections
+from regionclip.detections import NO_TRACK, Detections
 
 Rectangle = tuple[int, int, int, int]
 """x1 y1 x2 y2 in pixels."""
@@ -100,8 +98,10 @@ def _extent(font: ImageFont.FreeTypeFont, label: str, size: int) -> tuple[int, i
 
 
 def label_of(detections: Detections, row: int) -> str:
-    """Return the label of a box: its class name and score, and the requested further class names."""
-    best = f"{detections.vocabulary[detections.class_ids[row]]} {detections.scores[row]:.2f}"
+    """Return the label of a box: its class name, track and score, and the requested further class names."""
+    track = NO_TRACK if detections.track_ids is None else int(detections.track_ids[row])
+    number = "" if track == NO_TRACK else f" #{track}"
+    best = f"{detections.vocabulary[detections.class_ids[row]]}{number} {detections.scores[row]:.2f}"
     others = [pair for pair in detections.top_words(row) if pair[0] != detections.names[row]]
     label = ", ".join([best, *(f"{name} {score:.2f}" for name, score in others)])
     # Names from files may contain characters that cannot be drawn on one line.

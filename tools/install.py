@@ -65,6 +65,8 @@ PACKAGES = (
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
     Package("supervision", "supervision>=0.31"),
+    Package("av", "av>=14.2"),  # which supervision requires too
+    Package("trackers", "trackers>=2.6", ("--no-deps",)),  # it requires OpenCV with GUI; all else is there
     Package("resvg_py", "resvg_py"),
     Package("fastapi", "fastapi"),
     Package("fastapi_offline", "fastapi-offline"),

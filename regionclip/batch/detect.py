@@ -17,14 +17,17 @@ from regionclip.batch.crops import CROPS, write_crops
 from regionclip.batch.encode_ahead import EncodeAhead, Prepared
 from regionclip.batch.file_names import forget_files, note_files, short
 from regionclip.batch.formats import FORMATS
+from regionclip.batch.live import LiveFrames, live_status, require_new_folder
 from regionclip.batch.report import write_report
 from regionclip.batch.results import as_coco, as_detections, as_result
 from regionclip.batch.shards import Shard
+from regionclip.batch.tracks import Tracks
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
 from regionclip.data.image_sources import Frame, ImageFile, count_frames
 from regionclip.data.images import WHITE, UnreadableImageError
+from regionclip.data.live import LiveReader
 from regionclip.data.read_ahead import ReadAhead
 from regionclip.data.user_boxes import ImageBoxes, boxes_by_image
 from regionclip.detections import Detections
@@ -74,6 +77,8 @@ class DetectOptions:
     """Also detect in tiles."""
     shard: Shard | None = None
     """The part of the images that this run is for."""
+    track: bool = False
+    """Give the detections in videos track ids."""
 
 
 @dataclass
@@ -87,6 +92,8 @@ class DetectReport:
     """Number of images finished by an interrupted run."""
     unnamed: int = 0
     """Number of user boxes for frames that were not processed."""
+    dropped: int = 0
+    """Number of frames of a live source that were not processed because newer ones came."""
 
 
 def detect(
@@ -95,8 +102,9 @@ def detect(
     output: Path,
     options: DetectOptions,
     given_boxes: dict[str, ImageBoxes] | None = None,
+    live: LiveReader | None = None,
 ) -> DetectReport:
-    """Detect on images and videos, and write `detections.json` (COCO), drawn images and a report.
+    """Detect on images and videos, or on a live source, and write `detections.json` (COCO), drawn images and a report.
 
     Args:
         detector: with a vocabulary.
@@ -104,6 +112,7 @@ def detect(
         output: folder to write to.
         options: thresholds, and what to write.
         given_boxes: user boxes to classify instead of detecting, by file name.
+        live: reader of the live source that is the only one of `files`, for an output folder without results.
 
     Raises:
         UserError: boxes of unknown images, or a folder that another process uses, that has unfinished
@@ -117,10 +126,12 @@ def detect(
     _require_apart(files, output)
     with own_folder(output, f"output {output}"):
         journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
+        if live:
+            require_new_folder(output, RESULTS_FILE)
         journal.require_own()
         if options.crops and not journal.finished():
             forget_files(output / CROPS)
-        report = _detect(detector, files, output, options, boxes, journal)
+        report = _detect(detector, files, output, options, boxes, journal, live)
         write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
         crops = [found["crop"] for result in report.results for found in result["detections"] if "crop" in found]
         note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
@@ -139,28 +150,35 @@ def _detect(
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
     journal: PredictionJournal,
+    live: LiveReader | None,
 ) -> DetectReport:
     finished = {result["image_id"]: result for result in journal.finished()}
     drawn = drawn_names(files)
     report = DetectReport(resumed=len(finished))
-    total = sum(count_frames(file, options.every) for file in files)
-    unread = [file for file in files if file.is_video or _image_id(file) not in finished]
+    total = None if live else sum(count_frames(file, options.every) for file in files)
+    unread = [file for file in files if not live and (file.is_video or _image_id(file) not in finished)]
+
+    def prepare(frame: Frame) -> Prepared:
+        return frame, detector.prepare_image(frame.pixels)
+
     with (
         progress_bar(total=total, unit="image") as progress,
         WriteBehind() as writer,
-        ReadAhead(unread, lambda frame: (frame, detector.prepare_image(frame.pixels)), options.every) as reader,
+        ReadAhead(unread, prepare, options.every) as reader,
     ):
-        source = _encode_ahead(detector, reader, unread, finished, options.batch, proposals=boxes is None)
-        run = _Run(detector, output, options, finished, journal, source, writer)
+        ahead = _encode_ahead(detector, reader, unread, finished, options.batch, proposals=boxes is None)
+        run = _Run(detector, output, options, finished, journal, LiveFrames(live, prepare) if live else ahead, writer)
         for file in files:
             try:
-                for result in _FileRun(run, file, drawn[file.name], boxes):
+                for result in _FileRun(run, file, drawn[file.name], boxes, Tracks() if options.track else None):
                     report.results.append(result)
+                    progress.set_postfix_str(live_status(live, result) if live else "", refresh=False)
                     progress.update()
             except (UnreadableImageError, UserError) as error:
                 report.failures.append(str(error))
                 progress.update()
         writer.wait()
+    report.dropped = live.dropped if live else 0
     seen = {result["image_id"] for result in report.results} | {file.name for file in files}
     report.unnamed = sum(len(rows) for name, rows in (boxes or {}).items() if name not in seen)
     return report
@@ -196,7 +214,7 @@ class _Run:
     finished: dict[Any, dict[str, Any]]
     """Results of an interrupted run, by `_image_id`."""
     journal: PredictionJournal
-    source: ReadAhead[Prepared] | EncodeAhead
+    source: ReadAhead[Prepared] | EncodeAhead | LiveFrames
     writer: WriteBehind
 
 
@@ -212,6 +230,8 @@ class _FileRun:
     drawn: str
     boxes: dict[str, ImageBoxes] | None
     """By `_image_id` of a frame, or by file name."""
+    tracks: Tracks | None
+    """Track ids of a video."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         options = self.run.options
@@ -229,7 +249,7 @@ class _FileRun:
                     result = self._result(frame, image, draw=False)
                     drawn = as_detections(result, self.run.detector.vocabulary.names, frame).draw()
                     video.write(np.array(drawn), frame.seconds)
-                    yield {**result, "drawn": self.drawn}
+                    yield result
             except UnreadableImageError as error:
                 damage = error  # the frames decoded so far are kept
         if damage is not None:
@@ -237,10 +257,16 @@ class _FileRun:
 
     def _result(self, frame: Frame, image: EncodedImage, *, draw: bool) -> dict[str, Any]:
         image_id = _image_id(self.file, frame.number)
-        result = self.run.finished.get(image_id)
+        result, found = self.run.finished.get(image_id), None
         if result is None:
             found = self._detect(image, image_id)
             result = as_result(image_id, self.file, frame, found)
+        if self.file.is_video and self.run.options.drawings:
+            result["drawn"] = self.drawn
+        if self.file.is_video and self.tracks is not None:
+            # Also of what an interrupted run finished, so that its tracks go on.
+            self.tracks.update(result["detections"], frame.seconds)
+        if found is not None:
             self.run.writer.submit(self._finish, result, frame, found if draw else None)
         return result
 
@@ -265,7 +291,7 @@ class _FileRun:
         """Write the files of a result, and only then the result itself."""
         if drawn is not None:
             result["drawn"] = self._draw(drawn)
-        result["thumbnail"] = self._thumbnail(frame) if self.run.options.report else ""
+        result["thumbnail"] = self._thumbnail(frame) if self.run.options.report and frame.is_listed else ""
         if self.run.options.crops:
             write_crops(result, frame.pixels, self.run.output)
         self.run.journal.append([result])

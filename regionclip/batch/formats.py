@@ -74,6 +74,8 @@ def _add_object(root: ElementTree.Element, found: dict[str, Any], width: int, he
     for tag, text in (("name", found["word"]), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
         ElementTree.SubElement(entry, tag).text = text
     ElementTree.SubElement(entry, "score").text = f"{found['score']:.6g}"
+    if "track_id" in found:
+        ElementTree.SubElement(entry, "track_id").text = str(found["track_id"])
     x1, y1, x2, y2 = _inside(found["box"], width, height)
     first = min(round(x1 + 1), width), min(round(y1 + 1), height)
     # The last pixel of the box is its far edge, counted from 1.
@@ -108,14 +110,17 @@ def write_label_studio(results: Results, words: Sequence[str], output: Path) -> 
 
 
 def write_csv(results: Results, words: Sequence[str], output: Path) -> Path:
-    """Write `detections.csv`: a row for each detection, boxes as x1 y1 x2 y2 in pixels of the image."""
+    """Write `detections.csv`: a row for each detection, boxes as x1 y1 x2 y2 in pixels of the image.
+
+    `track_id` is empty for detections without a track.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "frame", "word", "class_id", "score", "x1", "y1", "x2", "y2"])
+    table.writerow(["file", "frame", "word", "class_id", "score", "x1", "y1", "x2", "y2", "track_id"])
     for result in results:
         for found in result["detections"]:
             about = [result["file"], result.get("frame", ""), found["word"], found["class_id"]]
-            table.writerow([*about, repr(found["score"]), *map(repr, found["box"])])
+            table.writerow([*about, repr(found["score"]), *map(repr, found["box"]), found.get("track_id", "")])
     _write(output / CSV_FILE, text.getvalue())
     return output / CSV_FILE
 

@@ -34,12 +34,11 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
                 "drawn": result.get("drawn", ""),
                 "warnings": result.get("warnings", []),
                 "size": [result["width"], result["height"]],
-                "found": [
-                    [entry["class_id"], round(entry["score"], 4), [round(edge, 1) for edge in entry["box"]]]
-                    for entry in result["detections"]
-                ],
+                "seconds": result.get("seconds"),
+                "found": [_row(entry) for entry in result["detections"]],
             }
             for result in results
+            if result.get("thumbnail") != ""  # one that is not listed
         ],
     }
     # A class name could contain the end of a script element.
@@ -52,3 +51,9 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     with atomic_write(path) as file:
         file.write(page.encode(errors="backslashreplace"))
     return path
+
+
+def _row(entry: dict[str, Any]) -> list[Any]:
+    """Return class, score, box and track of a detection."""
+    box = [round(edge, 1) for edge in entry["box"]]
+    return [entry["class_id"], round(entry["score"], 4), box, entry.get("track_id")]

@@ -6,6 +6,9 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,18 +20,22 @@ if TYPE_CHECKING:
     from regionclip import RegionCLIP
     from regionclip.batch.detect import DetectOptions, DetectReport
     from regionclip.data.image_listing import LeftOut
+    from regionclip.data.image_sources import ImageFile
+    from regionclip.data.live import LiveReader, LiveSource
     from regionclip.inference.examples import Examples
 
 logger = logging.getLogger(__name__)
 
 OUTPUT = Path("output/detect")
 
+INPUTS = "Images, folders, patterns in quotes, videos; - reads names; or one live source: 0 (a camera), rtsp://..."
+
 SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 """Number of images whose detections are printed, and of rows for each."""
 
 
 def detect(
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders, patterns in quotes, videos; - reads names.")],
+    inputs: Annotated[list[str], typer.Argument(help=INPUTS)],
     words: Annotated[str | None, typer.Option(help='Words to look for: "cat | kitten, traffic cone".')] = None,
     vocabulary: Annotated[
         str, typer.Option(help="coco, coco65, coco48, coco17, lvis, lvis866, emoji, or a file of words or embeddings.")
@@ -64,6 +71,10 @@ def detect(
         str, typer.Option(metavar="INDEX/COUNT", help="Only every COUNT-th image, for jobs that share the work: 0/3.")
     ] = "",
     every: Annotated[int, typer.Option(min=1, help="Use every N-th frame of a video.")] = 1,
+    track: Annotated[bool, typer.Option("--track", help="Give objects in videos track ids, class by class.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Duration of a live source; else until it ends, or Ctrl-C.")
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Images encoded at once; more than 1 is for GPUs, and changes the last digits.")
     ] = 1,
@@ -109,24 +120,43 @@ def detect(
 
 def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
-    from regionclip.batch.detect import detect as detect_all
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
-    from regionclip.data.user_boxes import read_boxes
-    from regionclip.engine.command import DONE, SOME_FAILED
-    from regionclip.hub.default import DefaultModel, default_or_offer
+    from regionclip.data.live import LiveReader, live_source
+    from regionclip.errors import user_error
     from regionclip.inference.examples import parse_examples
-    from regionclip.limits import require_limits
 
     require_color(args.matte)
     if args.shard and args.output == OUTPUT:
         args.output = OUTPUT / args.shard.replace("/", "-of-")  # a shard must not replace the results of another
     read_options(args, 0.0)  # raises what is wrong before anything is loaded
     examples = parse_examples(args.example, args.matte)
-    require_options(args)
+    live = live_source(args.inputs)
+    require_options(args, live)
     left_out = LeftOut()
+    if live is not None:
+        if args.output == OUTPUT:
+            args.output = OUTPUT / f"{live.name}_{datetime.now():%Y%m%d_%H%M%S}"  # results that cannot be had again
+        with LiveReader(live, args.every, args.seconds) as reader:
+            return run_on(args, [live], examples, left_out, reader)
     files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
+    if args.track and not any(file.is_video for file in files):
+        raise user_error("--track", "a video or a live source", "images only", "leave it out")
+    return run_on(args, files, examples, left_out)
+
+
+def run_on(
+    args: Namespace, files: Sequence[ImageFile], examples: Examples, left_out: LeftOut, live: LiveReader | None = None
+) -> int:
+    """Load the detector, detect on files or the live source that is the only one of them, and return the exit code."""
+    from regionclip.batch.detect import detect as detect_all
+    from regionclip.batch.live import stopped_by_signals
+    from regionclip.data.user_boxes import read_boxes
+    from regionclip.engine.command import DONE, SOME_FAILED
+    from regionclip.hub.default import DefaultModel, default_or_offer
+    from regionclip.limits import require_limits
+
     given = read_boxes(args.boxes) if args.boxes else None
     chosen = DefaultModel(args.model, "") if args.model else default_or_offer(agreed=args.yes)
     detector = shared.load_detector(
@@ -141,9 +171,12 @@ def run(args: Namespace) -> int:
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     if args.save_vocabulary:
         detector.vocabulary.save(args.save_vocabulary)
-    found = detect_all(detector, files, args.output, options, given)
+    with stopped_by_signals(live.stop) if live else nullcontext():
+        found = detect_all(detector, files, args.output, options, given, live)
     if found.unnamed:
         left_out["boxes of frames that were not looked at"] = found.unnamed
+    if found.dropped:
+        left_out["frames that came while an earlier one was processed"] = found.dropped
     show(found, left_out, args.output, chosen.name, with_page=args.report, as_json=args.as_json)
     return SOME_FAILED if found.failures else DONE
 
@@ -164,13 +197,23 @@ def read_options(args: Namespace, threshold: float) -> DetectOptions:
         matte=args.matte,
         slices=Slices.parse(args.slices),
         shard=Shard.parse(args.shard),
+        track=args.track,
     )
 
 
-def require_options(args: Namespace) -> None:
-    """Raise a `UserError` for options that contradict each other."""
+def require_options(args: Namespace, live: LiveSource | None) -> None:
+    """Raise a `UserError` for options that contradict each other or the live source, or whose library is missing."""
+    from regionclip.batch.tracks import require_trackers
     from regionclip.errors import user_error
 
+    refused = [name for name in ("shard", "boxes") if getattr(args, name)] + ["batch"] * (args.batch > 1)
+    if live is not None and refused:
+        names, fix = ", ".join(f"--{name}" for name in refused), "leave the option out, or record the source to a file"
+        raise user_error(names, "images or video files", f"the live source {live.origin}", fix)
+    if live is None and args.seconds is not None:
+        raise user_error("--seconds", "a live source", "files", "leave it out")
+    if args.track:
+        require_trackers()
     if args.slices and args.boxes:
         raise user_error("--slices and --boxes", "one of them", "both", "user boxes are named, and nothing is detected")
     if args.save_vocabulary and args.save_vocabulary.suffix != ".safetensors":
@@ -217,7 +260,7 @@ def show(
     from regionclip.hub.default import HOW_TO_CHANGE
 
     rows = [
-        [result["image_id"].removesuffix("#0"), entry["word"], f"{entry['score']:.2f}", *map(round, entry["box"])]
+        [result["image_id"].removesuffix("#0"), _label(entry), f"{entry['score']:.2f}", *map(round, entry["box"])]
         for result in found.results[:SHOWN_IMAGES]
         for entry in result["detections"][:SHOWN_ROWS]
     ]
@@ -251,3 +294,7 @@ def show(
             "images": images,
         }
         shared.print_json(content)
+
+
+def _label(entry: dict[str, Any]) -> str:
+    return f"{entry['word']} #{entry['track_id']}" if "track_id" in entry else str(entry["word"])

@@ -41,6 +41,11 @@ class ImageFile:
         """Whether the file is a video."""
         return self.path.suffix.lower() in VIDEO_ENDINGS
 
+    @property
+    def origin(self) -> str:
+        """What results show as their file."""
+        return str(self.path)
+
     def drawn_rate(self, every: int) -> float:
         """Return the frames per second at which every `every`-th frame of the video can be shown at its timestamp."""
         return drawn_rate(self.path, every)
@@ -58,6 +63,10 @@ class Frame:
     """Timestamp of the frame in its video, from the container."""
     notes: tuple[str, ...] = ()
     """What the pixels omit from the image file; see `DecodedImage`."""
+    captured: str = ""
+    """Date and time of a frame of a live source."""
+    is_listed: bool = True
+    """Whether the report shows it: of a live source not all frames."""
 
 
 def find_images(
