@@ -132,15 +132,20 @@ def detect(
         if options.crops and not journal.finished():
             forget_files(output / CROPS)
         report = _detect(detector, files, output, options, boxes, journal, live)
-        write_json(output / RESULTS_FILE, as_coco(report.results, detector.vocabulary.names))
-        crops = [found["crop"] for result in report.results for found in result["detections"] if "crop" in found]
-        note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
-        for name in options.formats:
-            FORMATS[name](report.results, detector.vocabulary.names, output)
-        if options.report:
-            write_report(output / REPORT_FILE, report.results, detector.vocabulary.names)
+        _write_all(report.results, detector.vocabulary.names, output, options)
         journal.remove()
     return report
+
+
+def _write_all(results: Sequence[dict[str, Any]], words: Sequence[str], output: Path, options: DetectOptions) -> None:
+    """Write what all results are together in."""
+    write_json(output / RESULTS_FILE, as_coco(results, words))
+    crops = [found["crop"] for result in results for found in result["detections"] if "crop" in found]
+    note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
+    for name in options.formats:
+        FORMATS[name](results, words, output)
+    if options.report:
+        write_report(output / REPORT_FILE, results, words)
 
 
 def _detect(
