@@ -6,6 +6,7 @@ Installed packages are not changed, in particular the user's torch and Detectron
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from typing import NamedTuple
@@ -37,8 +39,6 @@ DETECTRON2_OPTIONS = (
 
 PACKAGES = (
     Package("pkg_resources", "setuptools<81"),
-    Package("wheel", "wheel"),
-    Package("ninja", "ninja"),
     Package("torch", "torch==2.11.0"),
     Package("fvcore", "fvcore"),
     Package("iopath", "iopath"),
@@ -61,6 +61,12 @@ PACKAGES = (
     Package("filelock", "filelock"),
     Package("huggingface_hub", "huggingface_hub"),
     Package("typer", "typer>=0.15"),
+)
+"""What running needs: Detectron2 with its dependencies, and those of this package; torchvision and open_clip apart."""
+
+DEVELOPMENT = (
+    Package("wheel", "wheel"),
+    Package("ninja", "ninja"),
     Package("pyarrow", "pyarrow"),
     Package("onnxscript", "onnxscript"),  # with onnx
     Package("onnxruntime", "onnxruntime"),
@@ -79,6 +85,7 @@ PACKAGES = (
     Package("ruff", "ruff==0.17.5"),
     Package("mypy", "mypy==2.4.1"),
 )
+"""What building, and testing with all extras, needs too."""
 
 COMMAND = "regionclip.cli.main:main"
 """What the command `regionclip` runs, as pyproject.toml says."""
@@ -86,22 +93,25 @@ COMMAND = "regionclip.cli.main:main"
 KEPT = ("torch", "torchvision", "numpy", "pillow", "opencv-python", "opencv-python-headless", "pycocotools")
 """Distributions that keep their version, since other software of the environment depends on them."""
 
+KEPT_TO_RUN = ("torch", "torchvision")
+"""The same where nothing else is in the environment: extras may need an older pillow than torchvision brought."""
+
 
 def is_missing(package: Package) -> bool:
     """Return whether the module cannot be found."""
     return importlib.util.find_spec(package.module) is None
 
 
-def installed_versions() -> list[str]:
+def installed_versions(kept: tuple[str, ...]) -> list[str]:
     """Return constraints on installed packages: pip may install others, but not change these."""
     installed = {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
-    return [f"{name}=={version}" for name, version in sorted(installed.items()) if name in KEPT]
+    return [f"{name}=={version}" for name, version in sorted(installed.items()) if name in kept]
 
 
-def pip_install(*arguments: str) -> None:
-    """Run `pip install`; exit with its exit code on failure."""
+def pip_install(*arguments: str, kept: tuple[str, ...] = KEPT) -> None:
+    """Run `pip install`, which does not change the `kept`; exit with its exit code on failure."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("\n".join(installed_versions()))
+        constraints.write("\n".join(installed_versions(kept)))
         constraints.flush()
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         result = subprocess.run([*command, "--constraint", constraints.name, *arguments], check=False)
@@ -109,24 +119,41 @@ def pip_install(*arguments: str) -> None:
         sys.exit(f"error: pip install {' '.join(arguments)} failed; check the connection to the package registry")
 
 
-def install_missing() -> None:
-    """Install the missing packages: torch first, then all without extra options together, then the others."""
-    missing = [package for package in PACKAGES if is_missing(package)]
+def install_missing(packages: tuple[Package, ...], extras: list[str], kept: tuple[str, ...]) -> None:
+    """Install the missing packages: torch first, then all without extra options together, then the others.
+
+    Args:
+        packages: to install where they are missing.
+        extras: further requirements.
+        kept: distributions that keep their version.
+    """
+    missing = [package for package in packages if is_missing(package)]
     if any(package.module == "torch" for package in missing):
         # Together, so that pip selects matching versions.
-        pip_install("torch==2.11.0", "torchvision==0.26.0")
+        pip_install("torch==2.11.0", "torchvision==0.26.0", kept=kept)
     elif importlib.util.find_spec("torchvision") is None:
-        pip_install("--no-deps", f"torchvision=={matching_torchvision()}")
+        pip_install("--no-deps", f"torchvision=={matching_torchvision()}", kept=kept)
     plain = [package.requirement for package in missing if not package.options and package.module != "torch"]
+    plain += extras
     if plain:
-        pip_install(*plain)
+        pip_install(*plain, kept=kept)
     for package in missing:
         if package.options:
-            pip_install(*package.options, package.requirement)
+            pip_install(*package.options, package.requirement, kept=kept)
     if importlib.util.find_spec("open_clip") is None:
-        pip_install("open_clip_torch>=2.30")
+        pip_install("open_clip_torch>=2.30", kept=kept)
     if missing:
         print("installed:", ", ".join(package.requirement for package in missing))
+
+
+def requirements_of(extras: str) -> list[str]:
+    """Return the requirements of extras, separated by commas, that pyproject.toml lists; exit for an unknown one."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    known = project["optional-dependencies"]
+    names = [name.strip() for name in extras.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"error: --to-run {extras}: expected extras of {', '.join(known)}, got {unknown[0]}; correct the name")
+    return [requirement for name in names for requirement in known[name]]
 
 
 def matching_torchvision() -> str:
@@ -160,7 +187,27 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
+def main() -> None:
+    """Install what development needs and this package, or with --to-run what a wheel of it needs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--to-run",
+        metavar="EXTRAS",
+        help="only what a wheel needs, with these extras (serve,demo; '' for none): no tools, and not this package",
+    )
+    parser.add_argument("--list", action="store_true", help="print the requirements and install nothing")
+    arguments = parser.parse_args()
+    is_to_run = arguments.to_run is not None
+    packages = PACKAGES if is_to_run else PACKAGES + DEVELOPMENT
+    extras = requirements_of(arguments.to_run) if is_to_run else []
+    if arguments.list:
+        print("\n".join([*(package.requirement for package in packages), *extras]))
+        return
+    install_missing(packages, extras, KEPT_TO_RUN if is_to_run else KEPT)
+    if not is_to_run:
+        importlib.invalidate_caches()
+        install_this_package()
+
+
 if __name__ == "__main__":
-    install_missing()
-    importlib.invalidate_caches()
-    install_this_package()
+    main()
