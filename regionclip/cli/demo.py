@@ -21,10 +21,8 @@ WORDS = "carrot, wood, telescope, dog, person"
 def demo(
     model: shared.Model = "",
     words: Annotated[str, typer.Option(help="Words in the text box at the start.")] = WORDS,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network of this machine.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    host: shared.Host = "127.0.0.1",
+    port: shared.Port = 7860,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     share: Annotated[bool, typer.Option("--share", help="Also make a public address, by Gradio's server.")] = False,
     device: shared.Device = "",

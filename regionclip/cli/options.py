@@ -22,6 +22,11 @@ Set = Annotated[
 ]
 Templates = Annotated[str, typer.Option(help="Prompts: regionclip, cora, single, name, ralf, raf, or a text file.")]
 Synonyms = Annotated[str, typer.Option(help="Synonyms (a | b) count by their max or their mean.")]
+Host = Annotated[
+    str,
+    typer.Option(envvar="REGIONCLIP_HOST", help="Address to listen on; 0.0.0.0 is every network of this machine."),
+]
+Port = Annotated[int, typer.Option(min=1, max=65535, envvar="REGIONCLIP_PORT", help="Port to listen on.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download what is missing without asking.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the table of loaded weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]

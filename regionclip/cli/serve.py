@@ -21,10 +21,8 @@ KEY = "REGIONCLIP_API_KEY"
 
 def serve(
     model: shared.Model = "",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every network of this machine.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    host: shared.Host = "127.0.0.1",
+    port: shared.Port = 8000,
     vocabulary: Annotated[
         list[str], typer.Option(metavar="NAME[=FILE]", help="A vocabulary that clients may name; repeatable.")
     ] = [],  # noqa: B006 - typer copies it

@@ -315,8 +315,8 @@ def test_a_key_is_asked_for_and_clients_have_a_limit(pool, monkeypatch):
 
 def test_the_command_serves_until_a_signal_and_finishes_what_it_has(detector_folder, tmp_path):
     port = free_port()
-    command = [sys.executable, "-m", "regionclip", "serve", "--model", str(detector_folder), "--port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "regionclip", "serve", "--model", str(detector_folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "REGIONCLIP_PORT": str(port)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert "Serving" in process.stdout.readline()
         assert ask(port, "GET", "/health")[0] == 200
