@@ -39,6 +39,7 @@ DETECTRON2_OPTIONS = (
 
 PACKAGES = (
     Package("pkg_resources", "setuptools<81"),
+    Package("wheel", "wheel"),  # without it an older setuptools makes no wheels
     Package("torch", "torch==2.11.0"),
     Package("fvcore", "fvcore"),
     Package("iopath", "iopath"),
@@ -65,7 +66,6 @@ PACKAGES = (
 """What running needs: Detectron2 with its dependencies, and those of this package; torchvision and open_clip apart."""
 
 DEVELOPMENT = (
-    Package("wheel", "wheel"),
     Package("ninja", "ninja"),
     Package("pyarrow", "pyarrow"),
     Package("onnxscript", "onnxscript"),  # with onnx
