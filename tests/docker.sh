@@ -26,8 +26,7 @@ ask() { curl --silent --show-error --fail --noproxy '*' "$@"; }
 check_answers() {
   ask http://127.0.0.1:8000/health | tee "$work/health"
   echo
-  expect "the detector" "$(python3 -c 'import json, sys; print(json.load(sys.stdin)["model"])' < "$work/health")" \
-    pretrained_ckpt/mounted
+  expect "the detector" "$(python3 -c 'import json, sys; print(json.load(sys.stdin)["model"])' < "$work/health")" mounted
   ask --form image=@datasets/demo_scenes/000243.jpg --form words="hamster, guitar" http://127.0.0.1:8000/detect |
     tee "$work/detections"
   echo
@@ -67,8 +66,8 @@ in_container() {
     --volume "$work/weights:/cache/pretrained_ckpt:ro" "$container" -- "$@"
 }
 
-# Send a signal to a command in the container; Buildah does not pass on those that it gets.
-signal() { pkill --signal "$1" --uid "$user" --full "bin/regionclip $2"; }
+# Send a signal to a command in the container, which has to run as the image's user; Buildah passes on none that it gets.
+signal() { pkill --signal "$1" --uid "$user" --full "^/opt/regionclip/bin/python.* /opt/regionclip/bin/regionclip $2"; }
 
 clean_up() {
   for command in serve demo; do signal KILL $command || true; done
@@ -87,7 +86,6 @@ with_buildah() {
   sed "s/\${DEVICE}/$device/" Dockerfile > "$work/Dockerfile"
   "${buildah[@]}" build --pull-never --format docker "${arguments[@]}" --tag regionclip --file "$work/Dockerfile" .
   container=$("${buildah[@]}" from --pull-never regionclip)
-  expect "the user" "$(in_container id -u)" "$user"
   in_container regionclip doctor
   in_container regionclip serve > "$work/serve.log" 2>&1 &
   server=$!
