@@ -50,8 +50,8 @@ with_docker() {
 
 # Make an image of Debian with its own Python 3.11, under the name of the base image.
 make_base() {
-  debootstrap --variant=minbase --include=python3,python3-venv,python3-dev,ca-certificates bookworm "$work/debian" \
-    http://deb.debian.org/debian > "$work/log" || { tail "$work/log" && exit 1; }
+  debootstrap --variant=minbase --include=python3,python3-venv,python3-dev,ca-certificates bookworm \
+    "$work/debian" > "$work/log" || { tail "$work/log" && exit 1; }
   ln -s /usr/bin/python3 "$work/debian/usr/local/bin/python"
   for file in /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do  # what pip needs here to reach its index
     if [ -f "$file" ]; then cp "$file" "$work/debian$file"; fi
