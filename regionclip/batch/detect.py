@@ -35,7 +35,7 @@ from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
-from regionclip.fingerprints import file_state, fingerprint
+from regionclip.fingerprints import fingerprint
 from regionclip.inference.encoded_image import EncodedImage
 from regionclip.inference.slices import Slices
 from regionclip.predictor import RegionCLIP
@@ -125,7 +125,7 @@ def detect(
         boxes = None if boxes is None else options.shard.boxes(boxes, files)
     _require_apart(files, output)
     with own_folder(output, f"output {output}"):
-        journal = PredictionJournal(output, _fingerprint(detector, files, options, boxes), "detections")
+        journal = PredictionJournal(output, run_fingerprint(detector, files, options, boxes), "detections")
         if live:
             require_new_folder(output, RESULTS_FILE)
         journal.require_own()
@@ -290,7 +290,7 @@ class _FileRun:
                 slices=options.slices,
             )
         except UserError as error:
-            raise UserError([replace(p, what=f"{self.file.path}: {p.what}") for p in error.problems]) from error
+            raise UserError([replace(p, what=f"{self.file.place}: {p.what}") for p in error.problems]) from error
 
     def _finish(self, result: dict[str, Any], frame: Frame, drawn: Detections | None) -> None:
         """Write the files of a result, and only then the result itself."""
@@ -357,16 +357,17 @@ def _thumbnail_name(file: ImageFile, frame: int = 0) -> str:
     return f"thumbnails/{short(file.name, f'.{frame}.jpg')}"
 
 
-def _fingerprint(
+def run_fingerprint(
     detector: RegionCLIP,
     files: Sequence[ImageFile],
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
 ) -> str:
+    """Return a hash of everything that decides the results of a run."""
     # Formats are written from the results of a run, whatever they are.
     parts: list[Any] = [detector.fingerprint, asdict(replace(options, formats=())), boxes]
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]
-    parts += [(file.name, file_state(file.path)) for file in files]
+    parts += [(file.name, file.version) for file in files]
     return fingerprint(parts)

@@ -42,7 +42,7 @@ def as_coco(results: Sequence[dict[str, Any]], words: Sequence[str]) -> dict[str
 
 def as_result(image_id: str, file: ImageFile, frame: Frame, found: Detections) -> dict[str, Any]:
     """Return the detections in an image or frame as plain numbers for JSON."""
-    result: dict[str, Any] = {"image_id": image_id, "file": file.origin}
+    result: dict[str, Any] = {"image_id": image_id, "file": file.place}
     if file.is_video:
         result |= {"frame": frame.number, "seconds": round(frame.seconds, 3)}
     if frame.captured:

@@ -209,7 +209,7 @@ def require_options(args: Namespace, live: LiveSource | None) -> None:
     refused = [name for name in ("shard", "boxes") if getattr(args, name)] + ["batch"] * (args.batch > 1)
     if live is not None and refused:
         names, fix = ", ".join(f"--{name}" for name in refused), "leave the option out, or record the source to a file"
-        raise user_error(names, "images or video files", f"the live source {live.origin}", fix)
+        raise user_error(names, "images or video files", f"the live source {live.place}", fix)
     if live is None and args.seconds is not None:
         raise user_error("--seconds", "a live source", "files", "leave it out")
     if args.track:

@@ -27,10 +27,15 @@ class LeftOut(Counter[str]):
         return ", ".join(parts)
 
 
-def names_below_common_folder(files: Sequence[str | Path]) -> list[str]:
-    """Return the paths of files relative to the deepest folder that has all of them, with `/`."""
+def names_below_common_folder(files: Sequence[str | Path], folders: Sequence[Path] | None = None) -> list[str]:
+    """Return the paths of files relative to the deepest folder that has all of them, with `/`.
+
+    Args:
+        files: N paths.
+        folders: of each, by default those that they are in; of those in an archive, that of the archive.
+    """
     paths = [Path(file) for file in files]
-    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    root = os.path.commonpath(folders or [path.parent for path in paths]) if paths else ""
     return [path.relative_to(root).as_posix() for path in paths]
 
 

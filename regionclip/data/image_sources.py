@@ -1,21 +1,28 @@
-"""Input files: images and videos from files, folders, glob patterns or standard input, in a fixed order."""
+"""Inputs: images and videos of files, folders, patterns, archives, addresses, standard input, in a fixed order."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from regionclip.data.frame_times import FrameClock, drawn_rate
+from regionclip.data.image_archives import ARCHIVE_ENDINGS, read_archive
+from regionclip.data.image_contents import Content, FileImage
 from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, names_below_common_folder, once
 from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
+from regionclip.data.locations import Location, is_address
+from regionclip.data.remote_files import ending_of, find_remote
 from regionclip.errors import user_error
+from regionclip.fingerprints import file_state
 
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 """Extensions of video files, lower case."""
@@ -35,16 +42,23 @@ class ImageFile:
     name: str
     matte: str = WHITE
     """Color behind transparent pixels."""
+    content: Content | None = None
+    """The image, if it is no file of its own: `path` then only tells where its name comes from."""
 
     @property
     def is_video(self) -> bool:
         """Whether the file is a video."""
-        return self.path.suffix.lower() in VIDEO_ENDINGS
+        return self.content is None and self.path.suffix.lower() in VIDEO_ENDINGS
 
     @property
-    def origin(self) -> str:
-        """What results show as their file."""
-        return str(self.path)
+    def place(self) -> str:
+        """The path, or the address or archive and name within it, for messages and results."""
+        return str(self.path) if self.content is None else self.content.place
+
+    @property
+    def version(self) -> tuple[Any, ...]:
+        """Size and time of the file, of the archive, or of the address as far as known."""
+        return file_state(self.path) if self.content is None else self.content.version
 
     def drawn_rate(self, every: int) -> float:
         """Return the frames per second at which every `every`-th frame of the video can be shown at its timestamp."""
@@ -75,8 +89,8 @@ def find_images(
     """Return the images and videos of the inputs, each once, in input order.
 
     Args:
-        inputs: files; folders, searched recursively; glob patterns such as `photos/*.jpg`; `-`
-            for the names in `lines`.
+        inputs: files; folders, searched recursively; glob patterns such as `photos/*.jpg`; tar shards and Parquet
+            files, or patterns of them; addresses of fsspec for each of these; `-` for the names in `lines`.
         lines: file names from standard input, which are opened later.
         output: output folder, whose images folders and patterns do not find.
         left_out: gets the skipped entries of folders, patterns and lists.
@@ -85,14 +99,13 @@ def find_images(
         UserError: nothing found, a file whose extension is neither image nor video, or only results found.
     """
     left_out = LeftOut() if left_out is None else left_out
-    paths: dict[Path, Path] = {}
+    collected = _Collected()
     for name in inputs:
-        for path in _expand(name, lines, output, left_out):
-            paths.setdefault(_absolute(path), path)
-    if not paths:
+        for image in _expand(name, lines, output, left_out):
+            collected.add(image)
+    if not collected.images:
         raise user_error("images", "at least one", "none", "name files, folders or patterns")
-    names = names_below_common_folder(list(paths))
-    return [ImageFile(path, name) for path, name in zip(paths.values(), names, strict=True)]
+    return collected.named()
 
 
 def read_frames(file: ImageFile, every: int = 1) -> Iterator[Frame]:
@@ -102,7 +115,7 @@ def read_frames(file: ImageFile, every: int = 1) -> Iterator[Frame]:
         UnreadableImageError: the file cannot be decoded; for a damaged video, after its readable frames.
     """
     if not file.is_video:
-        image = decode_image(file.path, file.matte)
+        image = decode_image(file.path if file.content is None else file.content.open(), file.matte)
         yield Frame(image.pixels, notes=image.notes)
         return
     video = cv2.VideoCapture(str(file.path))
@@ -134,11 +147,72 @@ def count_frames(file: ImageFile, every: int = 1) -> int:
     return max(-(-count // every), 0)
 
 
-def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: LeftOut) -> list[Path]:
+class _Collected:
+    """Images of several inputs, each once."""
+
+    def __init__(self) -> None:
+        self.images: dict[Path, ImageFile] = {}
+        self._contents: set[Content | None] = set()
+        self._numbers: Counter[Path] = Counter()
+
+    def add(self, image: ImageFile) -> None:
+        key = _absolute(image.path)
+        known = self.images.setdefault(key, image)
+        if known.content == image.content or image.content is None or image.content in self._contents:
+            return
+        # Another of the same name: in an archive, or at an address whose query is not shown.
+        self._contents.add(image.content)
+        path = key
+        while path in self.images:
+            self._numbers[key] += 1
+            path = key.with_stem(f"{key.stem}_{self._numbers[key]}")
+        content = replace(image.content, place=f"{image.content.place}#{self._numbers[key]}")
+        self.images[path] = replace(image, path=path, content=content)
+
+    def named(self) -> list[ImageFile]:
+        """Return the images with their paths relative to the deepest folder that has all files and archives."""
+        folders = [path.parents[len(Path(image.name).parts) - 1] for path, image in self.images.items()]
+        names = names_below_common_folder(list(self.images), folders)
+        return [replace(image, name=name) for image, name in zip(self.images.values(), names, strict=True)]
+
+
+def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: LeftOut) -> Iterator[ImageFile]:
     if name == STANDARD_INPUT:
-        return _listed(lines, left_out)
-    path, known = Path(name).expanduser(), IMAGE_ENDINGS | VIDEO_ENDINGS
-    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for impossible names
+        for line in _listed(lines, left_out):
+            yield from _remote(Location("", line), (), left_out) if is_address(line) else _local(Path(line), left_out)
+    elif is_address(name):
+        known = ARCHIVE_ENDINGS if ending_of(name) in ARCHIVE_ENDINGS else IMAGE_ENDINGS
+        for location, version in find_remote(name, known, left_out):
+            yield from _remote(location, version, left_out)
+    else:
+        for path in _find(name, output, left_out):
+            yield from _local(path, left_out)
+
+
+def _local(path: Path, left_out: LeftOut) -> Iterator[ImageFile]:
+    if path.suffix.lower() not in ARCHIVE_ENDINGS:
+        yield ImageFile(path, path.name)
+        return
+    location = Location(str(path))
+    for entry in read_archive(location, location.version(), left_out):
+        yield ImageFile(entry.path, entry.name, content=entry.content)
+
+
+def _remote(location: Location, version: tuple[Any, ...], left_out: LeftOut) -> Iterator[ImageFile]:
+    place = location.place
+    if ending_of(place) not in ARCHIVE_ENDINGS:
+        yield ImageFile(location.file, location.file.name, content=FileImage(place, location, version))
+        return
+    for entry in read_archive(location, version or location.version(), left_out):
+        yield ImageFile(entry.path, entry.name, content=entry.content)
+
+
+def _find(name: str, output: Path | None, left_out: LeftOut) -> list[Path]:
+    path = Path(name).expanduser()
+    known = IMAGE_ENDINGS | VIDEO_ENDINGS
+    if path.suffix.lower() in ARCHIVE_ENDINGS and not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for impossible names
+        known = ARCHIVE_ENDINGS
+    if os.path.isfile(path):  # noqa: PTH113 - likewise
         if path.suffix.lower() not in known:
             raise user_error(name, f"a file ending in {', '.join(sorted(known))}", path.suffix or "none", "convert it")
         return [path]
@@ -153,15 +227,18 @@ def _expand(name: str, lines: Iterable[str], output: Path | None, left_out: Left
     if not found:
         actual = "a folder without" if os.path.isdir(path) else "no such file"  # noqa: PTH112 - likewise
         actual += f" (left out: {left_out})" if left_out else ""
-        raise user_error(name[:200], "images or videos", actual, "correct the path; patterns belong in quotes")
+        fix = "correct the path; patterns belong in quotes"
+        if any(left_out[ENDING + ending] for ending in ARCHIVE_ENDINGS):
+            fix += "; name tar and Parquet files themselves, or as '*.tar'"
+        raise user_error(name[:200], "images or videos", actual, fix)
     return found
 
 
-def _listed(lines: Iterable[str], left_out: LeftOut) -> list[Path]:
-    listed = [Path(line.removeprefix("\ufeff").rstrip("\r\n")) for line in lines if line.strip("\ufeff \r\n")]
-    companions = [path for path in listed if path.name.startswith("._")]  # macOS metadata, listed by `find`
+def _listed(lines: Iterable[str], left_out: LeftOut) -> list[str]:
+    listed = [line.removeprefix("\ufeff").rstrip("\r\n") for line in lines if line.strip("\ufeff \r\n")]
+    companions = [line for line in listed if Path(line).name.startswith("._")]  # macOS metadata, listed by `find`
     left_out.update({"hidden": len(companions)} if companions else {})
-    return [path for path in listed if path not in companions]
+    return [line for line in listed if line not in companions]
 
 
 def _matches(pattern: Path, known: Collection[str], output: Path | None, left_out: LeftOut) -> list[Path]:

@@ -71,7 +71,7 @@ class LiveSource(ImageFile):
         return True
 
     @property
-    def origin(self) -> str:
+    def place(self) -> str:
         """What results show as their file: the camera or address, without user and password."""
         return f"camera {self.address}" if self.address.isdecimal() else masked(self.address)
 
@@ -266,7 +266,7 @@ class LiveReader:
                 elif self._has_end or not self._open_again():
                     break
         except Exception as error:  # told by the consumer
-            self.problem = f"{self.source.origin}: {masked(str(error))}"
+            self.problem = f"{self.source.place}: {masked(str(error))}"
         finally:
             self._capture.release()
             with self._changed:
@@ -291,13 +291,13 @@ class LiveReader:
     def _open_again(self) -> bool:
         """Wait and open the source again; return False after too many tries without a frame."""
         if self._tries == len(self._retry_seconds):
-            self.problem = f"{self.source.origin}: no more frames, also after {self._tries} tries to open it again"
+            self.problem = f"{self.source.place}: no more frames, also after {self._tries} tries to open it again"
             return False
         self._capture.release()
         self._wait(self._retry_seconds[self._tries])
         self._tries += 1
         if not self._stopped:
-            logger.warning("%s: no frames; try %d to open it again", self.source.origin, self._tries)
+            logger.warning("%s: no frames; try %d to open it again", self.source.place, self._tries)
             self._connect()
         return True
 
@@ -312,6 +312,6 @@ def _unopened(source: LiveSource) -> UserError:
         "check address, network, user and password, in which @ is %40 and / is %2F;"
         f" {FFMPEG_MESSAGES}={_ERRORS} shows FFmpeg's messages, with parts of the address"
     )
-    if source.origin.startswith(("camera", "/dev/")):
+    if source.place.startswith(("camera", "/dev/")):
         fix = "check that it is connected, that no other program uses it, and that you may read /dev/video*"
-    return user_error(source.origin, "a camera or stream that gives frames", "none", fix)
+    return user_error(source.place, "a camera or stream that gives frames", "none", fix)

@@ -52,7 +52,7 @@ class ReadAhead(Generic[Prepared]):
         while self._started and self._started[0].file != file:
             self._leave(self._started[0])
         if not self._started:
-            raise ValueError(f"{file.path} is none of the files that are left")
+            raise ValueError(f"{file.place} is none of the files that are left")
         decoding = self._started[0]
         try:
             yield from decoding

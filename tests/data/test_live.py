@@ -56,7 +56,7 @@ def test_a_folder_with_the_name_of_a_number_is_no_camera(tmp_path, monkeypatch):
 )
 def test_results_name_a_source_without_its_password(address, origin, name):
     source = live_source([address])
-    assert source.address == address and source.origin == origin
+    assert source.address == address and source.place == origin
     assert name in (None, source.name) and source.is_video
     for text in (source.name, str(source.path), repr(source), masked(f"regionclip detect {address} --words cat")):
         assert SECRET not in text and "nter" not in text

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from regionclip.data.image_text.pairs import CAPTION_KEYS, FilePairs, Pair, read_json
 from regionclip.data.images import IMAGE_ENDINGS
+from regionclip.data.tar_members import list_members
 from regionclip.errors import user_error
 from regionclip.files import write_json
 
@@ -73,30 +74,22 @@ def read_shard(path: Path) -> NDArray[np.int64]:
 
 def _index_shard(path: Path) -> tuple[list[list[int]], str]:
     """Return the positions of the pairs, and a description of what is missing."""
+    with path.open("rb") as file:
+        listing = list_members(file)
     members: dict[str, dict[str, tuple[int, int]]] = {}
-    size, end, alone = path.stat().st_size, 0, 0
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, "r:") as archive:
-        for member in archive:
-            end = member.offset_data + member.size
-            if not member.isfile() or end > size:
-                alone += member.isfile() or member.islnk()
-                continue
-            key, kind = _key_of(member.name)
-            parts = members.setdefault(key, {})
-            alone += kind in parts
-            parts[kind] = (member.offset_data, member.size)
+    alone = len(listing.cut)
+    for name, offset, size in listing.members:
+        key, kind = _key_of(name)
+        parts = members.setdefault(key, {})
+        alone += kind in parts
+        parts[kind] = (offset, size)
     pairs = []
     for parts in members.values():
         if "image" in parts and (".json" in parts or ".txt" in parts):
             pairs.append([*parts["image"], *parts.get(".json", (0, 0)), *parts.get(".txt", (0, 0))])
         else:
             alone += 1
-    # A complete archive ends with two empty blocks; Python's reader takes damage for the end.
-    with path.open("rb") as file:
-        file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-        rest = file.read(2 * tarfile.BLOCKSIZE)
-    damaged = end > size or len(rest) < 2 * tarfile.BLOCKSIZE or any(rest)
-    lost = [f"damaged after {min(end, size)} of {size} bytes"] if damaged else []
+    lost = [listing.damage] if listing.damage else []
     lost += [f"{alone} files without a partner, or cut"] if alone else []
     return pairs, ", ".join(lost)
 

@@ -71,10 +71,15 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from csv.DictReader(file, **dialect)
 
 
-def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
+def import_parquet(what: str) -> Any:
+    """Return the module `pyarrow.parquet`; raises a `UserError` about the table `what` if it is not installed."""
     try:
-        import pyarrow.parquet
+        from pyarrow import parquet
     except ImportError as error:
-        fix = "pip install pyarrow, or write the table as CSV"
-        raise user_error(str(path), "pyarrow, which reads Parquet", "it is not installed", fix) from error
-    return pyarrow.parquet.read_table(path).to_pylist()
+        fix = 'pip install "regionclip[parquet]", or write the table in another format'
+        raise user_error(what, "pyarrow, which reads Parquet", "it is not installed", fix) from error
+    return parquet
+
+
+def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
+    return import_parquet(str(path)).read_table(path).to_pylist()
