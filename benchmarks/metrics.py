@@ -43,6 +43,7 @@ BENCHMARKS = {
     "crop_clip": ["crop_clip.py"],
     "ralf": ["ralf.py"],
     "serve": ["serve.py"],
+    "ray_rate": ["ray_rate.py"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 

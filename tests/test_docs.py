@@ -23,6 +23,7 @@ from PIL import Image
 
 from regionclip.cli.main import main
 from regionclip.config.reference import config_page
+from tests.helpers.archives import write_tar
 from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.videos import write_video
 
@@ -76,6 +77,8 @@ def workplace(tmp_path, monkeypatch, detector_folder):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.open(photos[i]).save(tmp_path / name)
     write_video(tmp_path / "street.mp4", frames=6)
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "0.tar", [("key.jpg", photos[2].read_bytes())])
     (tmp_path / "words.txt").write_text("cat | kitten\ntraffic cone\n")
     (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
     (tmp_path / "boxes.json").write_text(json.dumps({"photo.jpg": [[5, 5, 60, 60]]}))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,13 +28,18 @@ logger = logging.getLogger(__name__)
 
 OUTPUT = Path("output/detect")
 
-INPUTS = "Images, folders, patterns in quotes, videos; - reads names; or one live source: 0 (a camera), rtsp://..."
+INPUTS = (
+    "Images, folders, patterns in quotes, videos, tar and Parquet files, addresses; - reads names; "
+    "or one live source: 0 (a camera), rtsp://..."
+)
+RAY = "Ray Data (--engine ray)"
 
 SHOWN_IMAGES, SHOWN_ROWS = 10, 10
 """Number of images whose detections are printed, and of rows for each."""
 
 
 def detect(
+    context: typer.Context,
     inputs: Annotated[list[str], typer.Argument(help=INPUTS)],
     words: Annotated[str | None, typer.Option(help='Words to look for: "cat | kitten, traffic cone".')] = None,
     vocabulary: Annotated[
@@ -86,6 +91,15 @@ def detect(
         str, typer.Option("--format", help="Also write yolo, voc, label-studio, csv; coco is always written.")
     ] = "coco",
     crops: Annotated[bool, typer.Option("--crops", help="Write an image of each detection.")] = False,
+    engine: Annotated[
+        Literal["process", "ray"], typer.Option(help="ray: on a cluster, with a folder of Parquet files as output.")
+    ] = "process",
+    actors: Annotated[int, typer.Option(min=1, help="Detectors at work.", rich_help_panel=RAY)] = 1,
+    cpus_per_actor: Annotated[float, typer.Option(min=0.0, help="CPUs of each.", rich_help_panel=RAY)] = 1.0,
+    gpus_per_actor: Annotated[float, typer.Option(min=0.0, help="GPUs of each.", rich_help_panel=RAY)] = 0.0,
+    rows_per_block: Annotated[
+        int, typer.Option(min=0, help="Images that are noted together; 0: a minute's work.", rich_help_panel=RAY)
+    ] = 0,
     model: shared.Model = "",
     yes: shared.Yes = False,
     verbose: shared.Verbose = False,
@@ -110,6 +124,8 @@ def detect(
     regionclip detect photos/ --words "person" --example pallet=photo.jpg:40,30,60,50
 
     find . -name "*.jpg" | regionclip detect - --words "cat" --json
+
+    regionclip detect "shards/*.tar" --words "cat, dog"
     """
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command
@@ -120,6 +136,7 @@ def detect(
 
 def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
+    from regionclip.cli.detect_ray import require_engine_options
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import find_images
     from regionclip.data.images import require_color
@@ -134,6 +151,7 @@ def run(args: Namespace) -> int:
     examples = parse_examples(args.example, args.matte)
     live = live_source(args.inputs)
     require_options(args, live)
+    require_engine_options(args)
     left_out = LeftOut()
     if live is not None:
         if args.output == OUTPUT:
@@ -152,6 +170,7 @@ def run_on(
     """Load the detector, detect on files or the live source that is the only one of them, and return the exit code."""
     from regionclip.batch.detect import detect as detect_all
     from regionclip.batch.live import stopped_by_signals
+    from regionclip.cli.detect_ray import run_on_ray
     from regionclip.data.user_boxes import read_boxes
     from regionclip.engine.command import DONE, SOME_FAILED
     from regionclip.hub.default import DefaultModel, default_or_offer
@@ -160,7 +179,7 @@ def run_on(
     given = read_boxes(args.boxes) if args.boxes else None
     chosen = DefaultModel(args.model, "") if args.model else default_or_offer(agreed=args.yes)
     detector = shared.load_detector(
-        *(chosen.name, args.config, args.overrides, args.text_weights, args.device),
+        *(chosen.name, args.config, args.overrides, args.text_weights, "cpu" if args.engine == "ray" else args.device),
         trust_pickle=args.trust_pickle,
         agreed=args.yes,
     )
@@ -171,6 +190,8 @@ def run_on(
     require_limits(args.threshold, args.topk, args.top_words, len(detector.vocabulary))
     if args.save_vocabulary:
         detector.vocabulary.save(args.save_vocabulary)
+    if args.engine == "ray":
+        return run_on_ray(args, detector, chosen.name, files, options, left_out)
     with stopped_by_signals(live.stop) if live else nullcontext():
         found = detect_all(detector, files, args.output, options, given, live)
     if found.unnamed:
@@ -206,7 +227,8 @@ def require_options(args: Namespace, live: LiveSource | None) -> None:
     from regionclip.batch.tracks import require_trackers
     from regionclip.errors import user_error
 
-    refused = [name for name in ("shard", "boxes") if getattr(args, name)] + ["batch"] * (args.batch > 1)
+    refused = [name for name in ("shard", "boxes") if getattr(args, name)]
+    refused += ["batch"] * (args.batch > 1) + ["engine"] * (args.engine == "ray")
     if live is not None and refused:
         names, fix = ", ".join(f"--{name}" for name in refused), "leave the option out, or record the source to a file"
         raise user_error(names, "images or video files", f"the live source {live.place}", fix)

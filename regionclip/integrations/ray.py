@@ -11,21 +11,22 @@ For example:
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from regionclip.clip.class_name_files import Word
-from regionclip.data.images import UnreadableImageError, read_image
-from regionclip.errors import user_error
-from regionclip.predictor import RegionCLIP
+from regionclip.clip.vocabulary import Vocabulary
+from regionclip.data.image_contents import NamedBytes, from_text
+from regionclip.data.images import WHITE, decode_image
+from regionclip.errors import UserError, user_error
+from regionclip.inference.slices import Slices
+from regionclip.integrations.parquet_parts import checkpoint_of, drop_repeated, recover
+from regionclip.predictor import OWN_WORDS, RegionCLIP
 
-PATH, BYTES, ERROR = "path", "bytes", "error"
-"""Columns: the file of an image, or its content, and why there are no detections."""
+PATH, BYTES, CONTENT, ERROR = "path", "bytes", "regionclip_content", "error"
+"""Columns: the file of an image, its bytes, or `data.image_contents.to_text`; and why there are no detections."""
 
 
 class ImageDetector:
@@ -33,7 +34,7 @@ class ImageDetector:
 
     def __init__(
         self,
-        words: Sequence[Word],
+        words: Sequence[Word] | Vocabulary,
         model: str = "clip_rn50",
         *,
         threshold: float | None = None,
@@ -41,58 +42,82 @@ class ImageDetector:
         embeddings: bool = False,
         device: str = "",
         threads: int = 0,
+        background: Sequence[Word] | Vocabulary | str | None = OWN_WORDS,
+        per_class: bool = False,
+        slices: Slices | None = None,
+        matte: str = WHITE,
+        loading: dict[str, Any] | None = None,
     ) -> None:
         """Load the detector.
 
         Args:
-            words: class names, or lists of synonyms.
+            words: class names, or lists of synonyms; or a vocabulary.
             model: name or folder of a detector.
             threshold: minimum score; None takes that of the detector.
             topk: most detections of an image.
             embeddings: add the region embeddings.
             device: such as `cuda`; by default the GPU of the actor, if it has one.
             threads: of torch in each actor; 0 keeps its number.
+            background: class names that share the scores, as of `RegionCLIP.set_vocabulary`.
+            per_class: let a box come with several class names.
+            slices: also detect in tiles.
+            matte: color behind transparent pixels.
+            loading: further options of `RegionCLIP.from_pretrained`.
         """
         if threads:
             import torch
 
             torch.set_num_threads(threads)
-        self.detector = RegionCLIP.from_pretrained(model, device=device)
-        self.detector.set_vocabulary(list(words))
+        self.detector = RegionCLIP.from_pretrained(model, device=device, **(loading or {}))
+        self.detector.set_vocabulary(_as_words(words), background=background)
         self.threshold = self.detector.usual_threshold if threshold is None else threshold
-        self.topk, self.embeddings = topk, embeddings
+        self.matte = matte
+        self.options: dict[str, Any] = {
+            "topk": topk,
+            "embeddings": embeddings,
+            "per_class": per_class,
+            "slices": slices,
+        }
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row with `width`, `height`, `boxes`, `names`, `scores`, `embeddings` and `error`.
+        """Return the row with `width`, `height`, `boxes`, `names`, `scores`, `embeddings`, `notes` and `error`.
 
         An image without detections has empty lists, one that cannot be read has them too, and an `error`.
 
         Args:
-            row: with `path`, or with the content of the file in `bytes`.
+            row: with `path`, and the content of the file in `bytes` if it is not at that path.
 
         Raises:
             UserError: neither of them.
         """
-        kept = {name: value for name, value in row.items() if name != BYTES}
-        empty: dict[str, Any] = {"width": 0, "height": 0, "boxes": [], "names": [], "scores": [], "embeddings": []}
-        try:
-            self.detector.set_image(self._pixels(row))
-            found = self.detector.predict(threshold=self.threshold, topk=self.topk, embeddings=self.embeddings)
-        except (UnreadableImageError, OSError) as error:
-            return {**kept, **empty, ERROR: str(error)}
-        rows = found.embeddings.tolist() if self.embeddings and found.embeddings is not None else []
-        height, width = found.image_size
-        columns = {"boxes": found.boxes.tolist(), "names": found.names, "scores": found.scores.tolist()}
-        return {**kept, "width": width, "height": height, **columns, "embeddings": rows, ERROR: ""}
-
-    @staticmethod
-    def _pixels(row: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if row.get(BYTES) is not None:
-            return read_image(io.BytesIO(row[BYTES]))
-        if not row.get(PATH):
+        if row.get(BYTES) is None and not row.get(PATH):
             fix = f"name the column of the files {PATH}, or that of their contents {BYTES}"
             raise user_error("a row of the dataset", f"a column {PATH} or {BYTES}", ", ".join(row) or "none", fix)
-        return read_image(str(row[PATH]))
+        kept = {name: value for name, value in row.items() if name not in (BYTES, CONTENT)}
+        empty: dict[str, Any] = {"width": 0, "height": 0, "boxes": [], "names": [], "scores": [], "embeddings": []}
+        try:
+            image = decode_image(_image_of(row), self.matte)
+        except (OSError, UserError) as error:
+            return {**kept, **empty, "notes": [], ERROR: str(error)}
+        self.detector.set_image(image.pixels)
+        found = self.detector.predict(threshold=self.threshold, **self.options)
+        rows = found.embeddings.tolist() if found.embeddings is not None else []
+        height, width = found.image_size
+        columns = {"boxes": found.boxes.tolist(), "names": found.names, "scores": found.scores.tolist()}
+        columns |= {"embeddings": rows, "notes": [*image.notes, *found.warnings]}
+        return {**kept, "width": width, "height": height, **columns, ERROR: ""}
+
+
+def _image_of(row: dict[str, Any]) -> str | BinaryIO:
+    if row.get(CONTENT) is not None:
+        return from_text(row[CONTENT]).open()
+    if row.get(BYTES) is not None:
+        return NamedBytes(str(row.get(PATH) or BYTES), row[BYTES])
+    return str(row[PATH])
+
+
+def _as_words(words: Sequence[Word] | Vocabulary) -> list[Word] | Vocabulary:
+    return words if isinstance(words, Vocabulary) else list(words)
 
 
 class TableDetector(ImageDetector):
@@ -106,11 +131,11 @@ class TableDetector(ImageDetector):
         types = {
             **{"width": pyarrow.int64(), "height": pyarrow.int64(), "boxes": boxes},
             **{"names": pyarrow.list_(pyarrow.string()), "scores": pyarrow.list_(pyarrow.float32())},
-            **{"embeddings": boxes, ERROR: pyarrow.string()},
+            **{"embeddings": boxes, "notes": pyarrow.list_(pyarrow.string()), ERROR: pyarrow.string()},
         }
         answer = super().__call__
         rows = [answer(row) for row in table.to_pylist()]
-        kept = table.drop_columns([name for name in (BYTES, *types) if name in table.column_names])
+        kept = table.drop_columns([name for name in (BYTES, CONTENT, *types) if name in table.column_names])
         for name, kind in types.items():
             kept = kept.append_column(name, pyarrow.array([row[name] for row in rows], kind))
         return kept
@@ -118,7 +143,7 @@ class TableDetector(ImageDetector):
 
 def detect(
     dataset: Any,
-    words: Sequence[Word],
+    words: Sequence[Word] | Vocabulary,
     model: str = "clip_rn50",
     *,
     concurrency: int | tuple[int, int] = 1,
@@ -130,7 +155,7 @@ def detect(
 
     Args:
         dataset: with a column `path` or `bytes`.
-        words: class names, or lists of synonyms.
+        words: class names, or lists of synonyms; or a vocabulary.
         model: name or folder of a detector.
         concurrency: number of actors, or the fewest and the most.
         num_cpus: logical CPUs that an actor reserves. Reading and writing need one more: with actors on all CPUs, a job
@@ -141,12 +166,12 @@ def detect(
     Raises:
         UserError: Ray is not installed.
     """
-    _require_ray()
+    require_ray()
     arguments = {"model": model, "threads": max(int(num_cpus), 1), **options}
     return dataset.map_batches(
         TableDetector,
         batch_format="pyarrow",
-        fn_constructor_args=(list(words),),
+        fn_constructor_args=(_as_words(words),),
         fn_constructor_kwargs=arguments,
         concurrency=concurrency,
         num_cpus=num_cpus,
@@ -156,7 +181,7 @@ def detect(
 
 def detect_to_parquet(
     dataset: Any,
-    words: Sequence[Word],
+    words: Sequence[Word] | Vocabulary,
     output: str,
     model: str = "clip_rn50",
     *,
@@ -169,7 +194,7 @@ def detect_to_parquet(
 
     Args:
         dataset: with a column `path`, in which no path comes twice.
-        words: class names, or lists of synonyms.
+        words: class names, or lists of synonyms; or a vocabulary.
         output: folder, or address of an object store.
         model: name or folder of a detector.
         rows_per_block: images that are read, computed and noted together; about a minute's work.
@@ -178,49 +203,38 @@ def detect_to_parquet(
     Raises:
         UserError: Ray is not installed.
     """
-    _require_ray()
+    require_ray()
     from ray.data.checkpoint import CheckpointConfig
 
     place = output.rstrip("/") if "://" in output else str(Path(output).absolute())
-    blocks = dataset.repartition(target_num_rows_per_block=rows_per_block)
+    dataset = _without(dataset, recover(place))
+    # Without `strict`, small blocks stay as they are: a row each in a dataset from a list.
+    blocks = dataset.repartition(target_num_rows_per_block=rows_per_block, strict=True)
     found = detect(blocks, words, model, **options)
     # A dataset has a context of its own, which it took over where it was made.
-    found.context.checkpoint_config = CheckpointConfig(PATH, f"{place}_checkpoint")
+    found.context.checkpoint_config = CheckpointConfig(PATH, checkpoint_of(place))
     found.write_parquet(place)
     drop_repeated(place)
 
 
-def drop_repeated(place: str) -> None:
-    """Remove rows that a killed job wrote, but had no time to note: the next one has written them again.
-
-    Args:
-        place: folder of Parquet files, or address of one; all paths are read.
-    """
-    from pyarrow import compute, fs, parquet
-
-    files, folder = fs.FileSystem.from_uri(place) if "://" in place else (fs.LocalFileSystem(), place)
-    seen: set[str] = set()
-    for entry in sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda entry: entry.path):
-        if not entry.path.endswith(".parquet"):
-            continue
-        paths = parquet.read_table(entry.path, columns=[PATH], filesystem=files)[PATH].to_pylist()
-        if any(path in seen for path in paths):
-            table = parquet.read_table(entry.path, filesystem=files)
-            kept = table.filter(compute.invert(compute.is_in(table[PATH], _strings(seen))))
-            if len(kept):
-                parquet.write_table(kept, f"{entry.path}.tmp", filesystem=files)
-                files.move(f"{entry.path}.tmp", entry.path)
-            else:
-                files.delete_file(entry.path)
-        seen.update(paths)
-
-
-def _strings(values: set[str]) -> Any:
+def _without(dataset: Any, paths: list[str]) -> Any:
+    """Return a dataset without finished images: Ray leaves them out only if it reads the dataset from files."""
+    if not paths:
+        return dataset
     import pyarrow
+    import ray
 
-    return pyarrow.array(sorted(values), pyarrow.string())
+    finished = ray.put(pyarrow.array(paths))
+
+    def unfinished(table: Any) -> Any:
+        from pyarrow import compute
+
+        return table.filter(compute.invert(compute.is_in(table[PATH], ray.get(finished))))
+
+    return dataset.map_batches(unfinished, batch_format="pyarrow")
 
 
-def _require_ray() -> None:
+def require_ray() -> None:
+    """Raise a `UserError` if Ray is not installed."""
     if find_spec("ray") is None:
         raise user_error("Ray Data", "the library ray", "not installed", 'pip install "regionclip[ray]"')

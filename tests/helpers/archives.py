@@ -19,5 +19,6 @@ def write_table(path, columns, **options):
     import pyarrow
     from pyarrow import parquet
 
+    path.parent.mkdir(exist_ok=True)
     parquet.write_table(pyarrow.table(columns), path, **options)
     return path

@@ -1,6 +1,7 @@
 """Ray Data: as many rows as images, equal to one process, also after kills."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from tests.helpers.paths import DATA, REPOSITORY
 
 PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
 WORDS = ["cat", "traffic cone"]
+MARK = "REGIONCLIP_TEST_FOLDER"
+"""Environment variable of the processes of a test."""
 
 
 def test_a_row_of_each_image_has_lists_and_a_broken_one_its_error(detector_folder, tmp_path):
@@ -104,10 +107,10 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(images, tmp_
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "job.py").write_text(textwrap.dedent(PROGRAM))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path[1:]])}
-    environment |= {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment |= {"OMP_NUM_THREADS": "1", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", MARK: str(tmp_path)}
     line = [sys.executable, "job.py", "found"]
     with subprocess.Popen(line, cwd=tmp_path, env=environment, start_new_session=True) as driver:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not list((tmp_path / "found_checkpoint").rglob("*.parquet")) and time.monotonic() < deadline:
             time.sleep(0.2)
         driver.send_signal(signal.SIGKILL)
@@ -115,12 +118,12 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(images, tmp_
     assert 0 < noted < 60
     time.sleep(3)
     with subprocess.Popen(line, cwd=tmp_path, env=environment, start_new_session=True) as driver:
-        while driver.poll() is None and not actors():
+        while driver.poll() is None and not actors(tmp_path):
             time.sleep(0.2)
         time.sleep(4)
-        for actor in actors()[:1]:
+        for actor in actors(tmp_path)[:1]:
             os.kill(actor, signal.SIGKILL)
-        assert driver.wait(300) == 0
+        assert driver.wait(900) == 0
     rows = {row["path"]: row for row in parquet.read_table(tmp_path / "found").to_pylist()}
     assert len(parquet.read_table(tmp_path / "found")) == len(rows) == 60
     one = ImageDetector(
@@ -136,9 +139,17 @@ def test_a_killed_driver_and_a_killed_actor_lose_and_repeat_nothing(images, tmp_
     assert sum(not row["boxes"] for row in rows.values()) >= 11
 
 
-def actors():
-    """Return the processes of the actors with a detector."""
+def actors(folder):
+    """Return the processes of the actors with a detector, of this test alone."""
     done = subprocess.run(
         ["pgrep", "-f", "ray::.*ImageDetector|ray::_MapWorker|ray::MapWorker"], capture_output=True, text=True
     )
-    return [int(number) for number in done.stdout.split()]
+    own = f"{MARK}={folder}\0".encode()
+    return [number for number in map(int, done.stdout.split()) if own in environment_of(number)]
+
+
+def environment_of(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:
+        return b""
