@@ -21,6 +21,7 @@ from regionclip.cli import options as shared
 if TYPE_CHECKING:
     from regionclip import RegionCLIP
     from regionclip.batch.detect import DetectOptions
+    from regionclip.clip.vocabulary import Vocabulary
     from regionclip.data.image_contents import Content
     from regionclip.data.image_listing import LeftOut
     from regionclip.data.image_sources import ImageFile
@@ -85,9 +86,9 @@ def run_on_ray(
     from regionclip.integrations.ray import require_ray
 
     require_ray()
-    chosen = [file for file in (options.shard.files(files) if options.shard else files) if not file.is_video]
-    if videos := sum(file.is_video for file in files):
-        left_out["videos, which need --engine process"] = videos
+    own = options.shard.files(files) if options.shard else files
+    chosen = [file for file in own if not file.is_video]
+    left_out.update(["videos, which need --engine process"] * (len(own) - len(chosen)))
     place = Path(os.path.abspath(args.output))  # noqa: PTH100 - Path.absolute keeps `..`
     run = RayRun(place, run_fingerprint(detector, chosen, options, None))
     with own_folder(place, f"output {args.output}"):
@@ -167,20 +168,14 @@ def detect_rows(
     from regionclip.data.image_contents import to_text
     from regionclip.integrations.ray import CONTENT, PATH, detect_to_parquet
 
-    vocabulary, background = (
-        None if each is None else replace(each, text_weights="")  # checked, so that no actor loads the text encoder
-        for each in (detector.vocabulary, detector.background)
-    )
-    assert vocabulary is not None
-    loading = {"config": args.config, "overrides": shared.override_pairs(args.overrides)}
-    loading |= {"text_weights": args.text_weights, "trust_pickle": args.trust_pickle}
+    background = detector.background
     rows_per_block = args.rows_per_block or minutes_work(detector, list(files.values()), args.actors)
     logger.info("%d images, %d in a block, %d actors", len(files), rows_per_block, args.actors)
     with started_ray() as ray:
         rows = [{PATH: path, CONTENT: to_text(content_of(file))} for path, file in files.items()]
         detect_to_parquet(
             ray.data.from_items(rows),
-            vocabulary,
+            _checked(detector.vocabulary),
             str(place),
             str(Path(model).absolute()) if Path(model).exists() else model,
             rows_per_block=rows_per_block,
@@ -188,15 +183,25 @@ def detect_rows(
             num_cpus=reserved_cpus(args.cpus_per_actor, args.actors, ray.cluster_resources().get("CPU", 1.0)),
             num_gpus=args.gpus_per_actor,
             threads=max(int(args.cpus_per_actor), 1),
-            background=background,
+            background=None if background is None else _checked(background),
             threshold=options.threshold,
             topk=options.topk,
             per_class=options.per_class,
             slices=options.slices,
             matte=options.matte,
             device=args.device,
-            loading=loading,
+            loading=_loading(args),
         )
+
+
+def _checked(vocabulary: Vocabulary) -> Vocabulary:
+    """Return a vocabulary for which no actor loads the text encoder: that it fits has been checked."""
+    return replace(vocabulary, text_weights="")
+
+
+def _loading(args: Namespace) -> dict[str, Any]:
+    weights = {"text_weights": args.text_weights, "trust_pickle": args.trust_pickle}
+    return {"config": args.config, "overrides": shared.override_pairs(args.overrides), **weights}
 
 
 def shown(file: ImageFile) -> str:
