@@ -261,11 +261,11 @@ def started_ray() -> Iterator[Any]:
         yield ray
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
+        ray.init(logging_level=logging.WARNING)
     else:
         # Two logical CPUs at least: one reads.
         cpus = max(os.cpu_count() or 1, 2)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="warning")
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     try:
         yield ray
     finally:
