@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import runpy
@@ -103,13 +104,20 @@ def code_cells(notebook):
 
 @cache
 def run_notebook(notebook):
-    """Run a notebook in an empty folder; return its variables, and of each cell what it printed."""
+    """Run a notebook in an empty folder; return its variables, and of each cell what it printed.
+
+    Commands that ran before in this process have set up a log on the console, which a notebook has not.
+    """
     variables, printed = {"__name__": "__main__"}, []
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        for number, cell in enumerate(code_cells(notebook)):
-            with redirect_stdout(io.StringIO()) as console:
-                exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), variables)
-            printed.append(console.getvalue())
+    logging.disable(logging.INFO)
+    try:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            for number, cell in enumerate(code_cells(notebook)):
+                with redirect_stdout(io.StringIO()) as console:
+                    exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), variables)
+                printed.append(console.getvalue())
+    finally:
+        logging.disable(logging.NOTSET)
     return variables, printed
 
 

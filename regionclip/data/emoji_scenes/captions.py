@@ -10,7 +10,7 @@ from regionclip.data.emoji_scenes.scenes import Scene, SceneObject
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-OPENINGS = ("{}", "an image of {}", "there is {}", "{} on a colorful background", "a scene with {}", "one can see {}")
+OPENINGS = ("{}", "an image of {}", "there is {}", "{} on a busy background", "a scene with {}", "one can see {}")
 SIDES = ("on the left", "in the middle", "on the right")
 HEIGHTS = ("at the top", "", "at the bottom")
 JOINTS = (" next to ", " and ", ", ", " together with ")
