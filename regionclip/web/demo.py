@@ -142,8 +142,9 @@ def build_page(detector: DemoDetector, models: Sequence[str], samples: Sequence[
                 table = gradio.HTML("", elem_id="table")
         inputs, outputs = [image, typed, threshold, model, examples], [drawn, table, note]
         options: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": None}
-        for change in (image.change, typed.submit, typed.blur, threshold.release, model.change):
-            change(actions.detect, inputs, outputs, **options)
+        # One listener, so that answers come in order; a change while one is pending is answered after it, not dropped.
+        changes = [image.change, typed.submit, typed.blur, threshold.release, model.change]
+        gradio.on(changes, actions.detect, inputs, outputs, trigger_mode="always_last", **options)
         image.change(lambda: None, None, corner)  # a corner in another image is none in this one
         click = image.select(actions.click, [image, name, examples, corner], [examples, corner, drawn, shown])
         click.then(actions.detect, inputs, outputs, **options)
