@@ -15,6 +15,14 @@ from regionclip.files import REPOSITORY
 
 SHIPPED = "pretrained_ckpt/emoji"
 WORDS = "wood, carrot, telescope"
+FILES = {
+    "MODEL.WEIGHTS": "model.safetensors",
+    "MODEL.CLIP.ARCHITECTURE": "emoji_clip.json",
+    "MODEL.CLIP.BB_RPN_WEIGHTS": "model.safetensors",
+    "MODEL.CLIP.OFFLINE_RPN_CONFIG": "proposer.yaml",
+    "MODEL.CLIP.TEXT_EMB_PATH": "vocabulary.safetensors",
+}
+"""What of the configuration describes the shipped weights: the configs in `configs/EmojiOVD` may train other shapes."""
 
 
 def work(setting: Setting, notes: Notes) -> None:
@@ -32,8 +40,7 @@ def work(setting: Setting, notes: Notes) -> None:
 
 def evaluate(device: str, output: Path) -> float:
     """Return the AP50 of the default detector, zero-shot with its own RPN, over all its class names."""
-    files = {"MODEL.WEIGHTS": "model", "MODEL.CLIP.BB_RPN_WEIGHTS": "model", "MODEL.CLIP.TEXT_EMB_PATH": "vocabulary"}
-    overrides = [part for key, name in files.items() for part in (key, f"{SHIPPED}/{name}.safetensors")]
+    overrides = [part for key, name in FILES.items() for part in (key, f"{SHIPPED}/{name}")]
     config = ["--eval-only", "--config-file", "configs/EmojiOVD/detector.yaml", "--num-gpus", "1"]
     seconds_of_command("tools/train_net.py", *config, "OUTPUT_DIR", str(output), "MODEL.DEVICE", device, *overrides)
     return json.loads((output / "inference" / "metrics.json").read_text())["metrics"]["bbox"]["AP50"]
