@@ -31,7 +31,7 @@ LAYERS = {
 
 BASE = {
     *("addresses", "errors", "files", "randomness", "isolation", "limits", "memory", "console"),
-    *("method", "fingerprints", "published", "records", "progress"),
+    *("method", "fingerprints", "journal", "published", "records", "progress"),
 }
 WITHOUT_DETECTRON2 = ("ops", "clip")
 

@@ -31,13 +31,13 @@ from regionclip.data.live import LiveReader
 from regionclip.data.read_ahead import ReadAhead
 from regionclip.data.user_boxes import ImageBoxes, boxes_by_image
 from regionclip.detections import Detections
-from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.ownership import own_folder
 from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write, write_json
 from regionclip.fingerprints import fingerprint
 from regionclip.inference.encoded_image import EncodedImage
 from regionclip.inference.slices import Slices
+from regionclip.journal import Journal
 from regionclip.predictor import RegionCLIP
 from regionclip.progress import progress_bar
 
@@ -125,7 +125,7 @@ def detect(
         boxes = None if boxes is None else options.shard.boxes(boxes, files)
     _require_apart(files, output)
     with own_folder(output, f"output {output}"):
-        journal = PredictionJournal(output, run_fingerprint(detector, files, options, boxes), "detections")
+        journal = Journal(output, run_fingerprint(detector, files, options, boxes), "detections")
         if live:
             require_new_folder(output, RESULTS_FILE)
         journal.require_own()
@@ -154,7 +154,7 @@ def _detect(
     output: Path,
     options: DetectOptions,
     boxes: dict[str, ImageBoxes] | None,
-    journal: PredictionJournal,
+    journal: Journal,
     live: LiveReader | None,
 ) -> DetectReport:
     finished = {result["image_id"]: result for result in journal.finished()}
@@ -218,7 +218,7 @@ class _Run:
     options: DetectOptions
     finished: dict[Any, dict[str, Any]]
     """Results of an interrupted run, by `_image_id`."""
-    journal: PredictionJournal
+    journal: Journal
     source: ReadAhead[Prepared] | EncodeAhead | LiveFrames
     writer: WriteBehind
 

@@ -257,9 +257,9 @@ KILLED_AFTER = 6
 KILLED_RUN = f"""
 import os, signal, sys
 from regionclip.cli.main import main
-from regionclip.engine.evaluation.journal import PredictionJournal
+from regionclip.journal import Journal
 
-finished, append = [], PredictionJournal.append
+finished, append = [], Journal.append
 
 def append_and_die(journal, predictions):
     append(journal, predictions)
@@ -267,7 +267,7 @@ def append_and_die(journal, predictions):
     if len(finished) == {KILLED_AFTER}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-PredictionJournal.append = append_and_die
+Journal.append = append_and_die
 main()
 """
 """The command line, killed in the middle of its images."""

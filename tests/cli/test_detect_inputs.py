@@ -6,7 +6,7 @@ import os
 import pytest
 from PIL import Image
 
-from regionclip.engine.evaluation.journal import PredictionJournal
+from regionclip.journal import Journal
 from tests.helpers.archives import write_table, write_tar
 from tests.helpers.videos import PHOTOS
 
@@ -89,7 +89,7 @@ def test_all_shards_of_an_archive_are_the_whole_with_its_failures(found):
 def test_an_interrupted_run_goes_on_in_the_middle_of_its_shard_and_of_no_other(
     command, found, archives, detector_folder, monkeypatch
 ):
-    append, noted = PredictionJournal.append, []
+    append, noted = Journal.append, []
 
     def stop_after_two(self, predictions):
         if len(noted) == 2:
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_in_the_middle_of_its_shard_and_of_no_other(
         append(self, predictions)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PredictionJournal, "append", stop_after_two)
+        patched.setattr(Journal, "append", stop_after_two)
         given = ["--words", "cat, traffic cone", "--model", detector_folder, "--device", "cpu", "--json"]
         assert command("detect", "good.tar", *given, "--output", "stopped")[0] == 130
     state = (archives / "good.tar").stat()

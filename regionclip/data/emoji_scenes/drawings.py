@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image
 from regionclip.data.emoji_scenes.concepts import Concept, read_concepts
 from regionclip.data.emoji_scenes.packages import STYLES
 from regionclip.errors import user_error
+from regionclip.fingerprints import fingerprint
 
 SIDE = 160
 """Pixels of the longer side of a drawing in memory: the largest that is drawn."""
@@ -47,6 +49,11 @@ class Drawings:
     def __getitem__(self, concept: Concept) -> Drawing:
         """Return the drawing of a concept; not to be changed."""
         return self._drawings[concept.number]
+
+
+def drawings_fingerprint(drawings: Sequence[Drawings]) -> str:
+    """Return a hash of the styles, and of when files were added to their folders."""
+    return fingerprint([(style.style, (style.folder / style.style).stat().st_mtime_ns) for style in drawings])
 
 
 def _read(path: Path) -> Drawing:

@@ -15,12 +15,13 @@ from numpy.random import PCG64, Generator, SeedSequence
 from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import read_concepts
-from regionclip.data.emoji_scenes.drawings import Drawings
+from regionclip.data.emoji_scenes.drawings import Drawings, drawings_fingerprint
 from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker, SceneSettings
 from regionclip.data.emoji_scenes.variations import Variations
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
 from regionclip.data.image_text.pairs import Pair
-from regionclip.data.image_text.writing import write_shards
+from regionclip.data.image_text.writing import PAIRS_IN_FILE, write_shards
+from regionclip.files import read_json_file, write_json
 from regionclip.progress import progress_bar
 
 PAIRS = 240_000
@@ -70,13 +71,22 @@ class PairMaker:
 
 
 def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> list[Path]:
-    """Write pairs 0 to `count - 1` as WebDataset shards `pairs/*.tar`, instead of older ones; return the files."""
-    folder = root / "pairs"
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write pairs 0 to `count - 1` as WebDataset shards `pairs/*.tar`; return the files.
+
+    Shards that an interrupted run wrote from the same drawings are kept, others are replaced;
+    `pairs.json` tells them apart.
+    """
+    folder, origin = root / "pairs", root / "pairs.json"
+    made_from = {"pairs": count, "drawings": drawings_fingerprint(drawings), "settings": repr((NEAR, FAR))}
+    kept = sorted(folder.glob("*.tar")) if read_json_file(origin) == made_from else []
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(origin, made_from)
+    missing = range(min(len(kept) * PAIRS_IN_FILE, count), count)
     # Not forked: OpenCV's threads do not survive that.
     with multiprocessing.get_context("forkserver").Pool(initializer=_start, initargs=(drawings,)) as pool:
-        pairs = pool.imap(_make, range(count), chunksize=64)
-        return write_shards(progress_bar(pairs, total=count, unit="pair"), folder)
+        pairs = pool.imap(_make, missing, chunksize=64)
+        return write_shards(progress_bar(pairs, total=len(missing), unit="pair"), folder, kept=kept)
 
 
 def _named(scene: Scene) -> list[str]:

@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from pycocotools import mask as run_lengths
 
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import BASE, Concept, read_concepts
+from regionclip.data.emoji_scenes.drawings import drawings_fingerprint
 from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
 from regionclip.files import atomic_write, write_json
+from regionclip.fingerprints import fingerprint
+from regionclip.journal import Journal
 from regionclip.progress import progress_bar
 
 QUALITY = 92
@@ -42,7 +45,7 @@ class _Written:
 
 
 def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shards: bool = False) -> list[Path]:
-    """Write scenes 0 to `count - 1`: the same files, bit by bit, for the same maker.
+    """Write scenes 0 to `count - 1`: the same files, bit by bit, for the same maker; go on where a run stopped.
 
     Files: `<name>/<number>.jpg`; `annotations/<name>.json` (COCO, with masks),
     `annotations/<name>_base.json` (boxes of base concepts alone), `annotations/lvis_<name>.json`,
@@ -60,12 +63,9 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     """
     images = folder / name
     images.mkdir(parents=True, exist_ok=True)
-    # Not forked: OpenCV's threads do not survive that.
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(initializer=_start, initargs=(maker, images)) as pool:
-        written = pool.imap(_write_scene, range(count), chunksize=16)
-        scenes = list(progress_bar(written, total=count, unit="scene", description=name))
     annotations = folder / "annotations"
+    journal = Journal(annotations, _fingerprint(name, maker), f"scenes_{name}")
+    scenes = _write_scenes(images, maker, count, journal)
     concepts = read_concepts()
     is_base = {concept.number + 1 for concept in concepts if concept.split == BASE}
     contents = {
@@ -76,10 +76,32 @@ def write_split(folder: Path, name: str, maker: SceneMaker, count: int, *, shard
     }
     for file_name, content in contents.items():
         write_json(annotations / file_name, content)
+    journal.remove()
     if shards:
         shutil.rmtree(folder / "shards" / name, ignore_errors=True)
         write_shards(_pairs(scenes, images), folder / "shards" / name)
     return [annotations / file_name for file_name in contents]
+
+
+def _write_scenes(images: Path, maker: SceneMaker, count: int, journal: Journal) -> list[_Written]:
+    """Write the scenes that the journal does not have, and return all in order."""
+    scenes = {row["image_id"]: _Written(**row["written"]) for row in journal.finished()}
+    scenes = {n: scene for n, scene in scenes.items() if n < count and (images / scene.image["file_name"]).is_file()}
+    missing = [number for number in range(count) if number not in scenes]
+    # Not forked: OpenCV's threads do not survive that.
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(initializer=_start, initargs=(maker, images)) as pool:
+        written = pool.imap(_write_scene, missing, chunksize=16)
+        bar = progress_bar(written, total=len(missing), unit="scene", description=images.name)
+        for number, scene in zip(missing, bar, strict=True):
+            journal.append([{"image_id": number, "written": asdict(scene)}])
+            scenes[number] = scene
+    return [scenes[number] for number in range(count)]
+
+
+def _fingerprint(name: str, maker: SceneMaker) -> str:
+    """Return a hash of what decides the scenes."""
+    return fingerprint([name, maker.seed, maker.settings, drawings_fingerprint(maker.drawings), list(maker.concepts)])
 
 
 def jpeg_bytes(scene: Scene) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -21,15 +21,23 @@ PAIRS_IN_FILE = 10_000
 """Default number of pairs per file."""
 
 
-def write_shards(pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FILE) -> list[Path]:
+def write_shards(
+    pairs: Iterable[Pair], folder: str | Path, size: int = PAIRS_IN_FILE, *, kept: Sequence[Path] = ()
+) -> list[Path]:
     """Write WebDataset shards `00000.tar`, ... of `size` pairs each; return the files.
 
+    Args:
+        pairs: what to write.
+        folder: of the shards.
+        size: pairs in a shard.
+        kept: the first shards, which an interrupted run has written; `pairs` follow those in them.
+
     Raises:
-        UserError: the folder already has shards.
+        UserError: the folder already has other shards.
     """
-    _refuse_old(folder, "*.tar")
-    written = []
-    for number, part in enumerate(_parts(pairs, size)):
+    _refuse_old(folder, "*.tar", kept)
+    written = list(kept)
+    for number, part in enumerate(_parts(pairs, size), start=len(kept)):
         path = Path(folder, f"{number:05d}.tar")
         with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
             for i, pair in enumerate(part):
@@ -87,8 +95,8 @@ def _parts(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
         yield part
 
 
-def _refuse_old(folder: str | Path, pattern: str) -> None:
-    old = sorted(Path(folder).glob(pattern))
+def _refuse_old(folder: str | Path, pattern: str, kept: Sequence[Path] = ()) -> None:
+    old = sorted(set(Path(folder).glob(pattern)) - set(kept))
     if old:
         fix = "name another folder, or remove the old files"
         raise user_error(str(folder), f"a folder without {pattern}", f"{len(old)} such as {old[0].name}", fix)

@@ -18,15 +18,22 @@ from tabulate import tabulate
 from torch import nn
 
 from regionclip.config.checks import class_count_problems, dataset_problems
-from regionclip.config.resolve import clip_architecture, reads_class_names, test_class_count, uses_clip_backbone
+from regionclip.config.resolve import (
+    clip_architecture,
+    find_weights,
+    reads_class_names,
+    test_class_count,
+    uses_clip_backbone,
+)
 from regionclip.data.test_loader import TestLoader, build_test_loader, read_test_records
 from regionclip.engine.evaluation.inference_loop import InferenceReport, run_inference
-from regionclip.engine.evaluation.journal import PredictionJournal, evaluation_fingerprint
 from regionclip.engine.ownership import on_main_process
 from regionclip.errors import UserError, user_error
 from regionclip.evaluation.build import build_evaluator
 from regionclip.evaluation.predictions import PredictionWriter
 from regionclip.files import write_json
+from regionclip.fingerprints import config_parts, file_state, fingerprint
+from regionclip.journal import Journal
 from regionclip.modeling.detector import EmbedsClassNames
 from regionclip.modeling.proposals.cache import flush_proposals
 from regionclip.modeling.proposals.own import OwnProposals
@@ -43,7 +50,7 @@ class EvaluationJob:
     loader: TestLoader
     evaluator: PredictionWriter
     output_dir: Path
-    journal: PredictionJournal | None = None
+    journal: Journal | None = None
     finished: list[Prediction] = field(default_factory=list)
     """Predictions of an interrupted run; on the main process only."""
 
@@ -69,7 +76,7 @@ def prepare_evaluation(
         records = _records(cfg, name)
         journal = None
         if weights:
-            journal = PredictionJournal(output_dir, evaluation_fingerprint(cfg, name, records, weights, allow_missing))
+            journal = Journal(output_dir, evaluation_fingerprint(cfg, name, records, weights, allow_missing))
         finished, ids = _finished_before(name, journal)
         loader = build_test_loader(cfg, [record for record in records if record["image_id"] not in ids])
         evaluator = build_evaluator(cfg, name, output_dir, test_class_count(cfg, name))
@@ -99,7 +106,7 @@ def _records(cfg: CfgNode, name: str) -> list[Record]:
     return records
 
 
-def _finished_before(name: str, journal: PredictionJournal | None) -> tuple[list[Prediction], set[int]]:
+def _finished_before(name: str, journal: Journal | None) -> tuple[list[Prediction], set[int]]:
     """Return the finished predictions, on the main process, and their image ids, on every process."""
     # Read only once: another process may start writing while a slower one still reads.
     if journal is not None:
@@ -199,3 +206,27 @@ def _write_summary(cfg: CfgNode, name: str, report: InferenceReport, output_dir:
         logger.info("%s: predictions only, no ground truth", content["protocol"])
     counts = f"{report.images} images, {len(report.failures)} failed"
     logger.info("Done: %s, in %.0f s; results in %s", counts, report.seconds, output_dir)
+
+
+def evaluation_fingerprint(
+    cfg: CfgNode,
+    dataset_name: str,
+    records: Sequence[Record],
+    weights: Sequence[str],
+    allow_missing: Sequence[str] = (),
+) -> str:
+    """Return a hash of everything that determines the predictions of an evaluation.
+
+    Args:
+        cfg: its values, and the state (size and time) of the files that it names.
+        dataset_name: registered dataset, with its annotation file.
+        records: the images, and the state of their files.
+        weights: checkpoint files, as given by the user.
+        allow_missing: key prefixes of weights that may keep their initial values.
+    """
+    annotations = MetadataCatalog.get(dataset_name).get("json_file")
+    files = [find_weights(name) for name in weights] + ([Path(annotations)] if annotations else [])
+    files += [Path(record["file_name"]) for record in records]
+    images = [record["image_id"] for record in records]
+    states = [(str(path), file_state(path)) for path in files]
+    return fingerprint([dataset_name, *config_parts(cfg), sorted(allow_missing), images, states])

@@ -15,9 +15,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from regionclip.data.test_loader import TestLoader
-from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.engine.signals import Interrupted, stop_requested
 from regionclip.evaluation.predictions import PredictionWriter
+from regionclip.journal import Journal
 from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Prediction
 
@@ -42,7 +42,7 @@ def run_inference(
     model: nn.Module,
     loader: TestLoader,
     evaluator: PredictionWriter,
-    journal: PredictionJournal | None = None,
+    journal: Journal | None = None,
     finished: Sequence[Prediction] = (),
 ) -> InferenceReport:
     """Run the model over a loader and evaluate.

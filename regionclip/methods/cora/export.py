@@ -18,10 +18,10 @@ from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import Vocabulary, content_hash
 from regionclip.data.datasets.annotation_file import Entry, id_key, read_annotation_file, read_json
 from regionclip.data.image_text.nouns import parse
-from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.fingerprints import config_parts, file_state, fingerprint
+from regionclip.journal import Journal
 from regionclip.methods.cora.image_pass import each_image
 from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import OpenVocabularyDetector, Selection
@@ -104,7 +104,7 @@ def export_pseudo_boxes(cfg: CfgNode, model: OpenVocabularyDetector, job: Pseudo
     words = job.vocabulary.names, content_hash(job.vocabulary.embeddings)
     names = sorted(job.names_of_image.items())
     run = fingerprint([*config_parts(cfg), file_state(job.annotations), names, words, job.threshold])
-    journal = PredictionJournal(job.output.parent, run, job.output.stem)
+    journal = Journal(job.output.parent, run, job.output.stem)
     finished = each_image(cfg, content["images"], job.images, job.annotations, journal, _OwnNames(model, job))
     report = PseudoBoxReport()
     if comm.is_main_process():

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from regionclip.data.datasets.annotation_file import Entry, id_key
 from regionclip.data.datasets.coco_json import image_file
 from regionclip.data.test_loader import TestMapper
-from regionclip.engine.evaluation.journal import PredictionJournal
+from regionclip.journal import Journal
 from regionclip.progress import progress_bar
 from regionclip.records import MappedImage
 
@@ -22,12 +22,12 @@ def each_image(
     images: Sequence[Entry],
     image_root: str | Path,
     annotations: str | Path,
-    journal: PredictionJournal,
+    journal: Journal,
     compute: Callable[[Entry, MappedImage], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Compute an entry for each image, and return the entries of all processes in the main one; empty in others.
 
-    The journal stays until `PredictionJournal.remove`, so that an interrupted pass goes on where it stopped.
+    The journal stays until `Journal.remove`, so that an interrupted pass goes on where it stopped.
 
     Args:
         cfg: INPUT of the detector.

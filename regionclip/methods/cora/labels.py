@@ -16,10 +16,10 @@ from detectron2.structures import Boxes
 from detectron2.utils import comm
 
 from regionclip.data.datasets.annotation_file import Entry, by_id, id_key, read_annotation_file
-from regionclip.engine.evaluation.journal import PredictionJournal
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.fingerprints import config_parts, file_state, fingerprint
+from regionclip.journal import Journal
 from regionclip.methods.cora.image_pass import each_image
 from regionclip.methods.cora.prompting import RegionPromptCLIP
 from regionclip.records import MappedImage
@@ -71,7 +71,7 @@ def relabel(
     def label(image: Entry, mapped: MappedImage) -> dict[str, Any]:
         return {"labels": _labels_of(model, mapped, content, of_image[id_key(image["id"])])}
 
-    journal = PredictionJournal(output.parent, run, output.stem)
+    journal = Journal(output.parent, run, output.stem)
     finished = each_image(cfg, content["images"], image_root, annotations, journal, label)
     report = RelabelReport()
     if comm.is_main_process():

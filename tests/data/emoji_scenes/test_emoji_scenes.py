@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -23,6 +25,7 @@ from pycocotools.coco import COCO
 from regionclip.clip.architectures import get_architecture
 from regionclip.clip.text_encoder import tokenize
 from regionclip.config.loading import load_config
+from regionclip.data.emoji_scenes import pairs, writing
 from regionclip.data.emoji_scenes.captions import article, captions_of, plural
 from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings
@@ -31,6 +34,7 @@ from regionclip.data.emoji_scenes.pairs import write_pairs
 from regionclip.data.emoji_scenes.scenes import SceneMaker, SceneSettings, _transformed
 from regionclip.data.emoji_scenes.writing import jpeg_bytes, write_split
 from regionclip.data.image_text.opening import open_pairs
+from regionclip.data.image_text.writing import write_shards
 from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import UserError
 from regionclip.inference.text_encoder import load_embedder
@@ -223,6 +227,56 @@ def test_a_split_is_written_as_coco_lvis_captions_and_shards(maker, tmp_path):
     first = {path: path.read_bytes() for path in written if path.suffix in (".jpg", ".json")}
     write_split(tmp_path, "val", maker, 25, shards=True)
     assert first == {path: path.read_bytes() for path in first}
+
+
+def interrupted_after(count):
+    def bar(made, **_):
+        yield from itertools.islice(made, count)
+        raise KeyboardInterrupt
+
+    return bar
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_split_goes_on_where_it_stopped(maker, tmp_path, monkeypatch):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    write_split(whole, "val", maker, 24)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(writing, "progress_bar", interrupted_after(15))
+        write_split(resumed, "val", maker, 24)
+    left = {path.name: path.stat().st_mtime_ns for path in sorted((resumed / "val").iterdir())[:15]}
+    write_split(resumed, "val", maker, 24)
+    assert contents(resumed) == contents(whole)
+    assert {name: (resumed / "val" / name).stat().st_mtime_ns for name in left} == left
+    # Another maker's scenes are not mixed with these.
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(writing, "progress_bar", interrupted_after(5))
+        write_split(resumed, "val", SceneMaker(maker.drawings, CONCEPTS, seed=8), 24)
+    write_split(resumed, "val", maker, 24)
+    assert contents(resumed) == contents(whole)
+
+
+def test_interrupted_pairs_go_on_with_the_next_shard(drawings, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_IN_FILE", 10)
+    monkeypatch.setattr(pairs, "write_shards", partial(write_shards, size=10))
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    write_pairs(whole, drawings, 35)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pairs, "progress_bar", interrupted_after(25))
+        write_pairs(resumed, drawings, 35)
+    kept = {path.name: path.stat().st_mtime_ns for path in (resumed / "pairs").glob("*.tar")}
+    assert sorted(kept) == ["00000.tar", "00001.tar"]
+    assert [path.name for path in write_pairs(resumed, drawings, 35)] == [f"0000{i}.tar" for i in range(4)]
+    assert contents(resumed) == contents(whole)
+    assert {name: (resumed / "pairs" / name).stat().st_mtime_ns for name in kept} == kept
+    # With other drawings all are made again.
+    assert len(write_pairs(resumed, drawings[:1], 35)) == 4
+    assert contents(resumed) != contents(whole)
 
 
 def test_drawings_are_prepared_once(packages, tmp_path):

@@ -11,9 +11,9 @@ from torch import nn
 
 from regionclip.config.loading import load_config
 from regionclip.data.datasets.custom_images import use_custom_image_folder
-from regionclip.engine.evaluation.evaluate import evaluate, prepare_evaluation
-from regionclip.engine.evaluation.journal import PredictionJournal, evaluation_fingerprint
+from regionclip.engine.evaluation.evaluate import evaluate, evaluation_fingerprint, prepare_evaluation
 from regionclip.engine.training.trainer import DetectorTrainer
+from regionclip.journal import Journal
 from tests.helpers.detectors import flat
 from tests.helpers.images import picture
 
@@ -68,12 +68,12 @@ def test_evaluation_without_weight_files_keeps_no_journal(cfg, tmp_path):
 
 
 def test_torn_line_does_not_run_into_the_next(tmp_path):
-    journal = PredictionJournal(tmp_path, "print")
+    journal = Journal(tmp_path, "print")
     journal.append([{"image_id": 1, "instances": []}])
     path = tmp_path / "predictions.0.jsonl"
     path.write_text(path.read_text() + '{"image_id": 2, "inst')
     before = path.read_text()
-    again = PredictionJournal(tmp_path, "print")
+    again = Journal(tmp_path, "print")
     again.append([{"image_id": 3, "instances": []}])
     assert path.read_text().startswith(before), "what an earlier run wrote is only added to"
     assert [prediction["image_id"] for prediction in again.finished()] == [1, 3]
@@ -83,8 +83,8 @@ def test_journals_of_more_processes_than_now_are_read_once_an_image(tmp_path):
     for rank, ids in enumerate([[1, 2], [2, 3]]):
         lines = ["print", *(json.dumps({"image_id": i, "instances": []}) for i in ids)]
         (tmp_path / f"predictions.{rank}.jsonl").write_text("\n".join(lines) + "\n")
-    assert sorted(p["image_id"] for p in PredictionJournal(tmp_path, "print").finished()) == [1, 2, 3]
-    assert PredictionJournal(tmp_path, "other").finished() == []
+    assert sorted(p["image_id"] for p in Journal(tmp_path, "print").finished()) == [1, 2, 3]
+    assert Journal(tmp_path, "other").finished() == []
 
 
 def change_embeddings(cfg, records):

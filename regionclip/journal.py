@@ -1,24 +1,19 @@
-"""Journal of predictions, so that an interrupted evaluation can resume."""
+"""Journals: what is finished of a long run over images, so that an interrupted one goes on where it stopped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from regionclip.config.resolve import find_weights
 from regionclip.errors import user_error
-from regionclip.fingerprints import config_parts, file_state, fingerprint
-from regionclip.records import Record
 
 
-class PredictionJournal:
-    """One JSON line per finished image, in one file per process: a dict with `image_id`, such as a `Prediction`.
+class Journal:
+    """One JSON line per finished image, in one file per process: a dict with `image_id`, such as its predictions.
 
     The first line is a fingerprint of the run: the journal of another run is never used, and is
     replaced only if it has no finished image.
@@ -88,30 +83,6 @@ class PredictionJournal:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.name}.*.jsonl"))
-
-
-def evaluation_fingerprint(
-    cfg: CfgNode,
-    dataset_name: str,
-    records: Sequence[Record],
-    weights: Sequence[str],
-    allow_missing: Sequence[str] = (),
-) -> str:
-    """Return a hash of everything that determines the predictions of an evaluation.
-
-    Args:
-        cfg: its values, and the state (size and time) of the files that it names.
-        dataset_name: registered dataset, with its annotation file.
-        records: the images, and the state of their files.
-        weights: checkpoint files, as given by the user.
-        allow_missing: key prefixes of weights that may keep their initial values.
-    """
-    annotations = MetadataCatalog.get(dataset_name).get("json_file")
-    files = [find_weights(name) for name in weights] + ([Path(annotations)] if annotations else [])
-    files += [Path(record["file_name"]) for record in records]
-    images = [record["image_id"] for record in records]
-    states = [(str(path), file_state(path)) for path in files]
-    return fingerprint([dataset_name, *config_parts(cfg), sorted(allow_missing), images, states])
 
 
 def _complete(lines: Iterable[str]) -> list[Any]:
