@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -74,6 +75,7 @@ class Study:
     def __init__(self, detector: RegionCLIP, folder: Path, content: dict[str, Any], limit: int) -> None:
         """Split the images, and embed the regions of those that are evaluated."""
         self.detector, self.folder, self.content = detector, folder, content
+        self.prepare = cache(detector.prepare_image)
         images = content["images"][:limit] if limit else content["images"]
         half = len(images) // 2
         self.tested = images[half:]
@@ -93,7 +95,7 @@ class Study:
 
     def _center(self, files: list[Path]) -> torch.Tensor:
         shown = [Example(file, (0.0, 0.0, 16.0, 16.0)) for file in files[:CENTER_IMAGES]]
-        center = embed_examples({"any": shown}, self.detector.prepare_image).center
+        center = embed_examples({"any": shown}, self.prepare).center
         assert center is not None
         return center
 
@@ -112,7 +114,7 @@ class Study:
 
     def with_examples(self, examples: dict[str, list[Example]], *, together: bool) -> Vocabulary:
         """Return the words with examples; `together` keeps the words of these classes too."""
-        found = embed_examples(examples, self.detector.prepare_image)
+        found = embed_examples(examples, self.prepare)
         found = type(found)(found.names, found.embeddings, self.center, found.sources)
         text_center = self.words.class_embeddings().mean(dim=0)
         if together:
@@ -127,7 +129,7 @@ class Study:
         classifier = BackgroundClassifier(vocabulary, None, self.detector.model.device)
         results = []
         for image, prepared in zip(self.tested, self.encodings, strict=True):
-            found = self.detector.model.detect(prepared.encoding, classifier, Selection(None, 100))
+            found = self.detector.model.detect(prepared.encoding, classifier, Selection(0.0, 100))
             boxes = (found.pred_boxes.tensor / prepared.scale).tolist()
             for (x1, y1, x2, y2), score, number in zip(
                 boxes, found.scores.tolist(), found.pred_classes.tolist(), strict=True
