@@ -4,8 +4,8 @@
 Half of the images of a dataset give the examples, the other half is evaluated. Classes of the `novel` split are named
 by their words, by examples, or by both; those of the `base` split always by their words.
 
-python benchmarks/examples.py [--model emoji] --images style/ --annotations style.json [--counts 1,3,5,10] [--limit N]
-    [--seeds 3] [--json]
+python benchmarks/examples.py [--model emoji] [--split style] [--counts 1,3,5,10] [--limit N] [--seeds 3] [--json]
+python benchmarks/examples.py --images images/ --annotations annotations.json
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tabulate import tabulate
 
 from regionclip import Example, RegionCLIP, Vocabulary
 from regionclip.clip.prompts import same_to_clip
+from regionclip.data.datasets.coco_ovd import datasets_root
+from regionclip.data.emoji_scenes.datasets import FOLDER
 from regionclip.evaluation.coco import evaluate_with_faster_coco_eval, mean_ap50
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.inference.examples import embed_examples, join_examples
@@ -38,16 +40,18 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
-    parser.add_argument("--images", type=Path, required=True, help="folder")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO file whose categories have a split")
+    parser.add_argument("--split", default="style", help="of EmojiOVD (tools/prepare_emoji.py)")
+    parser.add_argument("--images", type=Path, help="folder, instead of a split of EmojiOVD")
+    parser.add_argument("--annotations", type=Path, help="COCO file whose categories have a split")
     parser.add_argument("--counts", default="1,3,5,10", help="examples of a class")
     parser.add_argument("--limit", type=int, default=0, help="images; 0 takes all")
     parser.add_argument("--seeds", type=int, default=3, help="draws of examples")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
-    study = Study(
-        RegionCLIP.from_pretrained(args.model), args.images, json.loads(args.annotations.read_text()), args.limit
-    )
+    emoji = Path(datasets_root(), FOLDER)
+    images = args.images or emoji / args.split
+    annotations = args.annotations or emoji / "annotations" / f"{args.split}.json"
+    study = Study(RegionCLIP.from_pretrained(args.model), images, json.loads(annotations.read_text()), args.limit)
     results = {"words": [study.evaluate(study.words)]}
     for count in map(int, args.counts.split(",")):
         drawn = [study.draw(count, seed) for seed in range(args.seeds)]

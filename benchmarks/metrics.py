@@ -44,6 +44,8 @@ BENCHMARKS = {
     "ralf": ["ralf.py"],
     "serve": ["serve.py"],
     "ray_rate": ["ray_rate.py"],
+    "examples_style": ["examples.py", "--split", "style", "--limit", "600"],
+    "examples_val": ["examples.py", "--split", "val", "--limit", "600"],
 }
 """Command of each benchmark; all accept `--json`, which prints the result as the last line."""
 
