@@ -11,7 +11,6 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-import torch
 from detectron2.utils import comm
 
 from regionclip.config.loading import load_config
@@ -102,7 +101,6 @@ def extract(args: argparse.Namespace) -> int:
 
 def work(args: argparse.Namespace) -> None:
     """Do the work of one process and exit with its code."""
-    torch.multiprocessing.set_sharing_strategy("file_system")
     log_to_console()
     run_command(lambda: extract(args))
 

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from regionclip.engine.command import (
     detector_argument_parser,
     load_checked_config,
@@ -27,7 +25,6 @@ from regionclip.engine.workflows import evaluate_only, train
 
 def work(args: argparse.Namespace) -> None:
     """Do the work of one process and exit with its code."""
-    torch.multiprocessing.set_sharing_strategy("file_system")
     log_to_console()
     run_command(lambda: (evaluate_only if args.eval_only else train)(args))
 

@@ -33,6 +33,7 @@ from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.data.region_features.index import StoredRows
 from regionclip.data.sampling import Draw, TrainingBatches, endless_order
 from regionclip.data.stacking import StackedBatch
+from regionclip.data.workers import arriving, wait_limit
 from regionclip.errors import UserError, user_error
 from regionclip.method import methods_of
 from regionclip.randomness import derived_seed, seeded_on_cpu
@@ -240,8 +241,9 @@ def training_batches(cfg: CfgNode, data: TrainingData, seed: int, first_batch: i
         collate_fn=StackedBatch.of,
         worker_init_fn=_leave_signals_to_main_process,
         generator=torch.Generator(),
+        timeout=wait_limit(workers),
     )
-    return _checked(loader)
+    return _checked(arriving(loader))
 
 
 def _checked(batches: Iterable[StackedBatch]) -> Iterator[Batch]:

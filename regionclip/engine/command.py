@@ -23,6 +23,7 @@ from regionclip.console import streams_that_may_close
 from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.data.images import raise_pixel_limit
 from regionclip.data.own_datasets.prepared import register_folder
+from regionclip.data.workers import allow_open_files
 from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write
 from regionclip.memory import keep_freed_memory
@@ -73,6 +74,7 @@ def _with_settings_of_process(main: Callable[[], int]) -> Callable[[], int]:
     def configured() -> int:
         raise_pixel_limit()
         keep_freed_memory()
+        allow_open_files()
         return main()
 
     return configured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from regionclip.clip.prompts import PROMPT_TEMPLATES, fill_template
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import read_concepts
 from regionclip.data.emoji_scenes.drawings import Drawings, drawings_fingerprint
+from regionclip.data.emoji_scenes.processes import made_in_processes
 from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker, SceneSettings
 from regionclip.data.emoji_scenes.variations import Variations
 from regionclip.data.emoji_scenes.writing import jpeg_bytes
@@ -83,10 +83,8 @@ def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> lis
         shutil.rmtree(folder, ignore_errors=True)
         write_json(origin, made_from)
     missing = range(min(len(kept) * PAIRS_IN_FILE, count), count)
-    # Not forked: OpenCV's threads do not survive that.
-    with multiprocessing.get_context("forkserver").Pool(initializer=_start, initargs=(drawings,)) as pool:
-        pairs = pool.imap(_make, missing, chunksize=64)
-        return write_shards(progress_bar(pairs, total=len(missing), unit="pair"), folder, kept=kept)
+    pairs = made_in_processes(_make, missing, _start, (drawings,), chunk=64)
+    return write_shards(progress_bar(pairs, total=len(missing), unit="pair"), folder, kept=kept)
 
 
 def _named(scene: Scene) -> list[str]:

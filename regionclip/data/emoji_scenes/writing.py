@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pycocotools import mask as run_lengths
 from regionclip.data.emoji_scenes.captions import captions_of
 from regionclip.data.emoji_scenes.concepts import BASE, Concept, read_concepts
 from regionclip.data.emoji_scenes.drawings import drawings_fingerprint
+from regionclip.data.emoji_scenes.processes import made_in_processes
 from regionclip.data.emoji_scenes.scenes import Scene, SceneMaker
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import write_shards
@@ -88,14 +88,11 @@ def _write_scenes(images: Path, maker: SceneMaker, count: int, journal: Journal)
     scenes = {row["image_id"]: _Written(**row["written"]) for row in journal.finished()}
     scenes = {n: scene for n, scene in scenes.items() if n < count and (images / scene.image["file_name"]).is_file()}
     missing = [number for number in range(count) if number not in scenes]
-    # Not forked: OpenCV's threads do not survive that.
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(initializer=_start, initargs=(maker, images)) as pool:
-        written = pool.imap(_write_scene, missing, chunksize=16)
-        bar = progress_bar(written, total=len(missing), unit="scene", description=images.name)
-        for number, scene in zip(missing, bar, strict=True):
-            journal.append([{"image_id": number, "written": asdict(scene)}])
-            scenes[number] = scene
+    written = made_in_processes(_write_scene, missing, _start, (maker, images), chunk=16)
+    bar = progress_bar(written, total=len(missing), unit="scene", description=images.name)
+    for number, scene in zip(missing, bar, strict=True):
+        journal.append([{"image_id": number, "written": asdict(scene)}])
+        scenes[number] = scene
     return [scenes[number] for number in range(count)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.region_features.formats import Chunk, Features, Shards, make_format
 from regionclip.data.region_features.index import MANIFEST, is_feature_folder, with_given_regions, write_index
 from regionclip.data.test_loader import TestMapper
+from regionclip.data.workers import arriving, wait_limit
 from regionclip.engine.features.regions import (
     Choice,
     best_class,
@@ -250,11 +251,12 @@ def _choice(cfg: CfgNode, job: ExtractionJob) -> Choice:
     return with_objectness(choice, job.min_objectness) if job.objectness else choice
 
 
-def _read(chunk: Chunk, records: dict[str, Record], mapper: TestMapper, workers: int) -> DataLoader[Any]:
+def _read(chunk: Chunk, records: dict[str, Record], mapper: TestMapper, workers: int) -> Iterator[Any]:
     """Return mapped images in order, decoded ahead by workers for larger chunks."""
     items = [cast(Record, {**records[name], "name": name}) for name in chunk.names]
     processes = min(workers, os.cpu_count() or 1) if len(items) > 1 else 0
-    return DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes)
+    timeout = wait_limit(processes)
+    return arriving(DataLoader(_Mapped(items, mapper), batch_size=None, num_workers=processes, timeout=timeout))
 
 
 class _Mapped(torch.utils.data.Dataset[MappedImage]):
@@ -273,7 +275,7 @@ class _Mapped(torch.utils.data.Dataset[MappedImage]):
 
 def _chunk_features(
     model: OpenVocabularyDetector,
-    images: DataLoader[Any],
+    images: Iterable[Any],
     choose: Choice,
     source: ProposalSource | None,
     images_at_once: int,
@@ -310,7 +312,7 @@ def _features_of(
     return {image["name"]: content for image, content in zip(images, found, strict=True)}, {}
 
 
-def _batches(images: DataLoader[Any], size: int) -> Iterator[list[MappedImage]]:
+def _batches(images: Iterable[Any], size: int) -> Iterator[list[MappedImage]]:
     iterator = iter(images)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
