@@ -30,7 +30,7 @@ def arriving(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from loader
     except RuntimeError as error:
-        if "timed out" not in str(error):
+        if not str(error).startswith("DataLoader timed out"):
             raise
         expected, actual = f"a batch within {loader.timeout:g} s", "none"
         fix = "see the errors above; run the same command again (training with --resume), or with NUM_WORKERS 0"

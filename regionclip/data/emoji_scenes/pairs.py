@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -78,10 +79,13 @@ def write_pairs(root: Path, drawings: list[Drawings], count: int = PAIRS) -> lis
     """
     folder, origin = root / "pairs", root / "pairs.json"
     made_from = {"pairs": count, "drawings": drawings_fingerprint(drawings), "settings": repr((NEAR, FAR))}
-    kept = sorted(folder.glob("*.tar")) if read_json_file(origin) == made_from else []
+    names = (folder / f"{number:05d}.tar" for number in itertools.count())
+    kept = list(itertools.takewhile(Path.is_file, names)) if read_json_file(origin) == made_from else []
     if not kept:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(origin, made_from)
+    for after_a_gap in set(folder.glob("*.tar")) - set(kept):
+        after_a_gap.unlink()
     missing = range(min(len(kept) * PAIRS_IN_FILE, count), count)
     pairs = made_in_processes(_make, missing, _start, (drawings,), chunk=64)
     return write_shards(progress_bar(pairs, total=len(missing), unit="pair"), folder, kept=kept)

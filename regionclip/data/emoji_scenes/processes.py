@@ -35,11 +35,9 @@ def made_in_processes(
     """
     # Not forked: OpenCV's threads do not survive that.
     context = multiprocessing.get_context("forkserver")
-    executor = ProcessPoolExecutor(mp_context=context, initializer=start, initargs=arguments)
     try:
-        yield from executor.map(make, numbers, chunksize=chunk)
+        with ProcessPoolExecutor(mp_context=context, initializer=start, initargs=arguments) as executor:
+            yield from executor.map(make, numbers, chunksize=chunk)
     except BrokenProcessPool as error:
         actual, fix = "one was ended, as for want of memory", "free memory, and run the same command again: it goes on"
         raise user_error("processes that make images", "all at work", actual, fix) from error
-    finally:
-        executor.shutdown(cancel_futures=True)

@@ -274,6 +274,9 @@ def test_interrupted_pairs_go_on_with_the_next_shard(drawings, tmp_path, monkeyp
     assert [path.name for path in write_pairs(resumed, drawings, 35)] == [f"0000{i}.tar" for i in range(4)]
     assert contents(resumed) == contents(whole)
     assert {name: (resumed / "pairs" / name).stat().st_mtime_ns for name in kept} == kept
+    (resumed / "pairs" / "00001.tar").unlink()
+    write_pairs(resumed, drawings, 35)
+    assert contents(resumed) == contents(whole)
     # With other drawings all are made again.
     assert len(write_pairs(resumed, drawings[:1], 35)) == 4
     assert contents(resumed) != contents(whole)

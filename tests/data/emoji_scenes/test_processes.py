@@ -2,11 +2,15 @@
 
 import os
 import signal
+import time
 
 import pytest
 
 from regionclip.data.emoji_scenes.processes import made_in_processes
 from regionclip.errors import UserError
+
+noted = None
+"""Folder where a process notes what it makes."""
 
 
 def start(*_):
@@ -32,7 +36,19 @@ def test_a_killed_process_is_an_error():
         list(made_in_processes(killed_at_seven, range(10), start, (), chunk=2))
 
 
-def test_nothing_more_is_made_after_an_interruption():
-    made = made_in_processes(square, range(10**6), start, (), chunk=100)
+def note_in(folder):
+    global noted
+    noted = folder
+
+
+def noted_slowly(number):
+    time.sleep(0.02)
+    (noted / str(number)).touch()
+    return number
+
+
+def test_nothing_more_is_made_after_an_interruption(tmp_path):
+    made = made_in_processes(noted_slowly, range(400), note_in, (tmp_path,), chunk=1)
     assert next(made) == 0
     made.close()
+    assert 0 < len(list(tmp_path.iterdir())) < 200
