@@ -30,7 +30,12 @@ def detector(detector_folder):
     return detector
 
 
-def test_detections_are_those_of_the_published_path(detector):
+@pytest.mark.parametrize("per_class", [True, False])
+def test_detections_are_those_of_an_evaluation(per_class, detector_folder):
+    overrides = ["MODEL.CLIP.VIS", "False", "MODEL.ROI_HEADS.NMS_ACROSS_CLASSES", str(not per_class)]
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=overrides)
+    detector.set_image(PHOTOS[0])
+    detector.set_vocabulary(WORDS)
     image = TestMapper(128, 256, "RGB", keep_annotations=False)({"file_name": str(PHOTOS[0])})
     predictor = detector.model.roi_heads.box_predictor
     rows = torch.nn.Linear(32, len(WORDS), bias=False)
@@ -40,12 +45,13 @@ def test_detections_are_those_of_the_published_path(detector):
         (expected,) = detector.model([image])
     predictor.test_cls_score = None
     expected = expected["instances"]
-    found = detector.predict(per_class=True)
+    found = detector.predict(per_class=per_class)
     assert len(found) == len(expected) > 10
     np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor.numpy(), rtol=1e-5, atol=1e-3)
     odds = expected.scores.numpy() ** 2  # of the published score, which is sqrt(probability * logit)
     np.testing.assert_allclose(found.scores, odds / (1 + odds), rtol=1e-5)
     assert found.class_ids.tolist() == expected.pred_classes.tolist()
+    assert len(detector.predict(per_class=True)) > len(detector.predict(per_class=False))
 
 
 def test_across_classes_an_object_keeps_its_best_word(detector):

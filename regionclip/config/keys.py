@@ -171,6 +171,9 @@ KEYS: tuple[Key, ...] = (
         "Suppression",
         Key("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", False, "soft-NMS instead of hard NMS"),
         Key(
+            "MODEL.ROI_HEADS.NMS_ACROSS_CLASSES", False, "evaluate as detect does: an object keeps only its best class"
+        ),
+        Key(
             "MODEL.ROI_HEADS.SOFT_NMS_METHOD",
             "gaussian",
             "'gaussian', 'linear' or 'hard'",

@@ -42,8 +42,8 @@ class ConfiguredDetector(nn.Module):
 
     @property
     def score_scale(self) -> ScoreScale:
-        """That of the score fusion."""
-        return self.selector.fusion.scale
+        """That of the reported scores."""
+        return self.selector.scale
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:

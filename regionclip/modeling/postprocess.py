@@ -12,9 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from regionclip.modeling.score_scale import OddsOfSquare, SameScores, ScoreScale
-from regionclip.ops import batched_nms, soft_nms
-from regionclip.ops.soft_nms import ClassSeparation
-from regionclip.ops.soft_nms_rule import SoftNMSMethod
+from regionclip.modeling.suppression import Suppression, build_suppression
 
 SLACK = 1e-4
 """Relative margin below a probability bound, so that rounding loses no candidate."""
@@ -126,85 +124,6 @@ SCORE_FUSIONS: dict[str, ScoreFusion] = {
 """Values of MODEL.CLIP.RPN_SCORE_FUSION."""
 
 
-class Suppression(Protocol):
-    """Removes duplicate boxes within classes."""
-
-    @property
-    def rescores(self) -> bool:
-        """Whether the returned scores differ from the given ones."""
-        ...
-
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the kept indices and their scores, best first, at most `limit`."""
-        ...
-
-
-@dataclass(frozen=True)
-class HardSuppression:
-    """Hard NMS: drop boxes whose IoU with a higher-scoring box of the class exceeds the threshold."""
-
-    iou_threshold: float
-    rescores = False
-
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the kept indices and their unchanged scores, best first, at most `limit`."""
-        keep = batched_nms(boxes, scores, classes, self.iou_threshold, limit)
-        return keep, scores[keep]
-
-
-@dataclass(frozen=True)
-class SoftSuppression:
-    """Soft-NMS: decay the scores of overlapping boxes of the class."""
-
-    method: SoftNMSMethod
-    sigma: float
-    iou_threshold: float
-    prune_threshold: float
-    class_separation: ClassSeparation
-    rescores = True
-
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the kept indices and their decayed scores, best first, at most `limit`."""
-        return soft_nms(
-            boxes,
-            scores,
-            classes,
-            method=self.method,
-            sigma=self.sigma,
-            iou_threshold=self.iou_threshold,
-            prune_threshold=self.prune_threshold,
-            class_separation=self.class_separation,
-            max_detections=limit,
-        )
-
-
-class NoSuppression:
-    """Keep all boxes: they are not the detector's own."""
-
-    rescores = False
-
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the indices of the highest scores and these scores, best first, at most `limit`."""
-        keep = scores.argsort(descending=True, stable=True)[:limit]
-        return keep, scores[keep]
-
-
-@dataclass(frozen=True)
-class AcrossClasses:
-    """Class-agnostic suppression: an object keeps only its best class."""
-
-    suppression: Suppression
-
-    @property
-    def rescores(self) -> bool:
-        """Whether the returned scores differ from the given ones."""
-        return self.suppression.rescores
-
-    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Return the kept indices and their scores, best first, at most `limit`."""
-        return self.suppression(boxes, scores, torch.zeros_like(classes), limit)
-
-
 ReportedScore = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 """Maps final scores [M], probabilities [M] and "rescored" to the order [M] and the scores to report."""
 
@@ -269,6 +188,14 @@ class DetectionSelector:
     reported_score: ReportedScore = report_score
     clips_boxes: bool = True
     """Clip boxes to the image before suppression."""
+
+    @property
+    def scale(self) -> ScoreScale:
+        """Scale of the reported scores: that of the score fusion, unless probabilities are reported (VIS)."""
+        fused = self.reported_score is report_score
+        if self.reported_score is report_probability_as_upstream:
+            fused = self.suppression.rescores
+        return self.fusion.scale if fused else SameScores()
 
     def __call__(
         self,
@@ -367,20 +294,11 @@ class DetectionSelector:
 
 def build_detection_selector(cfg: CfgNode) -> DetectionSelector:
     """Return the selector that MODEL.CLIP, MODEL.ROI_HEADS and TEST describe."""
-    heads, clip, limit = cfg.MODEL.ROI_HEADS, cfg.MODEL.CLIP, cfg.TEST.DETECTIONS_PER_IMAGE
-    suppression: Suppression = HardSuppression(heads.NMS_THRESH_TEST)
-    if heads.SOFT_NMS_ENABLED:
-        suppression = SoftSuppression(
-            heads.SOFT_NMS_METHOD,
-            heads.SOFT_NMS_SIGMA,
-            heads.NMS_THRESH_TEST,
-            heads.SOFT_NMS_PRUNE,
-            heads.SOFT_NMS_CLASS_SEPARATION,
-        )
+    clip, limit = cfg.MODEL.CLIP, cfg.TEST.DETECTIONS_PER_IMAGE
     return DetectionSelector(
-        score_threshold=heads.SCORE_THRESH_TEST,
+        score_threshold=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
         max_detections=None if limit < 0 else limit,
         fusion=SCORE_FUSIONS[clip.RPN_SCORE_FUSION] if clip.MULTIPLY_RPN_SCORE else ProbabilityOnly(),
-        suppression=suppression,
+        suppression=build_suppression(cfg),
         reported_score=REPORTED_SCORES[clip.VIS_BEHAVIOUR] if clip.VIS else report_score,
     )

@@ -14,12 +14,11 @@ from regionclip.modeling.postprocess import (
     DetectionSelector,
     GeometricMeanWithLogit,
     GeometricMeanWithSigmoid,
-    HardSuppression,
     ProbabilityOnly,
-    SoftSuppression,
     report_probability,
     report_score,
 )
+from regionclip.modeling.suppression import HardSuppression, SoftSuppression
 from regionclip.ops import soft_nms
 
 SIZE = (100, 120)

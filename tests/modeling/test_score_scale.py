@@ -52,7 +52,7 @@ def test_a_temperature_divides_log_odds(shown, temperature):
 def test_a_temperature_changes_scores_and_no_detections(detector_folder):
     found = {}
     for temperature in (1.0, 2.0):
-        overrides = ["MODEL.CLIP.SCORE_TEMPERATURE", temperature, "MODEL.CLIP.MULTIPLY_RPN_SCORE", "True"]
+        overrides = ["MODEL.CLIP.SCORE_TEMPERATURE", temperature, "MODEL.CLIP.VIS", "False"]
         detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=overrides)
         detector.set_image(PHOTO)
         detector.set_vocabulary(["cat", "dog", "car"], background=None)
@@ -65,7 +65,7 @@ def test_a_temperature_changes_scores_and_no_detections(detector_folder):
 def test_published_scores_are_an_option_with_the_same_detections(detector_folder):
     found = {}
     for shown in ("unit", "published"):
-        overrides = ["MODEL.CLIP.SHOWN_SCORES", shown, "MODEL.CLIP.MULTIPLY_RPN_SCORE", "True"]
+        overrides = ["MODEL.CLIP.SHOWN_SCORES", shown, "MODEL.CLIP.VIS", "False"]
         detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=overrides)
         detector.set_image(PHOTO)
         detector.set_vocabulary(["cat", "dog", "car"], background=None)
@@ -79,3 +79,15 @@ def test_published_scores_are_an_option_with_the_same_detections(detector_folder
     middle = float(np.median(unit.scores))
     confident = detector.predict(threshold=(middle / (1 - middle)) ** 0.5)
     assert len(confident) == pytest.approx((unit.scores >= middle).sum(), abs=1)
+
+
+@pytest.mark.parametrize("behavior", ["corrected", "upstream"])
+def test_reported_probabilities_are_shown_as_they_are(behavior, detector_folder):
+    reported = ["MODEL.CLIP.VIS", "True", "MODEL.CLIP.VIS_BEHAVIOUR", behavior]
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu", overrides=reported)
+    detector.set_image(PHOTO)
+    detector.set_vocabulary(["cat", "dog", "car"], background=None)
+    found = detector.predict(threshold=0.4, words_per_box=3)
+    assert len(found) > 3
+    of_class = found.top_scores[found.top_class_ids == found.class_ids[:, None]]
+    np.testing.assert_allclose(found.scores, of_class, rtol=1e-5)

@@ -22,12 +22,11 @@ from regionclip.modeling.losses.classification import build_classification_loss
 from regionclip.modeling.postprocess import (
     DetectionSelector,
     GeometricMeanWithLogit,
-    HardSuppression,
     ProbabilityOnly,
-    SoftSuppression,
     report_probability_as_upstream,
     report_score,
 )
+from regionclip.modeling.suppression import HardSuppression, SoftSuppression
 from regionclip.ops import soft_nms
 from regionclip.testing.deterministic import (
     deterministic_state_dict,

@@ -156,7 +156,8 @@ def protocol(cfg: CfgNode, dataset_name: str) -> str:
         parts.append(f"CLIP {clip_architecture(cfg).name}")
     parts.append(_regions(cfg))
     heads = cfg.MODEL.ROI_HEADS
-    parts.append(f"soft-NMS ({heads.SOFT_NMS_METHOD})" if heads.SOFT_NMS_ENABLED else f"NMS {heads.NMS_THRESH_TEST}")
+    nms = f"soft-NMS ({heads.SOFT_NMS_METHOD})" if heads.SOFT_NMS_ENABLED else f"NMS {heads.NMS_THRESH_TEST}"
+    parts.append(f"{nms} across classes" if heads.NMS_ACROSS_CLASSES else nms)
     parts.append(f"top {cfg.TEST.DETECTIONS_PER_IMAGE}, score above {heads.SCORE_THRESH_TEST}")
     return "; ".join(parts)
 

@@ -34,9 +34,10 @@ from regionclip.modeling.build import build_text_encoder_if_wanted
 from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.detector import Classifier, Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions, detect_selected
-from regionclip.modeling.postprocess import DetectionSelector, HardSuppression, ProbabilityTimesObjectness
+from regionclip.modeling.postprocess import DetectionSelector, ProbabilityTimesObjectness
 from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.sources import ImageInput
+from regionclip.modeling.suppression import build_suppression
 
 LAYER4_STRIDE = 32
 """The backbone pads smaller images to it."""
@@ -298,6 +299,6 @@ def _build_selector(cfg: CfgNode) -> DetectionSelector:
         score_threshold=heads.SCORE_THRESH_TEST,
         max_detections=None if limit < 0 else limit,
         fusion=ProbabilityTimesObjectness(cora.OBJECTNESS_POWER),
-        suppression=HardSuppression(heads.NMS_THRESH_TEST),
+        suppression=build_suppression(cfg),
         clips_boxes=cora.CLIP_BOXES,
     )

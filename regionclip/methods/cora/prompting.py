@@ -26,11 +26,12 @@ from regionclip.modeling.configured_classes import ConfiguredClasses
 from regionclip.modeling.configured_detector import SoftmaxOverProposals
 from regionclip.modeling.detector import Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions
-from regionclip.modeling.postprocess import DetectionSelector, NoSuppression, ProbabilityOnly
+from regionclip.modeling.postprocess import DetectionSelector, ProbabilityOnly
 from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
 from regionclip.modeling.proposals.build import build_proposal_source
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding
+from regionclip.modeling.suppression import NoSuppression
 
 LAYER3_STRIDE = 16
 """The backbone pads smaller images to it."""

@@ -19,13 +19,9 @@ from regionclip.methods.lp_ovod.stages import STAGES, Stage
 from regionclip.modeling.detector import Classifier, Selection
 from regionclip.modeling.ensemble_detector import EnsembleDetector
 from regionclip.modeling.heads.prototypes import PrototypeOutputLayers
-from regionclip.modeling.postprocess import (
-    DetectionSelector,
-    GeometricMeanWithSigmoid,
-    HardSuppression,
-    ProbabilityOnly,
-)
+from regionclip.modeling.postprocess import DetectionSelector, GeometricMeanWithSigmoid, ProbabilityOnly
 from regionclip.modeling.proposals.sources import ImageInput
+from regionclip.modeling.suppression import build_suppression
 
 
 class LPOVOD(EnsembleDetector):
@@ -136,5 +132,5 @@ def _build_selector(cfg: CfgNode) -> DetectionSelector:
         score_threshold=heads.SCORE_THRESH_TEST,
         max_detections=None if limit < 0 else limit,
         fusion=GeometricMeanWithSigmoid() if cfg.MODEL.LP_OVOD.OBJECTNESS else ProbabilityOnly(),
-        suppression=HardSuppression(heads.NMS_THRESH_TEST),
+        suppression=build_suppression(cfg),
     )

@@ -195,8 +195,8 @@ class CLIPFastRCNN(nn.Module):
 
     @property
     def score_scale(self) -> ScoreScale:
-        """That of the score fusion."""
-        return self.roi_heads.box_predictor.selector.fusion.scale
+        """That of the reported scores."""
+        return self.roi_heads.box_predictor.selector.scale
 
     @property
     def unused_with_class_names(self) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from regionclip.methods.regionclip.box_predictor import TextEmbeddingOutputLayer
 from regionclip.methods.regionclip.heads import CLIPRes5ROIHeads
 from regionclip.modeling.backbones.clip_resnet import clip_image_encoder
 from regionclip.modeling.detector import Part
-from regionclip.modeling.postprocess import HardSuppression, report_probability, report_score
+from regionclip.modeling.postprocess import report_probability, report_score
 from regionclip.modeling.preprocessing import ImagePreprocessor
+from regionclip.modeling.suppression import AcrossClasses, HardSuppression
 
 if TYPE_CHECKING:
     from regionclip.methods.regionclip.detector import CLIPFastRCNN
@@ -222,9 +223,11 @@ def _checked_head(heads: nn.Module) -> CLIPRes5ROIHeads:
         fix = "export a RegionCLIP detector with a C4 head and MODEL.CLIP.USE_TEXT_EMB_CLASSIFIER True"
         raise user_error("MODEL.ROI_HEADS.NAME", "CLIPRes5ROIHeads on words", type(heads).__name__, fix)
     predictor = heads.box_predictor
-    if not isinstance(predictor.selector.suppression, HardSuppression):
-        fix = "add MODEL.ROI_HEADS.SOFT_NMS_ENABLED False, which drops duplicates instead"
-        raise user_error("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "suppression that ONNX has", "soft-NMS", fix)
+    suppression = predictor.selector.suppression
+    if not isinstance(suppression, HardSuppression):
+        is_across = isinstance(suppression, AcrossClasses)
+        key = f"MODEL.ROI_HEADS.{'NMS_ACROSS_CLASSES' if is_across else 'SOFT_NMS_ENABLED'}"
+        raise user_error(key, "False: exported graphs have hard NMS within classes", "True", f"add {key} False")
     if not predictor.keep_proposal_boxes and predictor.bbox_pred.out_features != 4:
         key = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
         raise user_error(key, "True: words have no boxes of their own", "False", f"add {key} True")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from regionclip.modeling.detector import Selection
 from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE, EncodeBoxes
-from regionclip.modeling.postprocess import AcrossClasses, Candidates, DetectionSelector, report_score
+from regionclip.modeling.postprocess import Candidates, DetectionSelector, report_score
+from regionclip.modeling.suppression import AcrossClasses, within_classes
 
 MANY_CLASSES, CHUNKS_FOR_MANY = 4096, 4
 """Class embeddings too large for the CPU caches are read once for several chunks."""
@@ -126,7 +127,8 @@ def detect_selected(
 
     Other arguments are those of `detect_among`.
     """
-    changes: dict[str, Any] = {} if selection.per_class else {"suppression": AcrossClasses(selector.suppression)}
+    each_class = within_classes(selector.suppression)
+    changes: dict[str, Any] = {"suppression": each_class if selection.per_class else AcrossClasses(each_class)}
     threshold = selection.threshold
     if threshold is not None:
         changes["score_threshold"] = min(threshold, selector.score_threshold)

@@ -201,7 +201,8 @@ def test_a_detector_that_is_given_boxes_has_no_proposer(embeddings, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "True", "SOFT_NMS_ENABLED: expected suppression that ONNX has"),
+        ("MODEL.ROI_HEADS.SOFT_NMS_ENABLED", "True", "SOFT_NMS_ENABLED: expected False"),
+        ("MODEL.ROI_HEADS.NMS_ACROSS_CLASSES", "True", "NMS_ACROSS_CLASSES: expected False"),
         ("MODEL.CLIP.NO_BOX_DELTA", "False", "CLS_AGNOSTIC_BBOX_REG: expected True"),
     ],
 )

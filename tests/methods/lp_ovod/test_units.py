@@ -12,12 +12,8 @@ from regionclip.methods.lp_ovod.scoring import ScoreWeights, fuse_probabilities
 from regionclip.modeling.heads.region_sampling import RegionSampler
 from regionclip.modeling.losses.classification import sigmoid_focal
 from regionclip.modeling.losses.pretraining import embedding_distillation
-from regionclip.modeling.postprocess import (
-    DetectionSelector,
-    GeometricMeanWithSigmoid,
-    HardSuppression,
-    ProbabilityOnly,
-)
+from regionclip.modeling.postprocess import DetectionSelector, GeometricMeanWithSigmoid, ProbabilityOnly
+from regionclip.modeling.suppression import HardSuppression
 from tests.helpers.paths import GOLDENS
 
 UNITS = np.load(GOLDENS / "p_lp_ovod.npz")

@@ -15,16 +15,14 @@ from regionclip.files import REPOSITORY
 from regionclip.modeling.heads.region_encoder import REGIONS_AT_ONCE
 from regionclip.modeling.inference.early_end import MANY_CLASSES, LazyRegions, detect_among
 from regionclip.modeling.postprocess import (
-    AcrossClasses,
     DetectionSelector,
     GeometricMeanWithLogit,
     GeometricMeanWithSigmoid,
-    HardSuppression,
     ProbabilityOnly,
-    SoftSuppression,
     report_probability,
     report_score,
 )
+from regionclip.modeling.suppression import AcrossClasses, HardSuppression, SoftSuppression
 
 CLASSES = 5
 SCENES = list_images(REPOSITORY / "datasets" / "demo_scenes")
