@@ -27,7 +27,7 @@ WORDS = {
 }
 """What is not written, and what is written instead."""
 
-ALLOWED = {"proposer.yaml", "proposer.json", "normalised", "figure", "Figure"}
+ALLOWED = {"proposer.json", "normalised", "figure", "Figure"}
 """Names of files, and keys in files, that exist; HTML's element, and the class of Matplotlib."""
 
 FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs")

@@ -19,7 +19,7 @@ FILES = {
     "MODEL.WEIGHTS": "model.safetensors",
     "MODEL.CLIP.ARCHITECTURE": "emoji_clip.json",
     "MODEL.CLIP.BB_RPN_WEIGHTS": "model.safetensors",
-    "MODEL.CLIP.OFFLINE_RPN_CONFIG": "proposer.yaml",
+    "MODEL.CLIP.OFFLINE_RPN_CONFIG": "rpn.yaml",
     "MODEL.CLIP.TEXT_EMB_PATH": "vocabulary.safetensors",
 }
 """What of the configuration describes the shipped weights: the configs in `configs/EmojiOVD` may train other shapes."""

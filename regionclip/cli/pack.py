@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regionclip.cli import options as shared
+from regionclip.files import atomic_write, read_text
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from regionclip.hub.card import Evaluation
 
 
 def pack(
@@ -22,6 +29,13 @@ def pack(
         typer.Option(metavar="METRICS", help="Write README.md from the metrics.json of an evaluation; repeatable."),
     ] = [],  # noqa: B006 - typer copies it
     license_name: Annotated[str, typer.Option("--license", help="License of the weights, for the card (SPDX).")] = "",
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown to append to the card: data, limits, attribution.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="calibration.json of an evaluation: its score temperature, and the threshold of best F1."),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16, half as large.")] = False,
     yes: shared.Yes = False,
     config: shared.Config = "",
@@ -38,6 +52,8 @@ def pack(
     regionclip pack output/transfer --vocabulary coco --half --output my_detector
 
     regionclip pack output/transfer --card output/eval/inference/metrics.json --license MIT --output my_detector
+
+    regionclip pack output/transfer --calibration output/eval/inference/calibration.json --output my_detector
     """
     arguments = Namespace(**locals())
     from regionclip.engine.command import log_to_console, run_command
@@ -48,20 +64,21 @@ def pack(
 
 def run(args: Namespace) -> int:
     """Run the command, and return the exit code."""
-    from regionclip.clip.vocabulary import Vocabulary
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error
-    from regionclip.files import atomic_write
-    from regionclip.hub.card import CARD_FILE, model_card, read_evaluation
+    from regionclip.hub.calibration import read_calibration, with_calibration
+    from regionclip.hub.card import read_evaluation
     from regionclip.hub.packing import pack_detector
-    from regionclip.hub.pretrained import VOCABULARY_FILE, load_pretrained
+    from regionclip.hub.pretrained import load_pretrained
 
     if Path(args.model).is_dir() and args.output.is_dir() and args.output.samefile(args.model):
         fix = "name another folder"
         raise user_error(f"--output {args.output}", "another folder than that of the detector", "the same", fix)
     shared.fetch_files(args.model, agreed=args.yes)
     evaluations = [read_evaluation(path) for path in args.card]
+    notes = read_text(args.notes, "notes for the card") if args.notes else ""
+    fitted = read_calibration(args.calibration) if args.calibration else None
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(
             args.model,
@@ -71,16 +88,26 @@ def run(args: Namespace) -> int:
             "cpu",
             trust_pickle=args.trust_pickle,
         )
+        if fitted:
+            detector = with_calibration(detector, fitted)
         files = pack_detector(detector, args.output, args.vocabulary or None, half=args.half)
-        if evaluations:
-            name = args.output.resolve().name
-            packed = args.output / VOCABULARY_FILE
-            words = Vocabulary.from_file(packed) if packed.is_file() else None
-            text = model_card(name, detector.cfg, evaluations, words, args.license_name)
-            with atomic_write(args.output / CARD_FILE) as file:
-                file.write(text.encode())
+        if evaluations or notes:
+            _write_card(args, detector.cfg, evaluations, notes)
     total = sum(file.size for file in files)
     print(f"Done: {len(files)} files, {total / 1e6:.1f} MB in {args.output}")
     if args.as_json:
         shared.print_json({"output": args.output, "bytes": {file.path.name: file.size for file in files}})
     return DONE
+
+
+def _write_card(args: Namespace, cfg: CfgNode, evaluations: Sequence[Evaluation], notes: str) -> None:
+    """Write the card of a packed detector, with the words that were packed."""
+    from regionclip.clip.vocabulary import Vocabulary
+    from regionclip.hub.card import CARD_FILE, model_card
+    from regionclip.hub.pretrained import VOCABULARY_FILE
+
+    packed = args.output / VOCABULARY_FILE
+    words = Vocabulary.from_file(packed) if packed.is_file() else None
+    text = model_card(args.output.resolve().name, cfg, evaluations, words, args.license_name, notes)
+    with atomic_write(args.output / CARD_FILE) as file:
+        file.write(text.encode())

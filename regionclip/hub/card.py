@@ -48,7 +48,12 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def model_card(
-    name: str, cfg: CfgNode, evaluations: Sequence[Evaluation], vocabulary: Vocabulary | None, license_name: str
+    name: str,
+    cfg: CfgNode,
+    evaluations: Sequence[Evaluation],
+    vocabulary: Vocabulary | None,
+    license_name: str,
+    notes: str = "",
 ) -> str:
     """Return a model card: the hub's metadata, how to use the detector, and how it was evaluated.
 
@@ -58,6 +63,7 @@ def model_card(
         evaluations: of this detector.
         vocabulary: its default one.
         license_name: SPDX identifier of the weights; empty leaves it out.
+        notes: Markdown to append.
     """
     method = method_of(cfg)
     paper = f"[{method.title}]({method.paper})" if method else "a detector"
@@ -66,6 +72,7 @@ def model_card(
     drawings = cfg.INPUT.DOMAIN == "drawings"
     limits = "It was trained on drawings and knows nothing of photographs.\n" if drawings else ""
     results = "\n".join(_section(evaluation) for evaluation in evaluations) or "Not evaluated.\n"
+    appended = f"\n{notes.strip()}\n" if notes.strip() else ""
     return f"""---
 {_metadata(name, evaluations, license_name)}---
 
@@ -85,7 +92,7 @@ print(detector.predict())
 
 ## Evaluation
 
-{results}"""
+{results}{appended}"""
 
 
 def _section(evaluation: Evaluation) -> str:

@@ -19,7 +19,7 @@ from regionclip.hub.pretrained import CONFIG_FILE, TEXT_FILE, VOCABULARY_FILE, W
 from regionclip.inference.vocabularies import VocabularyOptions, Words, make_vocabulary, save_vocabulary
 from regionclip.modeling.detector import require_detector
 
-RPN_FILE = "proposer.yaml"
+RPN_FILE = "rpn.yaml"
 
 
 @dataclass(frozen=True)

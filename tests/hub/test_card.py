@@ -62,3 +62,15 @@ def test_what_is_no_evaluation_is_said_before_anything_is_written(content, comma
     assert code == 2
     assert "expected the metrics of an evaluation" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_notes_follow_the_metrics_on_the_card(command, detector_folder, metrics, tmp_path):
+    (tmp_path / "notes.md").write_text("## Data\n\nTen images of “caf\u00e9s”.\n", encoding="utf-8")
+    given = ("pack", detector_folder, "--output", tmp_path / "packed", "--notes", tmp_path / "notes.md")
+    code, _, error = command(*given, "--card", metrics)
+    assert code == 0, error
+    text = (tmp_path / "packed" / "README.md").read_text(encoding="utf-8")
+    assert text.endswith("\n\n## Data\n\nTen images of “caf\u00e9s”.\n")
+    assert text.index("1000 images") < text.index("## Data")
+    code, _, error = command(*given[:3], tmp_path / "out", "--notes", tmp_path / "nowhere.md")
+    assert code == 2 and "nowhere.md" in error and not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from tests.helpers.paths import DATA
 PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
 FILES = {
     "config.yaml",
-    "proposer.yaml",
+    "rpn.yaml",
     "tiny_clip.json",
     "model.safetensors",
     "text.safetensors",
@@ -52,7 +52,7 @@ def test_a_packed_detector_finds_the_same_wherever_it_is_moved(pack, detector_fo
     sizes = json.loads(output.splitlines()[-1])["bytes"]
     assert set(sizes) == FILES == {path.name for path in (tmp_path / "packed").iterdir()}
     moved = shutil.move(tmp_path / "packed", tmp_path / "elsewhere")
-    assert not [line for name in ("config.yaml", "proposer.yaml") for line in lines_with(moved / name, str(DATA))]
+    assert not [line for name in ("config.yaml", "rpn.yaml") for line in lines_with(moved / name, str(DATA))]
     expected, found = find(detector_folder), find(moved)
     assert len(found) == len(expected) > 5
     assert np.array_equal(found.boxes, expected.boxes)
@@ -64,7 +64,7 @@ def lines_with(path, text):
     return [line for line in path.read_text().splitlines() if text in line]
 
 
-def test_half_precision_halves_the_files_and_keeps_the_finds(pack, detector_folder, tmp_path):
+def test_half_precision_halves_the_files_and_keeps_the_detections(pack, detector_folder, tmp_path):
     _, output, _ = pack("--json")
     whole = json.loads(output.splitlines()[-1])["bytes"]
     code, output, error = pack("--half", "--vocabulary", "coco17", "--json")
@@ -105,3 +105,54 @@ def test_no_words_of_another_detector_stay_in_a_folder(detector_folder, tmp_path
     assert (tmp_path / "vocabulary.safetensors").is_file()
     pack_detector(detector, tmp_path)
     assert not (tmp_path / "vocabulary.safetensors").exists()
+
+
+def calibration(folder, **values):
+    """Write the calibration of an evaluation, and return its path."""
+    path = folder / "calibration.json"
+    path.write_text(json.dumps({"detections": 9, "expected_calibration_error": 7.0, **values}))
+    return path
+
+
+@pytest.mark.parametrize("fusion", ["upstream", "sigmoid"])
+def test_a_calibration_changes_scores_and_threshold_but_no_order(fusion, pack, tmp_path, detector_folder):
+    score_fusion = ("--set", f"MODEL.CLIP.RPN_SCORE_FUSION={fusion}", "--set", "MODEL.CLIP.VIS=False")
+    assert pack(*score_fusion)[0] == 0
+    before = find(tmp_path / "packed")
+    threshold = float(before.scores[4:6].mean())  # between two scores
+    file = calibration(tmp_path, temperature=1.0, best_temperature=2.5, threshold_of_highest_f1=threshold)
+    code, _, error = pack(*score_fusion, "--calibration", str(file))
+    assert code == 0, error
+    after = find(tmp_path / "packed")
+    assert np.array_equal(after.boxes, before.boxes) and len(after) > 5
+    log_odds = np.log(before.scores) - np.log1p(-before.scores)
+    np.testing.assert_allclose(after.scores, 1 / (1 + np.exp(-log_odds / 2.5)), rtol=1e-4)
+    detector = RegionCLIP.from_pretrained(tmp_path / "packed", device="cpu")
+    detector.set_image(PHOTO)
+    detector.set_vocabulary(["cat", "dog", "car"], background=None)
+    assert np.array_equal(detector.predict().boxes, before.boxes[before.scores > threshold])
+
+
+def test_no_calibration_of_probabilities_becomes_a_threshold_of_fused_scores(pack, tmp_path):
+    file = calibration(tmp_path, temperature=1.0, best_temperature=2.5, threshold_of_highest_f1=0.4)
+    code, _, error = pack("--set", "MODEL.CLIP.VIS=True", "--calibration", str(file))
+    assert code == 2
+    assert "MODEL.CLIP.VIS=False" in error
+    assert not (tmp_path / "packed" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (None, "no such file"),
+        ({}, "no temperature, best_temperature"),
+        ({"temperature": 1.0, "threshold_of_highest_f1": 0.5}, "no best_temperature"),
+        ({"temperature": 1.0, "best_temperature": "hot", "threshold_of_highest_f1": 0.5}, "no best_temperature"),
+    ],
+)
+def test_what_is_no_calibration_is_said_before_anything_is_written(values, said, pack, tmp_path):
+    file = tmp_path / "calibration.json" if values is None else calibration(tmp_path, **values)
+    code, _, error = pack("--calibration", str(file))
+    assert code == 2
+    assert "calibration.json" in error and said in error and "regionclip eval" in error
+    assert not (tmp_path / "packed").exists()

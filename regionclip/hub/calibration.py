@@ -1,0 +1,50 @@
+"""Scores of a packed detector as its evaluation calibrated them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from regionclip.errors import user_error
+from regionclip.files import read_json_file
+from regionclip.hub.pretrained import Pretrained
+from regionclip.modeling.detector import require_detector
+from regionclip.modeling.score_scale import calibrated
+
+KEYS = ("temperature", "best_temperature", "threshold_of_highest_f1")
+
+
+def read_calibration(path: Path) -> dict[str, float]:
+    """Return the `calibration.json` that an evaluation wrote next to its page.
+
+    Raises:
+        UserError: another file, or an evaluation in which no detection was right, or each.
+    """
+    content = read_json_file(path)
+    missing = [key for key in KEYS if not isinstance((content or {}).get(key), float | int)]
+    if missing:
+        actual = "no such file" if content is None else f"no {', '.join(missing)}"
+        fix = "name the calibration.json of an evaluation with right and wrong detections (`regionclip eval`)"
+        raise user_error(str(path), f"a calibration, with {', '.join(KEYS)}", actual, fix)
+    assert content is not None
+    return {key: float(content[key]) for key in KEYS}
+
+
+def with_calibration(detector: Pretrained, calibration: dict[str, float]) -> Pretrained:
+    """Return a detector whose config has the fitted temperature, and the score of the highest F1 as threshold.
+
+    Keys: SCORE_TEMPERATURE, and SCORE_THRESH_TEST on the detector's own scale.
+
+    Raises:
+        UserError: with MODEL.CLIP.VIS, since the threshold of a config is one of fused scores, not of those reported.
+    """
+    if detector.cfg.MODEL.CLIP.VIS:
+        fix = "evaluate and pack with --set MODEL.CLIP.VIS=False"
+        raise user_error("MODEL.CLIP.VIS", "False with a calibration", "True", fix)
+    measured = calibrated(require_detector(detector.model).score_scale, calibration["temperature"])
+    cfg = detector.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.CLIP.SCORE_TEMPERATURE = calibration["best_temperature"]
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = measured.own(calibration["threshold_of_highest_f1"])
+    cfg.freeze()
+    return replace(detector, cfg=cfg)
