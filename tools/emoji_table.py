@@ -21,7 +21,7 @@ ABLATIONS = {
     "without distillation": "without_distillation",
     "without contrast": "without_contrast",
     "without the loss on images and captions": "without_captions",
-    "teacher looks at the map, as published": "aligned_teacher",
+    "teacher pools from the map, as published": "aligned_teacher",
     "random boxes": "random_boxes",
     "a quarter of the concepts": "quarter_pool",
 }
@@ -58,11 +58,11 @@ def claims(metrics: Metrics) -> str:
     """Return the table of zero-shot detection, proposals and transfer learning."""
     rows = []
     for what, boxes, name in (
-        ("annotated boxes, AP", "gt", "AP"),
-        ("annotated boxes, AP50, novel", "gt", "AP50-novel"),
-        ("proposed boxes, AP50", "rpn", "AP50"),
-        ("proposed boxes, AP50, novel", "rpn", "AP50-novel"),
-        ("proposed boxes, AP50, base", "rpn", "AP50-base"),
+        ("ground-truth boxes, AP", "gt", "AP"),
+        ("ground-truth boxes, AP50, novel", "gt", "AP50-novel"),
+        ("proposals, AP50", "rpn", "AP50"),
+        ("proposals, AP50, novel", "rpn", "AP50-novel"),
+        ("proposals, AP50, base", "rpn", "AP50-base"),
     ):
         teacher = metrics.text([f"zero_shot_{boxes}_clip"], name)
         student = metrics.text(seeds(f"zero_shot_{boxes}_pretrain"), name)
@@ -88,7 +88,7 @@ def ablations(metrics: Metrics) -> str:
         [what, metrics.text([f"zero_shot_gt_{stage}"], "AP"), metrics.text([f"zero_shot_rpn_{stage}"], "AP50")]
         for what, stage in (("no pretraining (CLIP)", "clip"), *ABLATIONS.items())
     ]
-    headers = ["pretraining", "annotated boxes, AP", "proposed boxes, AP50"]
+    headers = ["pretraining", "ground-truth boxes, AP", "proposals, AP50"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
