@@ -27,9 +27,12 @@ done
 # validation scenes; the metrics above are those of all boxes, as published.
 shown=(MODEL.CLIP.OFFLINE_RPN_NMS_THRESH 0.4 MODEL.ROI_HEADS.NMS_THRESH_TEST 0.3)
 evaluate shown_pretrain pretrain "${shown[@]}" MODEL.ROI_HEADS.NMS_ACROSS_CLASSES True
+calibration=$out/shown_pretrain/inference/calibration.json
+fitted=()
+if grep -qs best_temperature "$calibration"; then fitted=(--calibration "$calibration"); fi  # needs a right detection
 "$python" -m regionclip pack "$out/pretrain/model_final.pth" --config "$configs/detector.yaml" --half \
   --set "${boxes[0]}=${boxes[1]}" --set "${shown[0]}=${shown[1]}" --set "${shown[2]}=${shown[3]}" --vocabulary emoji \
-  --calibration "$out/shown_pretrain/inference/calibration.json" --notes "$configs/notes.md" --license CC-BY-4.0 \
+  "${fitted[@]}" --notes "$configs/notes.md" --license CC-BY-4.0 \
   --card "$out/zero_shot_gt_pretrain/inference/metrics.json" \
   --card "$out/zero_shot_rpn_pretrain/inference/metrics.json" \
   --card "$out/style_rpn_pretrain/inference/metrics.json" --output "$out/packed"

@@ -441,11 +441,11 @@ def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(run_tool, 
     assert "AUG.TRAIN.IMAGE_SIZE: expected [64, 64], the images of this CLIP, got [96, 96]" in output
 
 
-def test_the_figures_become_tables(run_tool, tmp_path):
-    def write(stage, task="bbox", **figures):
+def test_metrics_become_tables(run_tool, tmp_path):
+    def write(stage, task="bbox", **metrics):
         path = tmp_path / stage / "inference" / "metrics.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"metrics": {task: {key.replace("_", "-"): v for key, v in figures.items()}}}))
+        path.write_text(json.dumps({"metrics": {task: {key.replace("_", "-"): v for key, v in metrics.items()}}}))
 
     write("zero_shot_gt_clip", AP=30.0, AP50_novel=25.0)
     write("zero_shot_gt_pretrain", AP=40.0, AP50_novel=None)
@@ -455,8 +455,8 @@ def test_the_figures_become_tables(run_tool, tmp_path):
     assert code == 0, output
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()]
     table = {row[0]: row[1:] for row in rows}
-    assert table["zero-shot, annotated boxes, AP"][:2] == ["30.0", "41.5 (40.0 to 43.0)"]
-    assert table["zero-shot, annotated boxes, AP50, novel"][:2] == ["25.0", "not run"]
+    assert table["zero-shot, ground-truth boxes, AP"][:2] == ["30.0", "41.5 (40.0 to 43.0)"]
+    assert table["zero-shot, ground-truth boxes, AP50, novel"][:2] == ["25.0", "not run"]
     assert table["AR@100"] == ["61.2"]
     assert table["whole recipe, 1500 steps"][0] == "40.0"
     assert table["random boxes"] == ["not run", "not run"]
@@ -477,11 +477,13 @@ def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
     command = ["bash", "tools/train_emoji.sh", *settings, "DATALOADER.NUM_WORKERS", "0"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    figures = {path.parent.parent.name for path in (tmp_path / "out").glob("*/inference/metrics.json")}
+    evaluated = {path.parent.parent.name for path in (tmp_path / "out").glob("*/inference/metrics.json")}
     zero_shot = {f"zero_shot_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
     style = {f"style_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
-    assert figures >= {*zero_shot, *style, "transfer_clip", "transfer_pretrain", "rpn"}
+    assert evaluated >= {*zero_shot, *style, "shown_pretrain", "transfer_clip", "transfer_pretrain", "rpn"}
     assert (tmp_path / "out" / "packed" / "vocabulary.safetensors").is_file()
+    card = (tmp_path / "out" / "packed" / "README.md").read_text()
+    assert card.count("8 images. emoji_") == 3 and "## Limits" in card
     metrics = json.loads((tmp_path / "out" / "rpn" / "inference" / "metrics.json").read_text())["metrics"]
     assert {"AR@100", "AR@100-novel", "AR@100-base"} <= set(metrics["proposals"])
     shutil.rmtree(tmp_path / "out" / "transfer_pretrain")
