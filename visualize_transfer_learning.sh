@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Detect 1203 LVIS words on your own pictures with a fine-tuned detector, and draw what was found.
+# Detect 1203 LVIS words on your own images with a fine-tuned detector, and draw the detections.
 #   bash visualize_transfer_learning.sh [rn50x4|rn50] [KEY VALUE ...]
-# Pictures are read from ./datasets/custom_images, results go to ./output.
+# Images are read from ./datasets/custom_images, results go to ./output.
 set -euo pipefail
 cd "$(dirname "$0")"
 source tools/published_cases.sh

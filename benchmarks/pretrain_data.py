@@ -35,7 +35,7 @@ RPN_CONFIG = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 def large_photos(count: int) -> Iterator[Pair]:
     """Yield pairs of COCO's usual size."""
-    photos = sorted((REPOSITORY / "tests/data/four_photos/pictures").iterdir())
+    photos = sorted((REPOSITORY / "tests/data/four_photos/images").iterdir())
     for i in range(count):
         encoded = io.BytesIO()
         Image.open(photos[i % 4]).resize((640, 480)).save(encoded, "JPEG", quality=90)

@@ -82,11 +82,11 @@ def tiny(tmp_path_factory, embedding_file):
 
 @pytest.fixture(scope="session")
 def detector_folder(tmp_path_factory):
-    """Return a folder as a detector is shipped in: config, weights, text tower."""
+    """Return a folder as a detector is shipped in: config, weights, text encoder."""
     folder = tmp_path_factory.mktemp("detector")
     cfg = load_config(LVIS_CUSTOM, flat(TINY))
-    model, tower = build_model(cfg), TextEncoderModule(get_architecture(str(DATA / "tiny_clip.json")))
-    for module, name in ((model, "model"), (tower, "text")):
+    model, text_encoder = build_model(cfg), TextEncoderModule(get_architecture(str(DATA / "tiny_clip.json")))
+    for module, name in ((model, "model"), (text_encoder, "text")):
         fill_deterministic(module, skip=["cls_bg_score.weight"])
         state = {key: value.contiguous() for key, value in module.state_dict().items() if "cls_score" not in key}
         save_file(state, folder / f"{name}.safetensors")

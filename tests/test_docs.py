@@ -73,7 +73,7 @@ def python_examples():
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, detector_folder):
     """Go to a folder with the files that the examples name."""
-    photos = sorted((DATA / "four_photos" / "pictures").iterdir())
+    photos = sorted((DATA / "four_photos" / "images").iterdir())
     for i, name in enumerate(["photo.jpg", "street.jpg", "photos/a.jpg", "more/b.png"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.open(photos[i]).save(tmp_path / name)
@@ -180,7 +180,7 @@ def command_examples():
 @pytest.mark.parametrize("example", command_examples())
 def test_command_line_examples_run(example, workplace, detector_folder, monkeypatch, capfd):
     weights = str(detector_folder / "text.safetensors")
-    text_tower = ["--architecture", str(DATA / "tiny_clip.json"), "--weights", weights]
+    text_encoder = ["--architecture", str(DATA / "tiny_clip.json"), "--weights", weights]
     if not example.startswith("regionclip"):  # a pipe
         environment = os.environ | {"REGIONCLIP_MODEL": str(detector_folder)}
         line = example.replace("regionclip", f"{sys.executable} -m regionclip", 1)
@@ -189,11 +189,11 @@ def test_command_line_examples_run(example, workplace, detector_folder, monkeypa
         return
     _, command, *arguments = shlex.split(example)
     if "words.safetensors" in arguments and command == "detect":
-        concepts = ["concepts", "--vocabulary", "words.txt", "--output", "words.safetensors", *text_tower]
+        concepts = ["concepts", "--vocabulary", "words.txt", "--output", "words.safetensors", *text_encoder]
         subprocess.run([sys.executable, "-m", "regionclip", *concepts], check=True, capture_output=True, timeout=100)
     if command == "concepts":
         arguments = [argument for argument in arguments if not argument.startswith("pretrained_ckpt")]
-        arguments = [argument for argument in arguments if argument != "--weights"] + text_tower
+        arguments = [argument for argument in arguments if argument != "--weights"] + text_encoder
         arguments += ["--synonyms", "mean"]
     arguments += ["--templates", "single"] if "lvis" in arguments else []
     monkeypatch.setattr(sys, "argv", ["regionclip", command, *arguments])

@@ -17,7 +17,7 @@ from regionclip.clip.vocabulary import Vocabulary
 from regionclip.isolation import own_settings
 from tests.helpers.paths import DATA
 
-PHOTO = np.asarray(Image.open(sorted((DATA / "four_photos" / "pictures").iterdir())[0]).convert("RGB").resize((96, 64)))
+PHOTO = np.asarray(Image.open(sorted((DATA / "four_photos" / "images").iterdir())[0]).convert("RGB").resize((96, 64)))
 
 
 def load(folder):
@@ -129,7 +129,7 @@ def test_threads_do_not_spoil_the_default_type_for_each_other():
 def test_detectors_can_be_copied_and_pickled(words, detector_folder, expected):
     detector = load(detector_folder)
     if words:
-        detector.set_vocabulary(words)  # with the text tower in memory
+        detector.set_vocabulary(words)  # with the text encoder in memory
         detector.set_image(PHOTO)
         detector.predict()
     saved = io.BytesIO()
@@ -187,7 +187,7 @@ def test_a_detector_works_after_a_fork_though_threads_were_used(detector_folder,
         torch.set_num_threads(threads)
 
 
-def test_the_text_tower_is_found_from_another_folder(detector_folder, tmp_path, monkeypatch):
+def test_the_text_encoder_is_found_from_another_folder(detector_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("REGIONCLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(detector_folder.parent)
     detector = load(detector_folder.name)

@@ -18,7 +18,7 @@ from regionclip.errors import UserError
 from tests.helpers.detectors import LVIS_CUSTOM
 from tests.helpers.paths import DATA
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 WORDS = ["cat", "dog", "traffic cone", "car"]
 
 
@@ -138,7 +138,7 @@ def test_bad_limits_are_errors(arguments, message, detector):
     assert message in str(caught.value)
 
 
-def test_a_picture_is_what_it_was_when_it_was_set(detector):
+def test_an_image_is_what_it_was_when_it_was_set(detector):
     pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
     kept = pixels.copy()
     detector.set_image(pixels)
@@ -146,22 +146,22 @@ def test_a_picture_is_what_it_was_when_it_was_set(detector):
     assert np.array_equal(detector.predict().image, kept)
 
 
-def test_all_kinds_of_pictures_are_the_same(detector):
+def test_all_kinds_of_images_are_the_same(detector):
     pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
     boxes = [[10, 10, 100, 100]]
     expected = detector.predict(boxes, embeddings=True).embeddings
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     kinds = (str(PHOTOS[0]), Image.fromarray(pixels), pixels, tensor, pixels / 255, tensor / 255)
-    for picture in (*kinds, detector.prepare_image(pixels)):
-        detector.set_image(picture)
+    for given in (*kinds, detector.prepare_image(pixels)):
+        detector.set_image(given)
         assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, expected)
     detector.set_image(pixels[:, :, 0])
-    grey = detector.predict(boxes, embeddings=True).embeddings
+    gray = detector.predict(boxes, embeddings=True).embeddings
     detector.set_image(np.repeat(pixels[:, :, :1], 3, axis=2))
-    assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, grey)
+    assert np.array_equal(detector.predict(boxes, embeddings=True).embeddings, gray)
 
 
-def test_a_prepared_picture_is_remembered_and_fits_its_detector_alone(detector):
+def test_a_prepared_image_is_remembered_and_fits_its_detector_alone(detector):
     pixels = np.array(Image.open(PHOTOS[1]).convert("RGB"))
     prepared = detector.prepare_image(pixels)
     assert prepared is not detector.prepare_image(pixels)
@@ -174,7 +174,7 @@ def test_a_prepared_picture_is_remembered_and_fits_its_detector_alone(detector):
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((3, 20, 30), np.uint8), "expected an array [H, W, 3] or a tensor [3, H, W], got [3, 20, 30]"),
         (np.zeros((20, 30, 3), np.int32), "expected uint8, or floats in [0, 1], got int32"),
@@ -184,13 +184,13 @@ def test_a_prepared_picture_is_remembered_and_fits_its_detector_alone(detector):
         (None, "image: expected an array"),
     ],
 )
-def test_bad_pictures_are_errors(picture, message, detector):
+def test_bad_images_are_errors(image, message, detector):
     with pytest.raises(UserError) as caught:
-        detector.set_image(picture)
+        detector.set_image(image)
     assert message in str(caught.value)
 
 
-def test_a_file_that_is_no_picture(detector, tmp_path):
+def test_a_file_that_is_no_image(detector, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     with pytest.raises(UnreadableImageError, match=r"a\.jpg"):
         detector.set_image(tmp_path / "a.jpg")
@@ -330,7 +330,7 @@ def test_results_for_supervision(detector):
     assert list(other["class_name"]) == found.names
 
 
-def test_pictures_are_drawn_on_what_was_detected(detector):
+def test_images_are_drawn_on_what_was_detected(detector):
     found = detector.predict(threshold=0.0)
     drawn = found.draw()
     assert drawn.size == found.image_size[::-1]
@@ -347,15 +347,15 @@ def test_a_config_that_is_not_used_is_said(detector_folder, caplog):
         RegionCLIP.from_pretrained(detector_folder, device="meta")
 
 
-def test_any_picture_that_can_be_set_can_be_drawn_on(detector):
+def test_any_image_that_can_be_set_can_be_drawn_on(detector):
     detector.set_image(PHOTOS[0])
     found = detector.predict(threshold=0.0, topk=2)
     photo = Image.open(PHOTOS[0]).convert("RGB")
     drawn = np.asarray(found.draw())
-    for picture in (photo, photo.convert("RGBA"), np.asarray(photo)):
-        np.testing.assert_array_equal(np.asarray(found.draw(picture)), drawn)
-    grey = np.asarray(found.draw(photo.convert("L")))
-    assert grey.shape == drawn.shape
+    for image in (photo, photo.convert("RGBA"), np.asarray(photo)):
+        np.testing.assert_array_equal(np.asarray(found.draw(image)), drawn)
+    gray = np.asarray(found.draw(photo.convert("L")))
+    assert gray.shape == drawn.shape
 
 
 def test_labels_never_cover_each_other_and_stay_inside():
@@ -375,7 +375,7 @@ def test_labels_never_cover_each_other_and_stay_inside():
             assert apart.all()
 
 
-def test_a_word_has_its_colour_everywhere():
+def test_a_word_has_its_color_everywhere():
     assert color_of("cat") == color_of("Cat")
     assert len({color_of(word) for word in ("cat", "dog", "car", "bird", "person")}) == 5
 
@@ -397,7 +397,7 @@ def test_what_is_no_detector_is_an_error(arguments, message, tmp_path, monkeypat
     assert message in str(caught.value)
 
 
-def test_files_that_a_run_started_from_may_be_gone_and_a_named_proposer_is_read(detector_folder, tmp_path):
+def test_files_that_a_run_started_from_may_be_gone_and_a_named_rpn_is_read(detector_folder, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(detector_folder, folder)
     config = (folder / "config.yaml").read_text()
@@ -408,8 +408,8 @@ def test_files_that_a_run_started_from_may_be_gone_and_a_named_proposer_is_read(
     (folder / "config.yaml").write_text(gone)
     RegionCLIP.from_pretrained(folder, device="cpu")
     state = load_file(folder / "model.safetensors")
-    proposer = {key.removeprefix("offline_"): value for key, value in state.items() if key.startswith("offline_")}
-    torch.save({"model": proposer}, tmp_path / "rpn.pth")
+    rpn = {key.removeprefix("offline_"): value for key, value in state.items() if key.startswith("offline_")}
+    torch.save({"model": rpn}, tmp_path / "rpn.pth")
     rest = {key: value for key, value in state.items() if not key.startswith("offline_")}
     torch.save({"model": rest}, tmp_path / "weights.pth")
     named = {"config": str(detector_folder / "config.yaml"), "device": "cpu"}

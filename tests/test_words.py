@@ -1,6 +1,7 @@
 """Code and pages use the field's words, such as RPN and image encoder, and American spelling."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -30,12 +31,12 @@ WORDS = {
 ALLOWED = {"proposer.json", "normalised", "figure", "Figure"}
 """Names of files, and keys in files, that exist; HTML's element, and the class of Matplotlib."""
 
-FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs")
+FOLDERS = ("regionclip", "tools", "benchmarks", "docs", "configs", "tests")
 FILES = sorted(
     path
-    for folder in FOLDERS
-    for path in (REPOSITORY / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".yaml", ".sh", ".h", ".inl", ".cpp", ".cu")
+    for found in (REPOSITORY.glob("*"), *((REPOSITORY / folder).rglob("*") for folder in FOLDERS))
+    for path in found
+    if path != Path(__file__) and path.suffix in (".py", ".md", ".yaml", ".sh", ".h", ".inl", ".cpp", ".cu")
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpu.step import Notes, Setting
 from regionclip.engine.distributed import Place, free_port, join
-from tests.helpers.training import note_losses, write_pictures
+from tests.helpers.training import note_losses, write_images
 
 STEPS = {
     "INPUT__MIN_SIZE_TRAIN": "(64,)",
@@ -27,7 +27,7 @@ RUNS = {"gloo, 2 processes": (2, False), "NCCL, 1 process": (1, True), "NCCL, 2 
 def work(setting: Setting, notes: Notes) -> None:
     """Record the largest difference of a loss from that of one process, or why a run failed."""
     folder = setting.scratch / "images"
-    write_pictures(folder)
+    write_images(folder)
     alone = train(setting, folder, 1, through_nccl=False)
     notes["total loss of one process"] = alone["total_loss"]
     for name, (count, through_nccl) in RUNS.items():

@@ -18,7 +18,7 @@ from regionclip.data.own_datasets.reading import read_own_dataset
 from regionclip.errors import UserError
 from tests.helpers.paths import DATA
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 WORDS = ["traffic light", "köttbulle, fried", "cat"]
 
 

@@ -1,4 +1,4 @@
-"""Pictures are read ahead and results written behind, with what comes out unchanged."""
+"""Images are read ahead and results written behind, with what comes out unchanged."""
 
 import itertools
 import threading
@@ -19,10 +19,10 @@ from tests.helpers.videos import write_video
 
 @pytest.fixture
 def files(tmp_path):
-    """Return pictures, a broken one, and videos longer than what is read ahead, a broken one too."""
+    """Return images, a broken one, and videos longer than what is read ahead, a broken one too."""
     for number in range(12):
         Image.fromarray(np.full((4, 6, 3), number, np.uint8)).save(tmp_path / f"{number:02}.png")
-    (tmp_path / "03.png").write_bytes(b"no picture")
+    (tmp_path / "03.png").write_bytes(b"no image")
     write_video(tmp_path / "05.mp4", frames=20)
     (tmp_path / "07.mp4").write_bytes(b"no video")
     write_video(tmp_path / "11.mp4", frames=9)
@@ -54,8 +54,8 @@ def test_frames_and_errors_come_as_without_it(files, every):
 def test_frames_are_encoded_some_at_a_time_and_come_as_without_it(files, count):
     encoded = []
 
-    def encode(pictures):
-        encoded.append([(file.name, frame.number) for file, frame in pictures])
+    def encode(batch):
+        encoded.append([(file.name, frame.number) for file, frame in batch])
 
     with ReadAhead(files, as_it_is) as reader:
         source = EncodeAhead(reader, files, encode, count)
@@ -65,7 +65,7 @@ def test_frames_are_encoded_some_at_a_time_and_come_as_without_it(files, count):
                 expected, frames = (expected[0][:4], None), itertools.islice(frames, 4)
             assert taken(frames) == expected
             assert {(file.name, number) for number, *_ in expected[0]} <= set(itertools.chain(*encoded))
-    assert {len(pictures) for pictures in encoded[:-1]} <= {count}
+    assert {len(batch) for batch in encoded[:-1]} <= {count}
 
 
 def test_files_are_decoded_before_they_are_asked_for(files, monkeypatch):

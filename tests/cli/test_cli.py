@@ -27,7 +27,7 @@ from tests.helpers.videos import PHOTOS, write_video
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def photos(tmp_path):
     """Return a folder with sub-folders, in which names repeat."""
     for i, name in enumerate(["a.jpg", "b.png", "in/a.jpg", "in/Zürich #1 100%.jpg"]):
         path = tmp_path / "photos" / name
@@ -44,7 +44,7 @@ def errors(text):
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, pictures, detector_folder, tmp_path):
+def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, photos, detector_folder, tmp_path):
     options = ("--words", "cat, dog,traffic cone", "--model", detector_folder, "--output", "out", "--top-words", 2)
     code, output, error = command("detect", "photos", *options, "--json")
     assert code == 0, error
@@ -56,11 +56,11 @@ def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, pictures, de
     coco = COCO(str(out / "detections.json"))
     assert [category["name"] for category in coco.dataset["categories"]] == ["cat", "dog", "traffic cone"]
     content = last_json(output)
-    assert [picture["file"] for picture in content["images"]] == [f"photos/{name}" for name in names]
-    for image, picture in zip(coco.dataset["images"], content["images"], strict=True):
+    assert [entry["file"] for entry in content["images"]] == [f"photos/{name}" for name in names]
+    for image, entry in zip(coco.dataset["images"], content["images"], strict=True):
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
-        assert len(annotations) == len(picture["detections"]) > 0
-        for annotation, found in zip(annotations, picture["detections"], strict=True):
+        assert len(annotations) == len(entry["detections"]) > 0
+        for annotation, found in zip(annotations, entry["detections"], strict=True):
             x, y, width, height = annotation["bbox"]
             np.testing.assert_allclose([x, y, x + width, y + height], found["box"], rtol=1e-6)
             assert found["top_words"][0][0] == found["word"] == coco.cats[annotation["category_id"]]["name"]
@@ -86,8 +86,8 @@ def test_the_slider_of_the_page_reaches_all_scores(scores, most, tmp_path):
     assert dict(re.findall(r'(\w+)="([^"]*)"', slider)) == {"min": "0", "max": f"{most}", "step": "0.01", "value": "0"}
 
 
-def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, detector_folder):
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+def test_broken_images_are_reported_and_the_rest_is_done(command, photos, detector_folder):
+    (photos / "broken.jpg").write_bytes(b"no image")
     code, output, error = command("detect", "photos", "--words", "cat, dog", "--model", detector_folder)
     assert code == 1
     assert [line for line in errors(error) if "broken.jpg" in line]
@@ -95,11 +95,11 @@ def test_broken_pictures_are_reported_and_the_rest_is_done(command, pictures, de
     assert "1 failed" in output
 
 
-def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeypatch):
+def test_what_is_left_out_is_counted(command, photos, detector_folder, monkeypatch):
     for name in ("._a.jpg", ".ipynb_checkpoints/a.jpg", "notes.txt", "b.heic"):
-        (pictures / name).parent.mkdir(exist_ok=True)
-        (pictures / name).write_bytes(b"no picture")
-    (pictures / "gone.jpg").symlink_to("nowhere.jpg")
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"no image")
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
     options = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     code, output, error = command("detect", "photos", *options)
     assert code == 0, error
@@ -112,7 +112,7 @@ def test_what_is_left_out_is_counted(command, pictures, detector_folder, monkeyp
     monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffphotos/a.jpg\nphotos/._a.jpg\n"))
     code, output, error = command("detect", "-", *options)
     assert code == 0, error
-    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/a.jpg"]
+    assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/a.jpg"]
     assert last_json(output)["left_out"] == {"hidden": 1}
 
 
@@ -136,24 +136,24 @@ def test_transparent_pixels_are_blended_and_said(command, detector_folder, tmp_p
     assert "matte: expected a color" in command("detect", "a.png", *options, "--matte", "glass")[2]
 
 
-def test_the_folder_of_the_pictures_is_no_folder_for_results(command, pictures, detector_folder):
+def test_the_folder_of_the_images_is_no_folder_for_results(command, photos, detector_folder):
     options = ("--words", "cat, dog", "--model", detector_folder, "--output")
-    (pictures.parent / "link").symlink_to("photos")
+    (photos.parent / "link").symlink_to("photos")
     for output, actual in (("photos", "the same"), ("link", "the same"), (".", "a folder around it")):
         code, _, error = command("detect", "photos", *options, output)
         assert code == 2
         assert f"output {output}: expected another folder than that of the images, photos, got {actual}" in error
-    assert not (pictures / "detections.json").exists()
+    assert not (photos / "detections.json").exists()
 
 
-def test_names_come_from_patterns_and_standard_input(command, pictures, detector_folder, monkeypatch):
+def test_names_come_from_patterns_and_standard_input(command, photos, detector_folder, monkeypatch):
     words = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     _, output, _ = command("detect", "photos/*.jpg", "photos/a.jpg", *words)
-    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/a.jpg"]
+    assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/a.jpg"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.png\n\nphotos/in/a.jpg\n"))
     code, output, _ = command("detect", "-", *words)
     assert code == 0
-    assert [picture["file"] for picture in last_json(output)["images"]] == ["photos/b.png", "photos/in/a.jpg"]
+    assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/b.png", "photos/in/a.jpg"]
 
 
 def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path):
@@ -164,7 +164,7 @@ def test_videos_are_looked_at_frame_by_frame(command, detector_folder, tmp_path)
     assert code == 1
     assert [line for line in errors(error) if "broken.mp4" in line]
     found = last_json(output)["images"]
-    assert [(picture["frame"], picture["seconds"]) for picture in found] == [(0, 0.0), (3, 0.3), (6, 0.6)]
+    assert [(entry["frame"], entry["seconds"]) for entry in found] == [(0, 0.0), (3, 0.3), (6, 0.6)]
     assert (found[0]["width"], found[0]["height"]) == (128, 96)
     (drawn,) = find_images([str(tmp_path / "out" / "videos" / "v.mp4.mp4")])
     assert len(list(read_frames(drawn))) == 3
@@ -196,7 +196,7 @@ def test_nothing_is_written_outside_of_the_output_or_twice(command, detector_fol
     assert (tmp_path / "a.jpg").read_bytes() == before
 
 
-def test_results_inside_the_searched_folder_are_no_pictures(command, pictures, detector_folder):
+def test_results_inside_the_searched_folder_are_no_images(command, photos, detector_folder):
     options = ("--words", "cat, dog", "--model", detector_folder, "--output", "photos/found", "--json")
     for _ in range(2):
         code, output, _ = command("detect", "photos", *options)
@@ -204,7 +204,7 @@ def test_results_inside_the_searched_folder_are_no_pictures(command, pictures, d
         assert len(last_json(output)["images"]) == 4
 
 
-def test_drawn_pictures_have_names_that_no_other_has():
+def test_drawn_images_have_names_that_no_other_has():
     names = ["x.bmp", "x.bmp.png", "x.bmp.png.png", "y.jpg", "z.mp4", f"{'long' * 60}.jpg", f"{'long' * 60}.gif"]
     drawn = drawn_names([ImageFile(Path(name), name) for name in names])
     assert len(set(drawn.values())) == len(names)
@@ -223,7 +223,7 @@ def test_odd_file_names_do_not_stop_a_run(command, detector_folder, tmp_path):
     assert len(list((tmp_path / "output" / "detect" / "drawings").iterdir())) == 4
 
 
-def test_missing_names_of_a_list_are_reported(command, pictures, detector_folder, monkeypatch):
+def test_missing_names_of_a_list_are_reported(command, photos, detector_folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.jpg\nnothing.jpg\n"))
     code, output, error = command("detect", "-", "--words", "cat, dog", "--model", detector_folder)
     assert code == 1
@@ -231,7 +231,7 @@ def test_missing_names_of_a_list_are_reported(command, pictures, detector_folder
     assert [line for line in errors(error) if "nothing.jpg" in line]
 
 
-def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
+def test_given_boxes_are_named(command, photos, detector_folder, tmp_path):
     (tmp_path / "boxes.json").write_text(
         json.dumps({"a.jpg": [[5, 5, 60, 60], [0, 0, 90, 20]], "b.png": [[9, 9, 2, 2]]})
     )
@@ -239,18 +239,18 @@ def test_given_boxes_are_named(command, pictures, detector_folder, tmp_path):
     code, output, error = command("detect", "photos/a.jpg", "photos/b.png", *options)
     assert code == 1
     assert [line for line in errors(error) if "photos/b.png: boxes, row 0: expected x1 < x2" in line]
-    (picture,) = last_json(output)["images"]
+    (entry,) = last_json(output)["images"]
     (tmp_path / "boxes.json").write_text(json.dumps({"in/a": [[5, 5, 60, 60]] * 40, "b": []}))
     code, output, error = command("detect", "photos", *options)
     assert code == 0, error
-    counts = {picture["file"]: len(picture["detections"]) for picture in last_json(output)["images"]}
+    counts = {entry["file"]: len(entry["detections"]) for entry in last_json(output)["images"]}
     assert counts == {"photos/a.jpg": 0, "photos/b.png": 0, "photos/in/a.jpg": 40, "photos/in/Zürich #1 100%.jpg": 0}
     for boxes, message in (({"a": [[5, 5, 60, 60]]}, "got several: a.jpg, in/a.jpg"), ({"c.jpg": []}, "got none")):
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
         code, _, error = command("detect", "photos", *options)
         assert code == 2
         assert message in error
-    np.testing.assert_allclose([found["box"] for found in picture["detections"]], [[5, 5, 60, 60], [0, 0, 90, 20]])
+    np.testing.assert_allclose([found["box"] for found in entry["detections"]], [[5, 5, 60, 60], [0, 0, 90, 20]])
 
 
 KILLED_AFTER = 6
@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(command, detector_folder,
 
 @pytest.fixture
 def encoded_at_once(monkeypatch):
-    """Return the numbers of pictures that detectors encode, call by call."""
+    """Return the numbers of images that detectors encode, call by call."""
     counts, image_features = [], CLIPFastRCNN.image_features
     monkeypatch.setattr(
         CLIPFastRCNN, "image_features", lambda self, images: counts.append(len(images)) or image_features(self, images)
@@ -309,14 +309,14 @@ def encoded_at_once(monkeypatch):
     return counts
 
 
-def assert_same_finds(one, other):
+def assert_same_detections(one, other):
     assert one["file"] == other["file"]
     for expected, actual in zip(one["detections"], other["detections"], strict=True):
         np.testing.assert_allclose(actual["box"], expected["box"], atol=1e-2)
         assert actual["score"] == pytest.approx(expected["score"], abs=1e-4)
 
 
-def test_pictures_are_encoded_together(command, detector_folder, tmp_path, encoded_at_once):
+def test_images_are_encoded_together(command, detector_folder, tmp_path, encoded_at_once):
     """Those of one size give what each gives alone; what is broken, or given boxes, changes nothing."""
     folder = tmp_path / "many"
     folder.mkdir()
@@ -324,7 +324,7 @@ def test_pictures_are_encoded_together(command, detector_folder, tmp_path, encod
     for number in range(4):
         Image.fromarray(np.roll(pixels, 30 * number, axis=1)).save(folder / f"{number}.png")
     (folder / "0a.png").write_bytes((folder / "0.png").read_bytes())
-    (folder / "3a.png").write_bytes(b"no picture")
+    (folder / "3a.png").write_bytes(b"no image")
     write_video(folder / "5.mp4", frames=3)
     Image.open(PHOTOS[1]).resize((96, 128)).save(folder / "6.png")
     (tmp_path / "boxes.json").write_text(json.dumps({f"{i}.png": [[5, 5, 90, 60]] for i in (0, "0a", 1, 2, 3, 6)}))
@@ -341,9 +341,9 @@ def test_pictures_are_encoded_together(command, detector_folder, tmp_path, encod
             assert encoded_at_once == (
                 [1] * (len(found[1]) - 1) if count == 1 else [2, *[3] * (len(found[1]) // 3 - 1)]
             )
-        assert all(picture["detections"] for picture in found[3])
+        assert all(entry["detections"] for entry in found[3])
         for alone, together in zip(found[1][:-3], found[3][:-3], strict=True):  # the last is of another size
-            assert_same_finds(alone, together)
+            assert_same_detections(alone, together)
 
 
 def test_what_an_interrupted_run_finished_is_not_encoded_again(
@@ -371,7 +371,7 @@ def test_what_an_interrupted_run_finished_is_not_encoded_again(
     resumed = last_json(output)["images"]
     assert len(whole) == len(resumed) == 7
     for one, other in zip(whole, resumed, strict=True):
-        assert_same_finds(one, other)
+        assert_same_detections(one, other)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_help_is_fast_and_has_examples():
     assert 'regionclip detect photo.jpg --words "cat, dog, traffic cone"' in done.stdout
 
 
-def test_pictures_have_names_that_no_other_has(tmp_path):
+def test_images_have_names_that_no_other_has(tmp_path):
     for name in ("x/a.jpg", "y/a.jpg", "y/z/a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")

@@ -47,9 +47,9 @@ def test_lists_of_lists_are_synonyms(tmp_path):
 
 
 REFUSED = {
-    "torn.json": ('["wood", "carrot', "torn.json: expected JSON"),
+    "partial.json": ('["wood", "carrot', "partial.json: expected JSON"),
     "deep.json": ("[" * 99999, "deep.json: expected JSON"),
-    "torn.txt": ('["wood", "carrot', "torn.txt: expected JSON"),
+    "partial.txt": ('["wood", "carrot', "partial.txt: expected JSON"),
     "annotations.json": ('{"images": [], "annotations": []}', "expected a list of words, or one under names"),
     "text.json": ('"wood"', "expected a list of words"),
     "numbers.json": ('["wood", 7]', "numbers.json, entry 2: expected a word, or a list of synonyms, got 7"),

@@ -91,7 +91,7 @@ def require_words(case, said):
 @EVERY
 def test_both_libraries_evaluate_it_alike(case, dataset, options, tested, said, tmp_path):
     name = dataset(case)
-    figures = []
+    metrics = []
     for backend in ("faster", "official"):
         merged = options | {"MODEL.CLIP.CROP_REGION_TYPE": "GT", "DATASETS.TEST": f"('{name}',)"}
         merged |= {"OUTPUT_DIR": str(tmp_path / backend), "TEST.EVALUATION_BACKEND": backend}
@@ -103,13 +103,13 @@ def test_both_libraries_evaluate_it_alike(case, dataset, options, tested, said, 
             continue
         (report,) = evaluate(cfg, tested, prepare_evaluation(cfg)).values()
         assert [case.failed in failure for failure in report.failures] == [True] * bool(case.failed)
-        figures.append(report.metrics["bbox"])
+        metrics.append(report.metrics["bbox"])
     if not case.refused:
         require_words(case, said())
-        assert figures[0]["AP"] == pytest.approx(case.ap, abs=1e-9)
-        assert figures[0].keys() == figures[1].keys()
-        for key, value in figures[0].items():
-            assert value == pytest.approx(figures[1][key], rel=0, abs=1e-12, nan_ok=True), key
+        assert metrics[0]["AP"] == pytest.approx(case.ap, abs=1e-9)
+        assert metrics[0].keys() == metrics[1].keys()
+        for key, value in metrics[0].items():
+            assert value == pytest.approx(metrics[1][key], rel=0, abs=1e-12, nan_ok=True), key
 
 
 @EVERY
@@ -197,7 +197,7 @@ ON_THE_COMMAND_LINE = {
     "clean": (0, "Done: 2 images, 0 failed"),
     "annotation null": (0, "case.json: 1 annotations that are none, left out"),
     "size before EXIF": (1, "turned.jpg: 64 x 96 pixels, its annotations say 96 x 64"),
-    "category listed twice": (2, "case.json: categories: expected an id for each, got 1 for thing and for thing"),
+    "category listed twice": (2, "case.json: categories: expected an id for each, got 1 for lamp and for lamp"),
     "annotations null": (2, "error: MODEL.CLIP.CROP_REGION_TYPE GT: expected annotated boxes, got none in"),
 }
 

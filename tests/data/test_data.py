@@ -394,65 +394,65 @@ def test_only_the_plain_training_set_is_filtered(lvis_content, tmp_path, monkeyp
         assert set(classes_by_image(DatasetCatalog.get(name))) == {10, 20, 30, 40}
 
 
-def save_picture(path, height=6, width=8):
+def save_image(path, height=6, width=8):
     Image.new("RGB", (width, height), (10, 20, 30)).save(path)
     return path
 
 
 @pytest.fixture
-def picture_folder(tmp_path):
-    """Make a folder of pictures, other files, and a sub-folder."""
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path):
+    """Make a folder of images, other files, and a sub-folder."""
+    folder = tmp_path / "images"
     (folder / "sub.jpg").mkdir(parents=True)
     for name in ("b.png", "a.JPG", "c.webp", "10.jpeg", "9.Bmp"):
-        save_picture(folder / name)
-    save_picture(folder / "sub.jpg/inner.png")
-    (folder / "notes.txt").write_text("no picture")
+        save_image(folder / name)
+    save_image(folder / "sub.jpg/inner.png")
+    (folder / "notes.txt").write_text("no image")
     (folder / "jpg").write_text("no ending")
     return folder
 
 
-def test_pictures_are_listed_by_name(picture_folder):
-    assert [path.name for path in list_images(picture_folder)] == ["10.jpeg", "9.Bmp", "a.JPG", "b.png", "c.webp"]
+def test_images_are_listed_by_name(image_folder):
+    assert [path.name for path in list_images(image_folder)] == ["10.jpeg", "9.Bmp", "a.JPG", "b.png", "c.webp"]
 
 
 def test_records_hold_upright_size_and_position(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 6)).save(tmp_path / "turned.jpg", exif=exif)
-    save_picture(tmp_path / "plain.png", height=3, width=5)
+    save_image(tmp_path / "plain.png", height=3, width=5)
     assert load_custom_images(tmp_path) == [
         {"file_name": str(tmp_path / "plain.png"), "image_id": 0, "height": 3, "width": 5},
         {"file_name": str(tmp_path / "turned.jpg"), "image_id": 1, "height": 8, "width": 6},
     ]
 
 
-def test_unreadable_picture_is_listed_without_size(picture_folder):
-    (picture_folder / "aa.png").touch()
-    sizes = [(record["height"], record["width"]) for record in load_custom_images(str(picture_folder))]
+def test_unreadable_image_is_listed_without_size(image_folder):
+    (image_folder / "aa.png").touch()
+    sizes = [(record["height"], record["width"]) for record in load_custom_images(str(image_folder))]
     assert sizes == [(6, 8), (6, 8), (6, 8), (0, 0), (6, 8), (6, 8)]
 
 
-def test_folder_without_pictures_is_refused(tmp_path):
+def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "sub").mkdir()
-    save_picture(tmp_path / "sub/a.png")
+    save_image(tmp_path / "sub/a.png")
     with pytest.raises(UserError, match="INPUT_DIR"):
         list_images(tmp_path)
 
 
-def test_missing_picture_folder_is_refused(tmp_path):
+def test_missing_image_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "missing")
     with pytest.raises(UserError, match="INPUT_DIR"):
-        list_images(save_picture(tmp_path / "file.png"))
+        list_images(save_image(tmp_path / "file.png"))
 
 
-def test_all_four_names_follow_the_folder(picture_folder, tmp_path):
+def test_all_four_names_follow_the_folder(image_folder, tmp_path):
     (tmp_path / "other").mkdir()
-    other = save_picture(tmp_path / "other/z.png")
+    other = save_image(tmp_path / "other/z.png")
     try:
-        for folder, first in ((picture_folder, picture_folder / "10.jpeg"), (tmp_path / "other", other)):
+        for folder, first in ((image_folder, image_folder / "10.jpeg"), (tmp_path / "other", other)):
             use_custom_image_folder(folder)
             for split in LVIS_SPLITS:
                 assert DatasetCatalog.get(f"lvis_v1_{split}_custom_img")[0]["file_name"] == str(first)
@@ -462,7 +462,7 @@ def test_all_four_names_follow_the_folder(picture_folder, tmp_path):
 
 @pytest.fixture
 def record(tmp_path):
-    """Dataset record of a picture of 50 x 100 pixels with two objects and a crowd."""
+    """Dataset record of an image of 50 x 100 pixels with two objects and a crowd."""
     pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     annotation = {"bbox_mode": BoxMode.XYWH_ABS, "segmentation": [[1, 1, 9, 1, 9, 9]], "iscrowd": 0}
@@ -503,8 +503,8 @@ def test_sides_are_resized_as_by_detectron2(tmp_path, height, width, new_height,
     assert (result["height"], result["width"]) == (height, width)
 
 
-def test_published_sides_fit_a_very_wide_picture(tmp_path):
-    save_picture(tmp_path / "a.png", height=20, width=20000)
+def test_published_sides_fit_a_very_wide_image(tmp_path):
+    save_image(tmp_path / "a.png", height=20, width=20000)
     result = TestMapper(800, 1333, "RGB", keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
     # 20 * 1333 / 20000 = 1.333
     assert result["image"].shape == (3, 1, 1333)
@@ -512,26 +512,26 @@ def test_published_sides_fit_a_very_wide_picture(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width", "shape"), [(1, 3000, (3, 1, 1333)), (3000, 1, (3, 1333, 1))])
-def test_thinnest_picture_keeps_one_pixel(tmp_path, height, width, shape):
-    save_picture(tmp_path / "a.png", height=height, width=width)
+def test_thinnest_image_keeps_one_pixel(tmp_path, height, width, shape):
+    save_image(tmp_path / "a.png", height=height, width=width)
     result = TestMapper(800, 1333, "RGB", keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
     assert result["image"].shape == shape
 
 
 def test_shortest_side_of_zero_leaves_the_size_alone(tmp_path):
-    save_picture(tmp_path / "a.png", height=70, width=90)
+    save_image(tmp_path / "a.png", height=70, width=90)
     result = TestMapper(0, 60, "RGB", keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
     assert result["image"].shape == (3, 70, 90)
 
 
 def test_channels_are_in_the_order_asked_for(tmp_path):
-    save_picture(tmp_path / "a.png", height=4, width=4)
+    save_image(tmp_path / "a.png", height=4, width=4)
     for channels, expected in (("RGB", [10, 20, 30]), ("BGR", [30, 20, 10])):
         result = TestMapper(4, 4, channels, keep_annotations=False)({"file_name": str(tmp_path / "a.png")})
         assert result["image"][:, 0, 0].tolist() == expected
 
 
-def test_turned_picture_has_its_upright_size(tmp_path):
+def test_turned_image_has_its_upright_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("RGB", (60, 30)).save(tmp_path / "a.jpg", exif=exif)
@@ -541,7 +541,7 @@ def test_turned_picture_has_its_upright_size(tmp_path):
     assert result["image"].shape == (3, 30, 15)
 
 
-def test_boxes_follow_the_resized_picture(record):
+def test_boxes_follow_the_resized_image(record):
     instances = TestMapper(40, 60, "BGR", keep_annotations=True)(record)["instances"]
     assert instances.image_size == (30, 60)
     # Corners (10, 20, 40, 30) and (50, 5, 100, 45), times 0.6; the crowd is left out.
@@ -555,7 +555,7 @@ def test_boxes_without_area_are_dropped(record):
     assert instances.gt_classes.tolist() == [5]
 
 
-def test_picture_with_crowds_alone_has_no_boxes(record):
+def test_image_with_crowds_alone_has_no_boxes(record):
     record["annotations"] = record["annotations"][1:2]
     instances = TestMapper(40, 60, "BGR", keep_annotations=True)(record)["instances"]
     assert len(instances) == 0
@@ -569,8 +569,8 @@ def test_annotations_are_kept_only_when_asked_for(record):
     assert "instances" not in TestMapper(40, 60, "BGR", keep_annotations=True)(record)
 
 
-def test_unreadable_picture_is_passed_on_with_its_error(record):
-    Path(record["file_name"]).write_text("no picture")
+def test_unreadable_image_is_passed_on_with_its_error(record):
+    Path(record["file_name"]).write_text("no image")
     result = TestMapper(40, 60, "BGR", keep_annotations=True)(record)
     assert set(result) == {"file_name", "image_id", "height", "width", "error"}
     assert record["file_name"] in result["error"]
@@ -586,12 +586,12 @@ def test_record_is_not_modified(record, readable):
 
 
 @pytest.fixture
-def lvis_pictures(tmp_path, lvis_content, lvis_file):
-    """Register the tiny LVIS file with its pictures under a name."""
+def lvis_images(tmp_path, lvis_content, lvis_file):
+    """Register the tiny LVIS file with its images under a name."""
     for image in lvis_content["images"]:
         path = tmp_path.joinpath(*image["coco_url"].split("/")[-2:])
         path.parent.mkdir(exist_ok=True)
-        save_picture(path, height=100, width=200)
+        save_image(path, height=100, width=200)
         image |= {"height": 100, "width": 200}
     Path(lvis_file).write_text(json.dumps(lvis_content))
     name = "lvis_tests_tiny"
@@ -608,22 +608,22 @@ def loader_cfg():
     return cfg
 
 
-def test_images_without_annotations_are_tested(lvis_pictures, loader_cfg):
-    batches = list(build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures)))
+def test_images_without_annotations_are_tested(lvis_images, loader_cfg):
+    batches = list(build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_images)))
     assert [[item["image_id"] for item in batch] for batch in batches] == [[10], [20], [30], [40]]
     assert {tuple(batch[0]["image"].shape) for batch in batches} == {(3, 40, 80)}
 
 
-def test_upstream_filter_is_applied_by_key(lvis_pictures, loader_cfg):
+def test_upstream_filter_is_applied_by_key(lvis_images, loader_cfg):
     loader_cfg.DATASETS.LVIS_DROP_EMPTY_IMAGES = True
     # Three, two and one annotations.
     assert [
-        batch[0]["image_id"] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures))
+        batch[0]["image_id"] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_images))
     ] == [30, 10, 20]
 
 
 @pytest.mark.parametrize("region_type", ["GT", "RPN"])
-def test_boxes_come_along_when_they_are_the_proposals(lvis_pictures, loader_cfg, region_type):
+def test_boxes_come_along_when_they_are_the_proposals(lvis_images, loader_cfg, region_type):
     loader_cfg.MODEL.CLIP.CROP_REGION_TYPE = region_type
-    items = [batch[0] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_pictures))]
+    items = [batch[0] for batch in build_test_loader(loader_cfg, read_test_records(loader_cfg, lvis_images))]
     assert ["instances" in item for item in items] == [region_type == "GT"] * 4

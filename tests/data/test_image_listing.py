@@ -99,7 +99,7 @@ def test_patterns_find_what_a_link_leads_to_once(make, tmp_path):
     assert [file.path.relative_to(tmp_path).as_posix() for file in found] == ["a/x.jpg"]
 
 
-def test_a_folder_without_pictures_says_what_it_has(make, tmp_path):
+def test_a_folder_without_images_says_what_it_has(make, tmp_path):
     make("a.heic", "b.heic", "._c.jpg")
     message = r"got a folder without \(left out: 1 hidden, 2 of other endings \(.heic 2\)\)"
     with pytest.raises(UserError, match=message):

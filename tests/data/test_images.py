@@ -36,7 +36,7 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
-def grey(values):
+def gray(values):
     """Repeat [H, W] over three channels."""
     return np.repeat(np.asarray(values, dtype=np.uint8)[:, :, None], 3, axis=2)
 
@@ -48,7 +48,7 @@ def oriented(path, pixels, orientation):
     return path
 
 
-def test_colour_picture_is_read_unchanged(tmp_path, noise):
+def test_color_image_is_read_unchanged(tmp_path, noise):
     Image.fromarray(noise).save(tmp_path / "a.png")
     pixels = read_image(tmp_path / "a.png")
     assert pixels.dtype == np.uint8
@@ -62,14 +62,14 @@ def test_bgr_reverses_the_channels(tmp_path, noise):
     assert pixels.flags["C_CONTIGUOUS"]
 
 
-def test_greyscale_fills_three_channels(tmp_path, noise):
+def test_grayscale_fills_three_channels(tmp_path, noise):
     Image.fromarray(noise[:, :, 0]).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), grey(noise[:, :, 0]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), gray(noise[:, :, 0]))
 
 
-def test_one_bit_picture_becomes_black_and_white(tmp_path):
+def test_one_bit_image_becomes_black_and_white(tmp_path):
     Image.fromarray(np.array([[True, False], [False, True]])).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), grey([[255, 0], [0, 255]]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), gray([[255, 0], [0, 255]]))
 
 
 def test_cmyk_without_black_is_the_complement(tmp_path, noise):
@@ -96,26 +96,26 @@ SIXTEEN_BIT = np.array([[0, 1, 255, 256, 257], [511, 512, 32768, 65279, 65535]],
 HIGH_BYTE = [[0, 0, 0, 1, 1], [1, 2, 128, 254, 255]]
 
 
-def test_sixteen_bit_greyscale_keeps_the_high_byte(tmp_path):
+def test_sixteen_bit_grayscale_keeps_the_high_byte(tmp_path):
     Image.fromarray(SIXTEEN_BIT).save(tmp_path / "a.png")
     Image.fromarray(SIXTEEN_BIT).save(tmp_path / "a.tif")
     (tmp_path / "a.pgm").write_bytes(b"P5 5 2 65535\n" + SIXTEEN_BIT.astype(">u2").tobytes())
     for name in ("a.png", "a.tif", "a.pgm"):
-        np.testing.assert_array_equal(read_image(tmp_path / name), grey(HIGH_BYTE), err_msg=name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), gray(HIGH_BYTE), err_msg=name)
 
 
 def test_palette_is_looked_up(tmp_path):
-    picture = Image.new("P", (2, 2))
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    picture.putdata([0, 1, 2, 1])
+    image = Image.new("P", (2, 2))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2, 1])
     expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
-    picture.save(tmp_path / "a.png")
-    picture.save(tmp_path / "a.gif")
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.gif")
     for name in ("a.png", "a.gif"):
         np.testing.assert_array_equal(read_image(tmp_path / name), expected, err_msg=name)
     unseen = [[[10, 20, 30], [255, 255, 255]], [[70, 80, 90], [255, 255, 255]]]
-    picture.save(tmp_path / "transparent.png", transparency=1)
-    picture.save(tmp_path / "transparent.gif", transparency=1)
+    image.save(tmp_path / "transparent.png", transparency=1)
+    image.save(tmp_path / "transparent.gif", transparency=1)
     for name in ("transparent.png", "transparent.gif"):
         np.testing.assert_array_equal(read_image(tmp_path / name), unseen, err_msg=name)
 
@@ -127,7 +127,7 @@ def test_transparent_pixels_are_blended_as_a_viewer_shows_them(tmp_path, noise, 
     Image.fromarray(np.dstack([noise, alpha])).save(tmp_path / "rgba.png")
     Image.fromarray(np.dstack([noise[:, :, 0], alpha]), "LA").save(tmp_path / "la.png")
     share = alpha[:, :, None] / 255
-    for name, seen in (("rgba.png", noise), ("la.png", grey(noise[:, :, 0]))):
+    for name, seen in (("rgba.png", noise), ("la.png", gray(noise[:, :, 0]))):
         decoded = decode_image(tmp_path / name, matte)
         # Porter and Duff's "over" on an opaque background
         np.testing.assert_allclose(decoded.pixels, share * seen + (1 - share) * behind, atol=1, err_msg=name)
@@ -141,7 +141,7 @@ def test_a_color_that_png_calls_transparent_is_blended(tmp_path):
     Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)).save(tmp_path / "a.png", transparency=(1, 2, 3))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 255, 255], [4, 5, 6]]])
     Image.fromarray(np.array([[7, 8]], np.uint8)).save(tmp_path / "b.png", transparency=7)
-    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), grey([[255, 8]]))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), gray([[255, 8]]))
 
 
 def test_an_alpha_channel_without_a_transparent_pixel_changes_nothing(tmp_path, noise):
@@ -160,7 +160,7 @@ def test_the_first_of_several_frames_is_read_and_said(tmp_path, noise):
         decoded = decode_image(tmp_path / name)
         np.testing.assert_array_equal(decoded.pixels, noise, err_msg=name)
         assert decoded.notes == ("the first of several frames only",)
-    # A photo with a second one for the other eye is one picture.
+    # A photo with a second one for the other eye is one image.
     frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
     assert decode_image(tmp_path / "a.mpo").notes == ()
 
@@ -225,13 +225,13 @@ def test_exif_orientation_is_applied(tmp_path, noise, orientation):
     path = oriented(tmp_path / "a.png", noise, orientation)
     pixels = read_image(path)
     np.testing.assert_array_equal(pixels, UPRIGHT[orientation](noise))
-    with Image.open(path) as picture:
-        np.testing.assert_array_equal(pixels, np.array(ImageOps.exif_transpose(picture)))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(pixels, np.array(ImageOps.exif_transpose(image)))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_size_is_that_of_the_upright_picture(tmp_path, noise, orientation, ending):
+def test_size_is_that_of_the_upright_image(tmp_path, noise, orientation, ending):
     path = oriented(tmp_path / f"a.{ending}", noise, orientation)
     expected = (30, 20) if orientation >= 5 else (20, 30)
     assert read_image(path).shape == (*expected, 3)
@@ -268,7 +268,7 @@ def test_single_pixel(tmp_path):
     assert image_size(tmp_path / "a.png") == (1, 1)
 
 
-def test_very_wide_picture(tmp_path):
+def test_very_wide_image(tmp_path):
     pixels = np.zeros((20, 20000, 3), np.uint8)
     pixels[:, 10000:] = 200
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -288,9 +288,9 @@ def test_broken_files_are_unreadable(tmp_path):
             read_image(half)
 
 
-def test_what_is_no_picture_is_unreadable(tmp_path):
+def test_what_is_no_image_is_unreadable(tmp_path):
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.jpg").write_text("no picture at all")
+    (tmp_path / "text.jpg").write_text("no image at all")
     (tmp_path / "folder.jpg").mkdir()
     for name in ("missing.jpg", "empty.png", "text.jpg", "folder.jpg"):
         for read in (read_image, image_size):

@@ -27,7 +27,7 @@ SIZE = (128, 96)
 
 
 def write(path, frames=4, rate=10):
-    photo = Image.open(sorted((DATA / "four_photos" / "pictures").iterdir())[0]).convert("RGB").resize(SIZE)
+    photo = Image.open(sorted((DATA / "four_photos" / "images").iterdir())[0]).convert("RGB").resize(SIZE)
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, SIZE)
     for number in range(frames):
         video.write(np.roll(np.array(photo), 9 * number, axis=1)[:, :, ::-1].copy())
@@ -185,16 +185,16 @@ def test_a_video_that_was_not_written_whole_is_none(encoder, tmp_path, monkeypat
         (path,) = tmp_path.iterdir()
         path.write_bytes(path.read_bytes()[:100])
 
-    def torn():
+    def interrupted():
         with VideoWriter(tmp_path / "d.mp4", 10) as video:
             video.write(np.zeros((48, 64, 3), np.uint8), 0.0)
 
     monkeypatch.setattr(encoder, "close", close_and_cut)
     with pytest.raises(UserError, match="expected a video that can be written, got one of 0 frames instead of 1"):
-        torn()
+        interrupted()
     monkeypatch.setattr(video_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     with pytest.raises(OSError, match="No space left") as caught:
-        torn()
+        interrupted()
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
 

@@ -25,9 +25,9 @@ from regionclip.engine.ownership import LOCK_FILE, own_folder
 from regionclip.errors import Problem, UserError, user_error
 from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA
-from tests.helpers.training import training_config, write_pictures
+from tests.helpers.training import training_config, write_images
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 WORDS = (["cat", "dog"], ["tree", "cat", "house"])
 OPTIONS = DetectOptions(threshold=0.0, topk=3)
 
@@ -43,8 +43,8 @@ def detectors(detector_folder):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Small pictures that differ."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Small images that differ."""
+    folder = tmp_path_factory.mktemp("images")
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((64, 48))
     for number in range(10):
         photo.rotate(9 * number).save(folder / f"{number}.png")
@@ -183,7 +183,7 @@ def workflow_with(cfg, monkeypatch):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_that_a_run_has_is_left_alone_by_training(resume, tmp_path, monkeypatch, holder):
     process, _ = holder()
-    write_pictures(tmp_path / "world")
+    write_images(tmp_path / "world")
     arguments = workflow_with(training_config(tmp_path / "world", tmp_path / "out"), monkeypatch)
     arguments.resume = resume
     for do in (workflows.train, workflows.evaluate_only):
@@ -201,7 +201,7 @@ def test_a_folder_that_a_run_has_is_left_alone_by_features(tmp_path, tiny, holde
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch):
-    write_pictures(tmp_path / "world")
+    write_images(tmp_path / "world")
     cfg = training_config(tmp_path / "world", tmp_path / "out" / "run", MODEL__WEIGHTS=tmp_path / "no.pth")
     with pytest.raises(UserError, match=r"no\.pth"):
         workflows.train(workflow_with(cfg, monkeypatch))

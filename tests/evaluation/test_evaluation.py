@@ -20,7 +20,7 @@ from regionclip.evaluation.lvis import LVISDetectionEvaluator, limit_detections
 from regionclip.evaluation.predictions import PredictionWriter
 from tests.helpers.evaluation import (
     SIDE,
-    assert_same_figures,
+    assert_same_metrics,
     mask_of,
     polygon,
     random_case,
@@ -29,8 +29,8 @@ from tests.helpers.evaluation import (
     write,
 )
 
-COCO_FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-LVIS_FIGURES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
+COCO_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+LVIS_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -39,7 +39,7 @@ def test_coco_backends_agree(tmp_path, seed):
     assert sum(annotation["iscrowd"] for annotation in truth["annotations"]) > 3
     assert len({r["score"] for r in results}) < len(results) / 10
     names = [category["name"] for category in truth["categories"]]
-    figures = {
+    metrics = {
         backend: COCODetectionEvaluator(
             write(tmp_path / "truth.json", truth),
             tmp_path,
@@ -50,12 +50,12 @@ def test_coco_backends_agree(tmp_path, seed):
         ).metrics(copy.deepcopy(results))
         for backend in ("faster", "official")
     }
-    assert_same_figures(figures["faster"], figures["official"])
+    assert_same_metrics(metrics["faster"], metrics["official"])
     for task in ("bbox", "segm"):
-        figure = figures["faster"][task]
-        assert list(figure) == [*COCO_FIGURES, *(f"AP-{n}" for n in names), "AP50-novel", "AP50-base", "AP50-all"]
-        assert [name for name, value in figure.items() if math.isnan(value)] == ["AP-class6"]
-        assert 0 < figure["AP"] < figure["AP50"] < 100
+        values = metrics["faster"][task]
+        assert list(values) == [*COCO_METRICS, *(f"AP-{n}" for n in names), "AP50-novel", "AP50-base", "AP50-all"]
+        assert [name for name, value in values.items() if math.isnan(value)] == ["AP-class6"]
+        assert 0 < values["AP"] < values["AP50"] < 100
 
 
 @pytest.mark.parametrize(("seed", "at_once"), [(0, 64), (1, 64), (0, 3), (1, 1)])
@@ -63,7 +63,7 @@ def test_lvis_backends_agree(tmp_path, monkeypatch, seed, at_once):
     monkeypatch.setattr("regionclip.evaluation.lvis.CLASSES_AT_ONCE", at_once)
     truth, results = random_case(seed, lvis=True)
     assert max(sum(r["image_id"] == image["id"] for r in results) for image in truth["images"]) > 300
-    figures = {
+    metrics = {
         backend: LVISDetectionEvaluator(
             write(tmp_path / "truth.json", truth),
             tmp_path,
@@ -72,10 +72,10 @@ def test_lvis_backends_agree(tmp_path, monkeypatch, seed, at_once):
         ).metrics(copy.deepcopy(results))
         for backend in ("faster", "official")
     }
-    assert_same_figures(figures["faster"], figures["official"])
+    assert_same_metrics(metrics["faster"], metrics["official"])
     for task in ("bbox", "segm"):
-        assert list(figures["faster"][task]) == LVIS_FIGURES
-        assert 0 < figures["faster"][task]["AP"] < figures["faster"][task]["AP50"] < 100
+        assert list(metrics["faster"][task]) == LVIS_METRICS
+        assert 0 < metrics["faster"][task]["AP"] < metrics["faster"][task]["AP50"] < 100
 
 
 def coco_truth(categories, boxes, images=5):
@@ -199,23 +199,23 @@ def five_images(tmp_path):
 
 @pytest.mark.parametrize("backend", ["faster", "official"])
 def test_novel_base_and_all_ap50_are_those_computed_by_hand(five_images, backend):
-    figures = five_images(backend)
-    assert figures.keys() == {"bbox"}
-    assert figures["bbox"]["AP50-novel"] == percent([HAND_AP50[name] for name in NOVEL])
-    assert figures["bbox"]["AP50-base"] == percent([HAND_AP50[name] for name in BASE])
-    assert figures["bbox"]["AP50-all"] == percent(HAND_AP50.values())
-    assert figures["bbox"]["AP50"] == percent(HAND_AP50.values())
+    metrics = five_images(backend)
+    assert metrics.keys() == {"bbox"}
+    assert metrics["bbox"]["AP50-novel"] == percent([HAND_AP50[name] for name in NOVEL])
+    assert metrics["bbox"]["AP50-base"] == percent([HAND_AP50[name] for name in BASE])
+    assert metrics["bbox"]["AP50-all"] == percent(HAND_AP50.values())
+    assert metrics["bbox"]["AP50"] == percent(HAND_AP50.values())
 
 
 @pytest.mark.parametrize("backend", ["faster", "official"])
 def test_ap_of_each_class_is_that_computed_by_hand(five_images, backend):
-    figures = five_images(backend)["bbox"]
+    metrics = five_images(backend)["bbox"]
     # The bird's overlap of 0.66 suffices for 4 of the 10 thresholds 0.5, 0.55 ... 0.95; all others
     # are exact or far off.
     expected = HAND_AP50 | {"bird": 0.4}
-    assert {name: figures[f"AP-{name}"] for name in expected} == {n: percent([v]) for n, v in expected.items()}
-    assert figures["AP"] == percent(expected.values())
-    others = [value for name, value in figures.items() if name.startswith("AP-") and name[3:] not in expected]
+    assert {name: metrics[f"AP-{name}"] for name in expected} == {n: percent([v]) for n, v in expected.items()}
+    assert metrics["AP"] == percent(expected.values())
+    others = [value for name, value in metrics.items() if name.startswith("AP-") and name[3:] not in expected]
     assert len(others) == 58
     assert all(math.isnan(value) for value in others)
 
@@ -237,15 +237,15 @@ def test_log_has_the_lines_of_upstream_as_fractions(five_images, caplog):
     }
 
 
-def test_dataset_without_groups_has_no_group_figures(tmp_path):
+def test_dataset_without_groups_has_no_group_metrics(tmp_path):
     truth = write(tmp_path / "truth.json", coco_truth({5: "ball"}, [(1, 5, HERE)]))
     evaluator = COCODetectionEvaluator(truth, tmp_path, class_names=["ball"], category_ids=[5])
-    figures = evaluator.metrics([result(1, 5, HERE, 0.5)])["bbox"]
-    assert list(figures) == [*COCO_FIGURES, "AP-ball"]
+    metrics = evaluator.metrics([result(1, 5, HERE, 0.5)])["bbox"]
+    assert list(metrics) == [*COCO_METRICS, "AP-ball"]
     # The box of 400 pixels is small (below 32 x 32).
-    assert (figures["AP"], figures["APs"], figures["AR1"]) == (100, 100, 100)
-    assert math.isnan(figures["APm"])
-    assert math.isnan(figures["ARl"])
+    assert (metrics["AP"], metrics["APs"], metrics["AR1"]) == (100, 100, 100)
+    assert math.isnan(metrics["APm"])
+    assert math.isnan(metrics["ARl"])
 
 
 def lvis_truth(annotations, images, frequencies):
@@ -300,14 +300,14 @@ def test_lvis_counts_false_positives_only_where_classes_were_checked(lvis_evalua
             detections([(0, FAR, 0.9), (1, FAR, 0.9)]),
         ],
     )
-    figures = evaluator.evaluate()["bbox"]
+    metrics = evaluator.evaluate()["bbox"]
     # Class 1 was not looked for in image 2, class 3 not exhaustively in image 1: no false positives.
     # Class 2 has one before its object: precision 1/2 at recall 1.
-    assert figures["APf"] == percent([1])
-    assert figures["APr"] == percent([1])
-    assert figures["APc"] == percent([0.5])
-    assert figures["AP"] == percent([1, 0.5, 1])
-    assert math.isnan(figures["APl"])
+    assert metrics["APf"] == percent([1])
+    assert metrics["APr"] == percent([1])
+    assert metrics["APc"] == percent([0.5])
+    assert metrics["AP"] == percent([1, 0.5, 1])
+    assert math.isnan(metrics["APl"])
 
 
 @pytest.mark.parametrize(("better", "expected"), [(299, 100), (300, 0)])
@@ -325,9 +325,9 @@ def test_lvis_masks_on_an_image_with_only_unchecked_classes(lvis_evaluator):
         [{"image_id": 1}, {"image_id": 2}],
         [detections([(0, HERE, 0.5)], masks=True), detections([(0, FAR, 0.9)], masks=True)],
     )
-    figures = evaluator.evaluate()
-    assert figures["bbox"]["AP"] == percent([1])
-    assert figures["segm"]["AP"] == percent([1])
+    metrics = evaluator.evaluate()
+    assert metrics["bbox"]["AP"] == percent([1])
+    assert metrics["segm"]["AP"] == percent([1])
 
 
 @pytest.mark.parametrize("annotations", [[], None], ids=["empty", "missing"])
@@ -336,9 +336,9 @@ def test_lvis_file_without_annotations_gives_nan(lvis_evaluator, annotations):
     truth = lvis_truth([], {1: ([], [])}, {1: "r", 2: "c", 3: "f"}) | {"annotations": annotations}
     if annotations is None:
         del truth["annotations"]
-    figures = lvis_evaluator(truth).metrics([result(1, 1, HERE, 0.5)])["bbox"]
-    assert list(figures) == LVIS_FIGURES
-    assert all(math.isnan(value) for value in figures.values())
+    metrics = lvis_evaluator(truth).metrics([result(1, 1, HERE, 0.5)])["bbox"]
+    assert list(metrics) == LVIS_METRICS
+    assert all(math.isnan(value) for value in metrics.values())
 
 
 def test_best_detections_of_each_image_are_kept():
@@ -362,16 +362,16 @@ def test_no_detections_at_all_give_nan(tmp_path):
     lvis = write(tmp_path / "lvis.json", lvis_truth([(1, 1, HERE)], {1: ([], [])}, {1: "f"}))
     for backend in ("faster", "official"):
         evaluators = {
-            tuple(COCO_FIGURES): COCODetectionEvaluator(
+            tuple(COCO_METRICS): COCODetectionEvaluator(
                 coco, tmp_path, class_names=["ball"], category_ids=[5], backend=backend
             ),
-            tuple(LVIS_FIGURES): LVISDetectionEvaluator(lvis, tmp_path, category_ids=[1], backend=backend),
+            tuple(LVIS_METRICS): LVISDetectionEvaluator(lvis, tmp_path, category_ids=[1], backend=backend),
         }
         for names, evaluator in evaluators.items():
             evaluator.process([{"image_id": 1}], [detections([])])
-            figures = evaluator.evaluate()["bbox"]
-            assert set(names) <= set(figures)
-            assert all(math.isnan(value) for value in figures.values())
+            metrics = evaluator.evaluate()["bbox"]
+            assert set(names) <= set(metrics)
+            assert all(math.isnan(value) for value in metrics.values())
             assert json.loads(evaluator.results_file.read_text()) == []
 
 
@@ -463,11 +463,11 @@ def test_classes_of_a_stock_coco_set_are_learnt_from_its_file(cfg, tmp_path, dat
     evaluator = build_evaluator(cfg, name, tmp_path / "output", 1203)
     # Ids ascend: toy is class 0, ball class 1. The ball is found, the toy is not.
     evaluator.process([{"image_id": 1}], [detections([(1, HERE, 0.5)])])
-    figures = evaluator.evaluate()["bbox"]
-    assert (figures["AP-ball"], figures["AP-toy"]) == (pytest.approx(100), 0)
+    metrics = evaluator.evaluate()["bbox"]
+    assert (metrics["AP-ball"], metrics["AP-toy"]) == (pytest.approx(100), 0)
 
 
-def test_base_set_has_the_figure_of_its_own_group(cfg, tmp_path, dataset):
+def test_base_set_has_the_metric_of_its_own_group(cfg, tmp_path, dataset):
     base = MetadataCatalog.get("coco_2017_ovd_b_test")
     position = base.thing_dataset_id_to_contiguous_id
     categories = dict(zip(position, base.thing_classes, strict=True))

@@ -1,4 +1,4 @@
-"""Ground truth that is not as the libraries want it: figures by hand, both libraries alike."""
+"""Ground truth that is not as the libraries want it: metrics by hand, both libraries alike."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from regionclip.evaluation.build import build_evaluator
 from regionclip.evaluation.coco import COCODetectionEvaluator
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
 from tests.helpers.annotation_cases import added, base, both, every, first, polygon, rename_ids, without
-from tests.helpers.evaluation import assert_same_figures, mask_of, random_case, write
+from tests.helpers.evaluation import assert_same_metrics, mask_of, random_case, write
 
 BACKENDS = ("faster", "official")
 
@@ -93,20 +93,20 @@ LVIS_CASES = {
 
 
 @pytest.mark.parametrize("case", LVIS_CASES)
-def test_lvis_files_give_the_figures_of_clean_ones(case, tmp_path):
+def test_lvis_files_give_the_metrics_of_clean_ones(case, tmp_path):
     content = lvis_base()
     LVIS_CASES[case](content)
     path = write(tmp_path / "lvis.json", content)
     ids = [category["id"] for category in content["categories"]]
-    figures = {
+    metrics = {
         backend: LVISDetectionEvaluator(path, tmp_path, category_ids=ids, backend=backend).metrics(results_of(content))
         for backend in BACKENDS
     }
-    for name, value in figures["faster"]["bbox"].items():
-        assert value == pytest.approx(figures["official"]["bbox"][name], rel=0, abs=1e-12, nan_ok=True), name
-    # The third class has no object, so its wrong detection is in no figure.
+    for name, value in metrics["faster"]["bbox"].items():
+        assert value == pytest.approx(metrics["official"]["bbox"][name], rel=0, abs=1e-12, nan_ok=True), name
+    # The third class has no object, so its wrong detection is in no metric.
     expected = {name: 100 for name in ("AP", "AP50", "AP75", "APs", "APr", "APc")} | {"APf": math.nan, "APl": math.nan}
-    assert {name: figures["faster"]["bbox"][name] for name in expected} == pytest.approx(expected, nan_ok=True)
+    assert {name: metrics["faster"]["bbox"][name] for name in expected} == pytest.approx(expected, nan_ok=True)
     records, _ = clean_test_records(load_lvis(path, str(tmp_path)))
     assert [a["category_id"] for record in records for a in record["annotations"]] == [0, 1, 1]
 
@@ -118,9 +118,9 @@ def test_lvis_classes_of_unknown_frequency_are_in_no_group(tmp_path):
         evaluator = LVISDetectionEvaluator(
             write(tmp_path / "lvis.json", content), tmp_path, category_ids=[1, 2, 3], backend=backend
         )
-        figures = evaluator.metrics(results_of(content))["bbox"]
-        assert (figures["AP"], figures["APr"]) == (pytest.approx(100), pytest.approx(100))
-        assert math.isnan(figures["APc"])
+        metrics = evaluator.metrics(results_of(content))["bbox"]
+        assert (metrics["AP"], metrics["APr"]) == (pytest.approx(100), pytest.approx(100))
+        assert math.isnan(metrics["APc"])
 
 
 @pytest.mark.parametrize("first_id", [0, "-1", "bird"])
@@ -168,17 +168,17 @@ def test_objects_without_a_mask_are_no_objects_for_masks(lvis, damage, tmp_path)
     damaged["annotations"].append({**extra, "id": 10**6, "segmentation": MASK_DAMAGE[damage]})
     without_it = copy.deepcopy(truth) | {"annotations": truth["annotations"][:-1]}
 
-    def figures(content, backend):
+    def metrics_of(content, backend):
         path = write(tmp_path / "truth.json", content)
         if lvis:
             return LVISDetectionEvaluator(path, tmp_path, category_ids=ids, backend=backend).metrics(results)
         evaluator = COCODetectionEvaluator(path, tmp_path, class_names=names, category_ids=ids, backend=backend)
         return evaluator.metrics(results)
 
-    found = figures(damaged, "faster")
-    assert_same_figures(found, figures(damaged, "official"))
-    assert found["bbox"] == pytest.approx(figures(truth, "faster")["bbox"], nan_ok=True)
-    assert found["segm"] == pytest.approx(figures(without_it, "faster")["segm"], nan_ok=True)
+    found = metrics_of(damaged, "faster")
+    assert_same_metrics(found, metrics_of(damaged, "official"))
+    assert found["bbox"] == pytest.approx(metrics_of(truth, "faster")["bbox"], nan_ok=True)
+    assert found["segm"] == pytest.approx(metrics_of(without_it, "faster")["segm"], nan_ok=True)
 
 
 def test_polygons_with_an_area_are_kept_beside_broken_ones(tmp_path):
@@ -192,7 +192,7 @@ def test_polygons_with_an_area_are_kept_beside_broken_ones(tmp_path):
         image |= {"width": 200, "height": 200}
     results[0] |= {"category_id": 1, "segmentation": mask_of(box)}
     evaluator = COCODetectionEvaluator(
-        write(tmp_path / "truth.json", content), tmp_path, class_names=["thing"], category_ids=[1]
+        write(tmp_path / "truth.json", content), tmp_path, class_names=["lamp"], category_ids=[1]
     )
     # An ellipse fills pi / 4 = 0.785 of its box: right for the thresholds 0.5 ... 0.75; one of three objects.
     assert evaluator.metrics(results)["segm"]["AP"] == pytest.approx(100 * 34 / 101 * 6 / 10)
@@ -223,7 +223,7 @@ def function():
 def test_a_function_without_a_file_is_its_own_ground_truth(backend, function, tmp_path):
     cfg = get_cfg()
     cfg.TEST.EVALUATION_BACKEND = backend
-    name = function([record(1), record(2, annotations=[])], thing_classes=["thing", "other"])
+    name = function([record(1), record(2, annotations=[])], thing_classes=["lamp", "other"])
     evaluator = build_evaluator(cfg, name, tmp_path, 2)
     found = {"image_id": "image 1", "category_id": 0, "bbox": [10.0, 8.0, 20.0, 24.0], "score": 0.9}
     assert evaluator.metrics([found])["bbox"]["AP"] == pytest.approx(100)
@@ -259,7 +259,7 @@ ODD_OBJECTS = {
     "another mode": ({"bbox_mode": "xywh"}, 0),
     "fractions": ({"bbox_mode": BoxMode.XYXY_REL, "bbox": [0.1, 0.1, 0.5, 0.5]}, 0),
     "rotated": ({"bbox_mode": BoxMode.XYWHA_ABS, "bbox": [1, 2, 3, 4, 5]}, 0),
-    "a class without a number": ({"category_id": "thing"}, 0),
+    "a class without a number": ({"category_id": "lamp"}, 0),
     "a crowd of NumPy": ({"iscrowd": np.bool_(True)}, 1),
 }
 
@@ -269,7 +269,7 @@ def test_objects_of_a_function_are_used_or_counted(odd, function, caplog):
     changes, kept = ODD_OBJECTS[odd]
     objects = record(1)["annotations"]
     image = record(1, annotations=[objects[0] | changes], width=np.int64(96))
-    (cleaned,) = read_test_records(get_cfg(), function([image], thing_classes=["thing"]))
+    (cleaned,) = read_test_records(get_cfg(), function([image], thing_classes=["lamp"]))
     assert len(cleaned["annotations"]) == kept
     trained, _ = clean_records([image], 1)
     assert len(trained) == (kept and not cleaned["annotations"][0]["iscrowd"])
@@ -278,7 +278,7 @@ def test_objects_of_a_function_are_used_or_counted(odd, function, caplog):
 def test_classes_beyond_those_of_a_function_are_left_out(function, caplog):
     odd = [record(1), record(2)]
     odd[1]["annotations"] = [{**odd[1]["annotations"][0], "category_id": 7}]
-    cleaned = read_test_records(get_cfg(), function(odd, thing_classes=["thing"]))
+    cleaned = read_test_records(get_cfg(), function(odd, thing_classes=["lamp"]))
     assert [len(image["annotations"]) for image in cleaned] == [1, 0]
 
 
@@ -286,9 +286,9 @@ def test_names_that_two_classes_share_are_told_apart(tmp_path, function):
     name = function([record(1)], thing_classes=["bat", "ball", "bat"])
     evaluator = build_evaluator(get_cfg(), name, tmp_path, 3)
     found = {"image_id": "image 1", "category_id": 0, "bbox": [10.0, 8.0, 20.0, 24.0], "score": 0.9}
-    figures = evaluator.metrics([found])["bbox"]
-    assert figures["AP-bat (0)"] == pytest.approx(100)
-    assert math.isnan(figures["AP-bat (2)"])
+    metrics = evaluator.metrics([found])["bbox"]
+    assert metrics["AP-bat (0)"] == pytest.approx(100)
+    assert math.isnan(metrics["AP-bat (2)"])
 
 
 def test_areas_come_from_annotation_mask_or_box(tmp_path):
@@ -301,10 +301,10 @@ def test_areas_come_from_annotation_mask_or_box(tmp_path):
             evaluator = COCODetectionEvaluator(
                 write(tmp_path / "truth.json", content),
                 tmp_path,
-                class_names=["thing"],
+                class_names=["lamp"],
                 category_ids=[1],
                 backend=backend,
             )
             found = {"image_id": 1, "category_id": 1, "bbox": [0.0, 0.0, 40.0, 40.0], "score": 0.9}
-            figures = evaluator.metrics([found])["bbox"]
-            assert [name for name in ("APs", "APm", "APl") if not math.isnan(figures[name])] == [group]
+            metrics = evaluator.metrics([found])["bbox"]
+            assert [name for name in ("APs", "APm", "APl") if not math.isnan(metrics[name])] == [group]

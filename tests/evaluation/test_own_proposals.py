@@ -18,13 +18,13 @@ from regionclip.modeling.build import build_model
 from regionclip.modeling.proposals.own import OwnProposals
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import flat
-from tests.helpers.training import register, write_pictures
+from tests.helpers.training import register, write_images
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own_proposals")
-    write_pictures(folder)
+    write_images(folder)
     return folder
 
 

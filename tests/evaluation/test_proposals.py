@@ -74,13 +74,13 @@ def test_recalls_are_those_of_the_definition(backend, world, tmp_path):
     evaluator = ProposalEvaluator(str(path), tmp_path, class_ids=NAMES, class_groups=GROUPS, backend=backend)
     evaluator.reset()
     evaluator.process([{"image_id": image} for image in proposals], [{"proposals": p} for p in proposals.values()])
-    figures = evaluator.evaluate()["proposals"]
+    metrics = evaluator.evaluate()["proposals"]
     groups = {"": set(NAMES.values()), "-novel": {9}, "-base": {3, 5}}
     for group, ids in groups.items():
         for limit in LIMITS:
             expected = slow_recall(truth, proposals, limit, ids)
-            assert figures[f"AR@{limit}{group}"] == pytest.approx(expected, abs=1e-6), (limit, group)
-    assert 5 < figures["AR@10"] < figures["AR@100"] < 95
+            assert metrics[f"AR@{limit}{group}"] == pytest.approx(expected, abs=1e-6), (limit, group)
+    assert 5 < metrics["AR@10"] < metrics["AR@100"] < 95
     results = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert len(results) == 6 * 47
     assert {result["category_id"] for result in results} == {3}
@@ -90,8 +90,8 @@ def test_nothing_found_and_nothing_there_are_no_number(world, tmp_path):
     path, _, proposals = world
     evaluator = ProposalEvaluator(str(path), tmp_path, class_ids=NAMES | {"fish": 11}, class_groups={"novel": ["fish"]})
     evaluator.process([{"image_id": 0}], [{"proposals": proposals[0]}])
-    figures = evaluator.evaluate()["proposals"]
-    assert math.isnan(figures["AR@100-novel"])
-    assert figures["AR@100"] > 0
+    metrics = evaluator.evaluate()["proposals"]
+    assert math.isnan(metrics["AR@100-novel"])
+    assert metrics["AR@100"] > 0
     evaluator.reset()
     assert math.isnan(evaluator.evaluate()["proposals"]["AR@100"])

@@ -30,7 +30,7 @@ def base():
         | {"segmentation": [polygon(*box)]}
         for n, (image, box) in enumerate(BOXES, 1)
     ]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "lamp"}]}
 
 
 def write_images(folder):
@@ -213,7 +213,7 @@ CASES = [
     Case("images null", added("images", None), "images[2]: expected an id", refused=True, boxes="images[2]: expected"),
     # Ids of categories
     Case("category ids text", rename_ids(categories=str)),
-    Case("category ids names", rename_ids(categories=lambda i: "thing")),
+    Case("category ids names", rename_ids(categories=lambda i: "lamp")),
     Case("category ids text here, numbers there", every("annotations", category_id=str)),
     Case("category ids 0", rename_ids(categories=lambda i: 0)),
     Case("category ids negative", rename_ids(categories=lambda i: -1)),
@@ -222,7 +222,7 @@ CASES = [
     Case(
         "category listed twice",
         added("categories", {}),
-        "categories: expected an id for each, got 1 for thing and for thing",
+        "categories: expected an id for each, got 1 for lamp and for lamp",
         refused=True,
     ),
     Case(
@@ -232,7 +232,7 @@ CASES = [
         refused=True,
     ),
     Case("category with a number for a name", put(categories=[{"id": 1, "name": 7}])),
-    Case("categories by number", put(categories={"1": "thing"}), "a list `categories`, got none", refused=True),
+    Case("categories by number", put(categories={"1": "lamp"}), "a list `categories`, got none", refused=True),
     Case("category null", put(categories=[None]), "categories[0]: expected an id", refused=True),
     Case(
         "categories missing", lambda content: content.pop("categories"), "a list `categories`, got none", refused=True

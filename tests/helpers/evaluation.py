@@ -87,7 +87,7 @@ def random_case(seed, *, lvis):
     return truth, results
 
 
-def assert_same_figures(first, second):
+def assert_same_metrics(first, second):
     assert first.keys() == second.keys() == {"bbox", "segm"}
     for task in first:
         assert first[task].keys() == second[task].keys()

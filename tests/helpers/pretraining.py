@@ -1,4 +1,4 @@
-"""A small world to pretrain in: four captioned photos, tar shards, a tiny student and teacher."""
+"""Data to pretrain on: four captioned photos, tar shards, a tiny student and teacher."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from tests.helpers.detectors import TINY, flat
 from tests.helpers.paths import DATA
 
 CONFIG = "configs/pretrain/RegionCLIP_RN50.yaml"
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 CAPTIONS = {
     "000000165518.jpg": ["A man rides a motorcycle.", "A person on a motor bike in the street."],
     "000000196393.jpg": ["Two bowls and a bird on a table.", "A small bird next to a bowl of food."],
@@ -36,7 +36,7 @@ def pairs(count=24):
 
 
 def write_world(folder, count=24, size=7):
-    """Write shards, concept embeddings, and weights of student, teacher, text tower and proposer."""
+    """Write shards, concept embeddings, and weights of student, teacher, text encoder and RPN."""
     write_shards(pairs(count), folder / "shards", size)
     torch.save(deterministic_text_embeddings("concepts", 20, 32), folder / "concepts.pth")
     cfg = pretraining_config(folder, folder / "none")
@@ -47,11 +47,11 @@ def write_world(folder, count=24, size=7):
 
 def pretraining_config(folder, output, **overrides):
     """Return the config of a short pretraining on the shards of a folder."""
-    tower = TINY["MODEL.CLIP.ARCHITECTURE"]
+    architecture = TINY["MODEL.CLIP.ARCHITECTURE"]
     options = {
         "MODEL.DEVICE": "cpu",
-        "MODEL.CLIP.ARCHITECTURE": tower,
-        "MODEL.CLIP.TEACHER_ARCHITECTURE": tower,
+        "MODEL.CLIP.ARCHITECTURE": architecture,
+        "MODEL.CLIP.TEACHER_ARCHITECTURE": architecture,
         "MODEL.CLIP.TEACHER_POOLER_RESOLUTION": "4",
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "4",
         "MODEL.CLIP.OFFLINE_RPN_CONFIG": TINY["MODEL.CLIP.OFFLINE_RPN_CONFIG"],

@@ -17,7 +17,7 @@ from regionclip.methods.ralf.checkpoints import published_state as published_det
 from regionclip.modeling.build import build_model
 from tests.helpers.paths import DATA
 
-PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
 
 PUBLISHED_STATES = {"lp_ovod": published_lp_ovod, "ralf": published_detpro}
 """By folder: functions to the keys of files that MMDetection wrote."""

@@ -1,4 +1,4 @@
-"""A local file server that can be slow, broken, busy, lying, or elsewhere."""
+"""A local file server that can be slow, broken, busy, wrong, or elsewhere."""
 
 import hashlib
 import http.server

@@ -1,4 +1,4 @@
-"""A small world to train in: pictures of coloured boxes, a tiny detector, and processes that can be killed."""
+"""Data to train on: images of colored boxes, a tiny detector, and processes that can be killed."""
 
 import json
 import multiprocessing
@@ -22,28 +22,28 @@ from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.detectors import TINY, flat
 
 CLASSES = {1: "person", 3: "car", 18: "dog"}
-COLOURS = {1: (220, 40, 40), 3: (40, 200, 60), 18: (50, 70, 230)}
+COLORS = {1: (220, 40, 40), 3: (40, 200, 60), 18: (50, 70, 230)}
 CONFIG = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd.yaml"
 UNSTEADY = ("time", "data_time", "rank_data_time", "images_per_second", "max_memory_gb")
-"""Figures that differ from run to run."""
+"""Metrics that differ from run to run."""
 
 
-def write_pictures(folder, count=8):
-    """Write noisy pictures with a box of each class, lying and standing in turn, and their annotations."""
+def write_images(folder, count=8):
+    """Write noisy images with a box of each class, landscape and portrait in turn, and their annotations."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for i in range(count):
         width, height = (96, 64) if i % 2 else (64, 96)
         pixels = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
-        for category, colour in COLOURS.items():
+        for category, color in COLORS.items():
             w, h = rng.integers(18, 40, 2).tolist()
             x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
-            pixels[y : y + h, x : x + w] = colour
+            pixels[y : y + h, x : x + w] = color
             box = {"id": len(annotations) + 1, "image_id": i, "category_id": category, "bbox": [x, y, w, h]}
             polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
             annotations.append({**box, "area": w * h, "iscrowd": 0, "segmentation": [polygon]})
-        Image.fromarray(pixels).save(folder / "pictures" / f"{i}.png")
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
     categories = [{"id": i, "name": name} for i, name in CLASSES.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
@@ -53,16 +53,16 @@ def write_pictures(folder, count=8):
 
 
 def register(folder):
-    """Register the pictures of a folder under its name and return that."""
+    """Register the images of a folder under its name and return that."""
     name = f"training_{folder}"
     if name not in DatasetCatalog.list():
-        annotations, pictures = folder / "annotations.json", folder / "pictures"
+        annotations, image_root = folder / "annotations.json", folder / "images"
         classes = {category["id"]: category["name"] for category in json.loads(annotations.read_text())["categories"]}
         names = list(classes.values())
-        DatasetCatalog.register(name, lambda: load_coco(str(annotations), str(pictures), names, fix="write it again"))
+        DatasetCatalog.register(name, lambda: load_coco(str(annotations), str(image_root), names, fix="write it again"))
         MetadataCatalog.get(name).set(
             json_file=str(annotations),
-            image_root=str(pictures),
+            image_root=str(image_root),
             evaluator_type="coco",
             thing_classes=names,
             thing_dataset_id_to_contiguous_id={category: i for i, category in enumerate(classes)},
@@ -71,7 +71,7 @@ def register(folder):
 
 
 def training_config(folder, output, config=CONFIG, **overrides):
-    """Return the config of a short training on the pictures of a folder."""
+    """Return the config of a short training on the images of a folder."""
     name = register(Path(folder))
     options = TINY | {
         "DATASETS.TRAIN": f"('{name}',)",

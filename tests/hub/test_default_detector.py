@@ -49,24 +49,24 @@ def test_it_knows_its_words_from_the_start(detector):
 
 def test_given_boxes_get_their_names(detector, truth):
     right = total = 0
-    for file_name, things in truth.items():
+    for file_name, named_boxes in truth.items():
         detector.set_image(SCENES / file_name)
-        named = detector.predict(boxes=[box for _, box in things])
-        right += sum(name == found for (name, _), found in zip(things, named.names, strict=True))
-        total += len(things)
+        named = detector.predict(boxes=[box for _, box in named_boxes])
+        right += sum(name == found for (name, _), found in zip(named_boxes, named.names, strict=True))
+        total += len(named_boxes)
     # Of 1174 words, one in a thousand would be right by chance.
     assert right >= total / 2
 
 
 def test_typed_words_are_found_and_no_others(truth):
     detector = RegionCLIP.from_pretrained("emoji", device="cpu")
-    file_name, things = next(iter(truth.items()))
+    file_name, named_boxes = next(iter(truth.items()))
     detector.set_image(SCENES / file_name)
-    detector.set_vocabulary([*dict(things), "guitar"])
+    detector.set_vocabulary([*dict(named_boxes), "guitar"])
     found = detector.predict()
-    assert set(found.names) and set(found.names) <= set(dict(things))
+    assert set(found.names) and set(found.names) <= set(dict(named_boxes))
     for name, box in zip(found.names, found.boxes, strict=True):
-        places = torch.tensor([place for other, place in things if other == name])
+        places = torch.tensor([place for other, place in named_boxes if other == name])
         corner = torch.minimum(places[:, 2:], torch.tensor(box[2:])) - torch.maximum(
             places[:, :2], torch.tensor(box[:2])
         )

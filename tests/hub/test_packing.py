@@ -13,7 +13,7 @@ from regionclip.hub.packing import pack_detector
 from regionclip.hub.pretrained import load_pretrained
 from tests.helpers.paths import DATA
 
-PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
 FILES = {
     "config.yaml",
     "rpn.yaml",

@@ -21,7 +21,7 @@ from tests.helpers.paths import DATA
 from tests.methods.cora import tiny as cora
 from tests.methods.lp_ovod import tiny as lp_ovod
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 BOX = (10.0, 20.0, 90.0, 80.0)
 
 
@@ -40,22 +40,22 @@ def unit_embedding(detector, photo, box):
 def test_a_class_is_the_mean_of_its_examples(detector):
     units = [unit_embedding(detector, photo, BOX) for photo in PHOTOS[:2]]
     group = [Example(photo, BOX) for photo in PHOTOS[:2]]
-    vocabulary = detector.set_vocabulary(background=None, examples={"thing": group})
+    vocabulary = detector.set_vocabulary(background=None, examples={"lamp": group})
     expected = F.normalize((units[0] + units[1]) / 2, dim=0)
     torch.testing.assert_close(vocabulary.embeddings[0], expected, atol=1e-5, rtol=1e-4)
-    assert vocabulary.names == ("thing",) and len(vocabulary.examples[0]) == 2
+    assert vocabulary.names == ("lamp",) and len(vocabulary.examples[0]) == 2
     detector.set_image(PHOTOS[2])
-    assert {name for _, _, name in detector.predict(threshold=0.0)} == {"thing"}
+    assert {name for _, _, name in detector.predict(threshold=0.0)} == {"lamp"}
 
 
 def test_an_example_names_its_own_box_among_words(detector):
-    examples = {"thing": [Example(PHOTOS[0], BOX)]}
+    examples = {"lamp": [Example(PHOTOS[0], BOX)]}
     vocabulary = detector.set_vocabulary(["cat", "dog", "traffic cone"], background=None, examples=examples)
-    assert vocabulary.names == ("cat", "dog", "traffic cone", "thing")
+    assert vocabulary.names == ("cat", "dog", "traffic cone", "lamp")
     assert vocabulary.examples[:3] == ((), (), ())
     assert vocabulary.examples[3] == (f"{PHOTOS[0]}:10,20,80,60",)
     detector.set_image(PHOTOS[0])
-    assert detector.predict([list(BOX)]).names == ["thing"]
+    assert detector.predict([list(BOX)]).names == ["lamp"]
 
 
 def test_examples_are_moved_to_where_text_embeddings_are():
@@ -67,7 +67,7 @@ def test_examples_are_moved_to_where_text_embeddings_are():
         for rows, axis in zip((regions, texts), axes, strict=True)
     )
     center = regions.mean(dim=0)
-    found = EmbeddedExamples(("thing",), regions[:1], center, (("photo",),))
+    found = EmbeddedExamples(("lamp",), regions[:1], center, (("photo",),))
     words = Vocabulary(tuple(f"word {i}" for i in range(400)), texts, torch.arange(400))
     joined = join_examples(words, found, texts.mean(dim=0))
     others = regions[1:]
@@ -88,11 +88,11 @@ def test_a_word_with_examples_is_the_mean_of_both():
 
 
 def test_a_vocabulary_file_keeps_examples_and_where_they_are_from(detector, tmp_path):
-    examples = {"thing": [Example(PHOTOS[0], BOX)]}
+    examples = {"lamp": [Example(PHOTOS[0], BOX)]}
     made = detector.set_vocabulary(["cat | kitten", "dog"], background=None, examples=examples)
     read = Vocabulary.from_file(made.save(tmp_path / "words.safetensors"))
-    assert read.names == ("cat", "dog", "thing") and read.examples == made.examples
-    assert torch.equal(read.embeddings, made.embeddings) and read.synonyms[-1] == ("thing",)
+    assert read.names == ("cat", "dog", "lamp") and read.examples == made.examples
+    assert torch.equal(read.embeddings, made.embeddings) and read.synonyms[-1] == ("lamp",)
     assert read.without(["dog"]).examples == (made.examples[0], made.examples[2])
     assert made.rows_of_words() == {}  # a row with examples is not that of its word
     again = detector.set_vocabulary(tmp_path / "words.safetensors", background=None)
@@ -101,26 +101,26 @@ def test_a_vocabulary_file_keeps_examples_and_where_they_are_from(detector, tmp_
 
 def test_images_in_memory_are_examples(detector):
     pixels = np.array(Image.open(PHOTOS[0]).convert("RGB"))
-    vocabulary = detector.set_vocabulary(background=None, examples={"thing": [Example(pixels, BOX)]})
+    vocabulary = detector.set_vocabulary(background=None, examples={"lamp": [Example(pixels, BOX)]})
     assert vocabulary.examples == (("an image in memory:10,20,80,60",),)
 
 
 @pytest.mark.parametrize(
     ("words", "examples", "message"),
     [
-        (["cat"], {"thing": [Example(PHOTOS[0])]}, "expected an image with a box among the examples, got crops only"),
+        (["cat"], {"lamp": [Example(PHOTOS[0])]}, "expected an image with a box among the examples, got crops only"),
         (
             (),
-            {"thing": [Example(PHOTOS[0], BOX)], "Thing ": [Example(PHOTOS[0], BOX)]},
+            {"lamp": [Example(PHOTOS[0], BOX)], "Lamp ": [Example(PHOTOS[0], BOX)]},
             "each class once, got more than",
         ),
         ((), {"a | b": [Example(PHOTOS[0], BOX)]}, "class names without"),
         ((), [Example(PHOTOS[0], BOX)], "a mapping from class names to examples, got list"),
-        ((), {"thing": []}, "examples of thing: expected at least one image, got none"),
+        ((), {"lamp": []}, "examples of lamp: expected at least one image, got none"),
         (
             (),
-            {"thing": [Example(PHOTOS[0], (300.0, 300.0, 400.0, 400.0))]},
-            "example .* of thing, row 0: expected boxes",
+            {"lamp": [Example(PHOTOS[0], (300.0, 300.0, 400.0, 400.0))]},
+            "example .* of lamp, row 0: expected boxes",
         ),
     ],
 )
@@ -173,14 +173,14 @@ def test_an_image_of_several_examples_is_encoded_once(detector, monkeypatch):
     calls, encode = [], detector.model.encode_images
     monkeypatch.setattr(detector.model, "encode_images", lambda *a, **k: calls.append(1) or encode(*a, **k))
     boxes = [BOX, (5.0, 5.0, 60.0, 60.0)]
-    detector.set_vocabulary(["cat"], examples={"thing": [Example(PHOTOS[0], box) for box in boxes]})
+    detector.set_vocabulary(["cat"], examples={"lamp": [Example(PHOTOS[0], box) for box in boxes]})
     assert len(calls) == 1
 
 
 def test_examples_alone_are_refused_next_to_words(detector, tmp_path):
-    alone = detector.set_vocabulary(background=None, examples={"thing": [Example(PHOTOS[0], BOX)]})
+    alone = detector.set_vocabulary(background=None, examples={"lamp": [Example(PHOTOS[0], BOX)]})
     path = alone.save(tmp_path / "alone.safetensors")
-    assert detector.set_vocabulary(path, background=None).names == ("thing",)
+    assert detector.set_vocabulary(path, background=None).names == ("lamp",)
     with pytest.raises(
         UserError, match="expected embeddings that can stand next to words, got those of examples alone"
     ):
@@ -211,21 +211,21 @@ def test_class_names_condition_cora_and_its_examples_need_none():
         ("cat", "dog"), deterministic_text_embeddings("names", 2, 32), torch.arange(2), model="tiny_clip"
     )
     detector = RegionCLIP(model, cfg, embedder=lambda: None, vocabulary=words)
-    made = detector.set_vocabulary(words, background=None, examples={"thing": [Example(PHOTOS[0], BOX)]})
-    assert made.names == ("cat", "dog", "thing") and bool(torch.isfinite(made.embeddings).all())
+    made = detector.set_vocabulary(words, background=None, examples={"lamp": [Example(PHOTOS[0], BOX)]})
+    assert made.names == ("cat", "dog", "lamp") and bool(torch.isfinite(made.embeddings).all())
 
 
 def test_the_command_detects_by_examples(command, detector_folder, tmp_path):
     given = [PHOTOS[0], "--model", detector_folder, "--device", "cpu", "--background", "none", "--threshold", "0"]
-    example = ["--example", f"thing={PHOTOS[1]}:10,20,80,60"]
+    example = ["--example", f"lamp={PHOTOS[1]}:10,20,80,60"]
     saved = ["--save-vocabulary", tmp_path / "words.safetensors"]
     code, _, error = command("detect", *given, "--words", "cat", *example, *saved, "--output", "first")
     assert code == 0, error
     content = json.loads((tmp_path / "first" / "detections.json").read_text())
-    assert [category["name"] for category in content["categories"]] == ["cat", "thing"]
+    assert [category["name"] for category in content["categories"]] == ["cat", "lamp"]
     code, _, error = command("detect", *given, "--vocabulary", tmp_path / "words.safetensors", "--output", "second")
     assert code == 0, error
     assert json.loads((tmp_path / "second" / "detections.json").read_text()) == content
-    code, _, error = command("detect", *given, "--example", "thing=absent.jpg", "--output", "third")
-    assert code == 2 and "--example thing=absent.jpg: expected NAME=IMAGE" in error
+    code, _, error = command("detect", *given, "--example", "lamp=absent.jpg", "--output", "third")
+    assert code == 2 and "--example lamp=absent.jpg: expected NAME=IMAGE" in error
     assert not (tmp_path / "third").exists()

@@ -15,7 +15,7 @@ from regionclip.inference.slices import detect_in_slices, merge
 from regionclip.modeling.detector import Selection
 from tests.helpers.paths import DATA, REPOSITORY
 
-PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
 
 
 @pytest.mark.parametrize("size", [(640, 640), (100, 2000), (641, 1281), (1999, 1333), (50, 60)])

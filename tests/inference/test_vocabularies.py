@@ -253,7 +253,7 @@ def test_what_is_neither_list_nor_file_is_an_error(embedder, tmp_path):
 
 
 class Counting:
-    """Counts the words that pass through a tower."""
+    """Counts the words that pass through a text encoder."""
 
     def __init__(self, embedder):
         self.words = []

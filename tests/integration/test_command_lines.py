@@ -21,7 +21,7 @@ from regionclip.engine.command import choose_device
 from regionclip.engine.ownership import own_folder
 from regionclip.modeling.proposals.sources import offline_rpn_config
 from tests.helpers.detectors import flat
-from tests.helpers.images import picture
+from tests.helpers.images import write_image
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.pickles import Bomb
 
@@ -30,7 +30,7 @@ ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.
 
 @pytest.fixture
 def detect(run, tiny, tmp_path):
-    """Run the tiny detector on the pictures in `tmp_path/in`."""
+    """Run the tiny detector on the images in `tmp_path/in`."""
 
     def call(*arguments, **overrides):
         merged = {k: v for k, v in (tiny["overrides"] | {"INPUT_DIR": tmp_path / "in"} | overrides).items()}
@@ -51,7 +51,7 @@ def detected_images(folder):
 def oriented(path, code):
     exif = Image.Exif()
     exif[0x0112] = code
-    picture(path, exif=exif)
+    write_image(path, exif=exif)
 
 
 def sixteen_bit(path):
@@ -59,16 +59,16 @@ def sixteen_bit(path):
     Image.fromarray(values).save(path)
 
 
-def test_unusual_pictures_are_detected_on(detect, tmp_path):
+def test_unusual_images_are_detected_on(detect, tmp_path):
     folder = tmp_path / "in"
-    picture(folder / "a_one_pixel.png", size=(1, 1))
-    picture(folder / "b_wide.png", size=(20000, 20))
-    picture(folder / "c_grey.png", mode="L")
-    picture(folder / "d_cmyk.jpg", mode="CMYK")
+    write_image(folder / "a_one_pixel.png", size=(1, 1))
+    write_image(folder / "b_wide.png", size=(20000, 20))
+    write_image(folder / "c_gray.png", mode="L")
+    write_image(folder / "d_cmyk.jpg", mode="CMYK")
     sixteen_bit(folder / "e_sixteen_bit.png")
     oriented(folder / "f_rotated.jpg", 6)
-    (folder / "notes.txt").write_text("no picture")
-    picture(folder / "sub" / "ignored.png")
+    (folder / "notes.txt").write_text("no image")
+    write_image(folder / "sub" / "ignored.png")
     code, output = detect()
     assert code == 0, output
     assert detected_images(tmp_path) == [0, 1, 2, 3, 4, 5]
@@ -82,13 +82,13 @@ def test_unusual_pictures_are_detected_on(detect, tmp_path):
         assert y + height <= sizes[result["image_id"]][1] * 1.001
 
 
-def test_corrupt_pictures_are_reported_at_the_end_and_the_rest_is_done(detect, tmp_path):
+def test_corrupt_images_are_reported_at_the_end_and_the_rest_is_done(detect, tmp_path):
     folder = tmp_path / "in"
-    picture(folder / "a_good.jpg")
-    picture(folder / "b_cut.jpg", size=(300, 200))
+    write_image(folder / "a_good.jpg")
+    write_image(folder / "b_cut.jpg", size=(300, 200))
     (folder / "b_cut.jpg").write_bytes((folder / "b_cut.jpg").read_bytes()[:4000])
     (folder / "c_empty.png").write_bytes(b"")
-    picture(folder / "d_good.jpg")
+    write_image(folder / "d_good.jpg")
     code, output = detect()
     assert code == 1, output
     assert detected_images(tmp_path) == [0, 3]
@@ -98,7 +98,7 @@ def test_corrupt_pictures_are_reported_at_the_end_and_the_rest_is_done(detect, t
     assert "2 images, 2 failed" in output
 
 
-def no_pictures(folder):
+def no_images(folder):
     folder.mkdir()
 
 
@@ -142,7 +142,7 @@ def truncated(path):
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_and_exit_code_2(detect, tmp_path, case):
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     code, output = detect(**BAD_INPUT[case](tmp_path))
     assert code == 2, output
     assert len(errors(output)) >= 1
@@ -152,8 +152,8 @@ def test_bad_input_is_one_line_and_exit_code_2(detect, tmp_path, case):
     assert not Path("exploded").exists()
 
 
-def test_own_words_on_own_pictures(detect, run, embedding_file, tmp_path):
-    picture(tmp_path / "in" / "a.jpg")
+def test_own_words_on_own_images(detect, run, embedding_file, tmp_path):
+    write_image(tmp_path / "in" / "a.jpg")
     words = {"MODEL.CLIP.TEXT_EMB_PATH": embedding_file("mine", 5, 32), "MODEL.ROI_HEADS.NUM_CLASSES": "5"}
     code, output = detect(**words)
     assert code == 0, output
@@ -198,14 +198,14 @@ def test_unreadable_yaml_is_one_error(run, tmp_path):
 
 
 def coco_files(root):
-    """Write two pictures and COCO annotations for both splits, with the stock 80 categories."""
+    """Write two images and COCO annotations for both splits, with the stock 80 categories."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
     for year in ("train2017", "val2017"):
         images, annotations = [], []
         for i, name in enumerate(("one.jpg", "two.jpg")):
-            picture(root / year / name)
+            write_image(root / year / name)
             images.append({"id": i + 1, "file_name": name, "width": 90, "height": 60})
             for n, category in enumerate((1, 17, 44)):  # person (base), cat (novel), bottle (base)
                 box = [5.0 + 20 * n, 5.0, 20.0, 30.0 + i]
@@ -285,9 +285,9 @@ def test_coco_evaluation_end_to_end(run, tiny, embedding_file, tmp_path, boxes):
     assert {result["image_id"] for result in results} == {1, 2}
 
 
-def test_annotated_pictures_keep_their_names(run, tiny, detect, tmp_path):
-    picture(tmp_path / "in" / "a.jpg")
-    picture(tmp_path / "in" / "b.png")
+def test_annotated_images_keep_their_names(run, tiny, detect, tmp_path):
+    write_image(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "b.png")
     detect()
     results = "output/inference/lvis_instances_results.json"
     code, output = run(
@@ -308,7 +308,7 @@ def test_annotated_pictures_keep_their_names(run, tiny, detect, tmp_path):
     ],
 )
 def test_visualising_bad_input_is_one_error(run, tmp_path, arguments, expected):
-    picture(tmp_path / "datasets" / "custom_images" / "a.jpg")
+    write_image(tmp_path / "datasets" / "custom_images" / "a.jpg")
     (tmp_path / "bad.json").write_text('{"no": "list"}')
     code, output = run("visualize_json_results.py", *arguments)
     assert (code, len(errors(output))) == (2, 1), output
@@ -325,7 +325,7 @@ def test_help_is_printed(run, tool):
 
 def test_upstream_command_line_runs_as_a_process(tiny, tmp_path):
     """One real process from another folder: no state of the tests helps it."""
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     overrides = tiny["overrides"] | {"INPUT_DIR": str(tmp_path / "in"), "OUTPUT_DIR": str(tmp_path / "out")}
     command = [sys.executable, str(REPOSITORY / "tools/train_net.py"), "--eval-only", "--num-gpus", "1"]
     done = subprocess.run(
@@ -370,7 +370,7 @@ def recorded_call(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["", *RPN_CASES])
-def test_proposers_are_trained_on_their_classes(case, recorded_call):
+def test_rpns_are_trained_on_their_classes(case, recorded_call):
     call = recorded_call("train_rpn.sh", *filter(None, [case]))
     assert call.startswith("./tools/train_net.py --num-gpus 1 --config-file ./configs/")
     overrides = call.split("--config-file ")[1].split()
@@ -381,15 +381,15 @@ def test_proposers_are_trained_on_their_classes(case, recorded_call):
     assert len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for name in cfg.DATASETS.TEST:
         assert MetadataCatalog.get(name).thing_classes == classes
-    proposer = offline_rpn_config(load_config("", ["MODEL.CLIP.OFFLINE_RPN_CONFIG", proposer_config(case)]))
+    rpn = offline_rpn_config(load_config("", ["MODEL.CLIP.OFFLINE_RPN_CONFIG", rpn_config(case)]))
     if case == "lvis866-lsj":
         jittered = ["MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED", "True"]
-        options = ["MODEL.CLIP.OFFLINE_RPN_CONFIG", proposer_config(case), *jittered]
-        proposer = offline_rpn_config(load_config("", options))
+        options = ["MODEL.CLIP.OFFLINE_RPN_CONFIG", rpn_config(case), *jittered]
+        rpn = offline_rpn_config(load_config("", options))
     # What is trained fits where it will be loaded.
     for node in ("BACKBONE", "RESNETS", "FPN", "ANCHOR_GENERATOR"):
-        assert cfg.MODEL[node] == proposer.MODEL[node], node
-    assert cfg.MODEL.RPN.CONV_DIMS == proposer.MODEL.RPN.CONV_DIMS
+        assert cfg.MODEL[node] == rpn.MODEL[node], node
+    assert cfg.MODEL.RPN.CONV_DIMS == rpn.MODEL.RPN.CONV_DIMS
 
 
 @pytest.mark.parametrize("case", ["", "rn50", "rn50x4", "rn50-small-budget"])
@@ -434,8 +434,8 @@ def test_concepts_are_extracted_with_published_names(case, recorded_call):
     assert (cfg.INPUT_DIR, cfg.OUTPUT_DIR) == ("./datasets/custom_concepts", "./output/concept_feats")
 
 
-def proposer_config(case):
-    """Return the OFFLINE_RPN_CONFIG that goes with a proposer."""
+def rpn_config(case):
+    """Return the OFFLINE_RPN_CONFIG that goes with an RPN."""
     if case.startswith("lvis"):
         return "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
     return "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x_ovd_FSD.yaml"
@@ -488,7 +488,7 @@ def test_drawing_follows_the_folders_and_the_exit_code_of_detection(tmp_path, de
 
 
 def test_unwritable_output_is_one_error(detect, tmp_path):
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     (tmp_path / "file").write_text("not a folder")
     code, output = detect(OUTPUT_DIR=tmp_path / "file" / "out")
     assert (code, len(errors(output))) == (2, 1), output
@@ -505,7 +505,7 @@ def test_device_falls_back_to_the_cpu():
 
 def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
     for i in range(14):
-        picture(tmp_path / "in" / f"{i:02}.jpg", size=(90 + i, 60))
+        write_image(tmp_path / "in" / f"{i:02}.jpg", size=(90 + i, 60))
     overrides = tiny["overrides"] | {"INPUT_DIR": str(tmp_path / "in")}
     tool = [sys.executable, str(REPOSITORY / "tools/train_net.py"), "--eval-only", "--config-file", tiny["config"]]
 
@@ -520,7 +520,7 @@ def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
     process.wait()
     before = journal.read_text()
     assert 3 < before.count("\n") < 15, "the run was not interrupted in the middle"
-    journal.write_text(before + '{"image_id": 13, "inst')  # a line torn by the interruption
+    journal.write_text(before + '{"image_id": 13, "inst')  # a line cut by the interruption
     done = subprocess.run(command("out"), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "images were finished by an interrupted run" in done.stdout
@@ -536,7 +536,7 @@ def test_interrupted_evaluation_goes_on_where_it_stopped(tiny, tmp_path):
 
 
 def test_the_unfinished_results_of_another_run_are_refused(detect, tmp_path):
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     journal = tmp_path / "output" / "inference" / "predictions.0.jsonl"
     journal.parent.mkdir(parents=True)
     journal.write_text('another fingerprint\n{"image_id": 0, "instances": []}\n')
@@ -552,7 +552,7 @@ def test_the_unfinished_results_of_another_run_are_refused(detect, tmp_path):
 
 
 def test_the_folder_of_a_live_run_is_refused(detect, tmp_path):
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     with own_folder(tmp_path / "output", "OUTPUT_DIR"):
         code, output = detect()
         assert (code, len(errors(output))) == (2, 1), output

@@ -29,7 +29,7 @@ from tests.helpers.training import (
     train,
     train_in_processes,
     training_config,
-    write_pictures,
+    write_images,
 )
 
 SAME_SIZE = {
@@ -38,11 +38,11 @@ SAME_SIZE = {
     "SOLVER__IMS_PER_BATCH": 4,
     "SOLVER__MAX_ITER": 5,
 }
-"""Pictures of one size are not padded, and all have as many regions: a batch is the mean of its parts."""
+"""Images of one size are not padded, and all have as many regions: a batch is the mean of its parts."""
 
 
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
-    write_pictures(tmp_path / "world")
+    write_images(tmp_path / "world")
     alone = train_in_processes(1, tmp_path / "world", tmp_path / "one", **SAME_SIZE)
     together = train_in_processes(2, tmp_path / "world", tmp_path / "two", **SAME_SIZE)
     assert set(alone) == {"total_loss", "loss_cls", "loss_box_reg"}
@@ -75,7 +75,7 @@ def test_processes_that_have_parted_keep_no_threads(tmp_path):
 
 
 def test_evaluation_in_two_processes_gives_the_same_results(tmp_path):
-    write_pictures(tmp_path / "world", count=7)
+    write_images(tmp_path / "world", count=7)
     # Nothing is learned, so that both evaluate the same bits.
     still = SAME_SIZE | {"SOLVER__BASE_LR": 0.0, "SOLVER__MAX_ITER": 1}
     for count in (1, 2):
@@ -109,7 +109,7 @@ def evaluate_and_stop(rank, port, folder, output):
 
 
 def test_a_signal_that_comes_late_to_one_process_ends_the_evaluation_of_all(tmp_path):
-    write_pictures(tmp_path / "world", count=24)
+    write_images(tmp_path / "world", count=24)
     context, port = multiprocessing.get_context("forkserver"), free_port()
     arguments = [(rank, port, str(tmp_path / "world"), str(tmp_path / "out")) for rank in (0, 1)]
     processes = [context.Process(target=evaluate_and_stop, args=a) for a in arguments]
@@ -174,11 +174,11 @@ def test_the_first_machine_is_where_processes_meet(machines, first):
 
 @pytest.fixture
 def command(tmp_path):
-    """Return the command line of a short training on pictures in the place of open-vocabulary COCO."""
-    content = write_pictures(tmp_path / "world")
+    """Return the command line of a short training on images instead of open-vocabulary COCO."""
+    content = write_images(tmp_path / "world")
     coco = tmp_path / "datasets" / "coco"
     (coco / "annotations").mkdir(parents=True)
-    (tmp_path / "world" / "pictures").rename(coco / "train2017")
+    (tmp_path / "world" / "images").rename(coco / "train2017")
     (coco / "val2017").symlink_to(coco / "train2017")
     content["categories"] = [{"id": i, "name": name} for i, name in BASE_CATEGORIES.items()]
     for annotation in content["annotations"]:
@@ -186,7 +186,7 @@ def command(tmp_path):
     for name in ("ovd_ins_train2017_b", "ovd_ins_val2017_b"):
         (coco / "annotations" / f"{name}.json").write_text(json.dumps(content))
     torch.save(torch.randn(48, 32), tmp_path / "embeddings.pth")
-    (tmp_path / "world" / "pictures").symlink_to(coco / "train2017")
+    (tmp_path / "world" / "images").symlink_to(coco / "train2017")
     cfg = training_config(tmp_path / "world", tmp_path / "out")
     keys = (
         "MODEL.CLIP.ARCHITECTURE",
@@ -253,8 +253,8 @@ OWN_SCRIPT = """
 import runpy
 from detectron2.data import DatasetCatalog
 
-pictures = [{"file_name": "a.png", "image_id": 1}]
-DatasetCatalog.register("own_data", lambda: pictures)
+records = [{"file_name": "a.png", "image_id": 1}]
+DatasetCatalog.register("own_data", lambda: records)
 if __name__ == "__main__":
     runpy.run_path("tool.py", run_name="__main__")
 """
@@ -286,17 +286,17 @@ def test_datasets_that_a_script_registers_reach_every_process(tmp_path):
 
 
 def test_registrations_arrive_as_they_were():
-    name, pictures = "tests_sent", [{"file_name": "a.png", "image_id": 1}]
-    DatasetCatalog.register(name, lambda: pictures)
-    MetadataCatalog.get(name).set(thing_classes=["thing"])
+    name, records = "tests_sent", [{"file_name": "a.png", "image_id": 1}]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=["lamp"])
     try:
         sent = pickle.dumps(Registrations.of_this_process())
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
         before = DatasetCatalog.list()
         pickle.loads(sent).install()
-        assert DatasetCatalog.get(name) == pictures
-        assert MetadataCatalog.get(name).thing_classes == ["thing"]
+        assert DatasetCatalog.get(name) == records
+        assert MetadataCatalog.get(name).thing_classes == ["lamp"]
         assert sorted(DatasetCatalog.list()) == sorted([*before, name])
     finally:
         DatasetCatalog.pop(name, None)

@@ -21,7 +21,7 @@ from regionclip.errors import UserError, user_error
 from regionclip.files import atomic_write
 from tests.helpers.paths import DATA, REPOSITORY
 
-PHOTOS = DATA / "four_photos" / "pictures"
+PHOTOS = DATA / "four_photos" / "images"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
@@ -176,7 +176,7 @@ def test_a_log_file_that_is_full_is_told_once(tmp_path, small_files, capsys, mon
     assert "Logging error" not in error
 
 
-def test_pictures_are_never_replaced_by_what_is_drawn_of_them(tmp_path):
+def test_images_are_never_replaced_by_what_is_drawn_of_them(tmp_path):
     for name in ("out/drawings/a.jpg", "out/thumbnails/b.png.0.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ from tests.helpers.training import (
     logged,
     start_training,
     train,
-    write_pictures,
+    write_images,
 )
 
 SETTINGS = {
@@ -33,8 +33,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder)
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder)
     return folder
 
 
@@ -50,8 +50,8 @@ def uninterrupted(world, tmp_path_factory):
 
 def steady(state):
     """Leave out of a state what the clock decides."""
-    figures = state["run"]["metrics"]
-    kept = {name: figure for name, figure in figures.items() if "time" not in name and "second" not in name}
+    metrics = state["run"]["metrics"]
+    kept = {name: value for name, value in metrics.items() if "time" not in name and "second" not in name}
     kept.pop("max_memory_gb")
     return {**state, "run": {**state["run"], "metrics": kept}}
 
@@ -134,7 +134,7 @@ def test_adam_is_resumed_with_the_same_bits_and_never_as_another_optimizer(world
     assert differing(steady(final_state(tmp_path / "killed")), steady(final_state(tmp_path / "whole"))) == []
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(uninterrupted, tmp_path, caplog):
+def test_a_partial_checkpoint_falls_back_to_the_one_before_and_says_so(uninterrupted, tmp_path, caplog):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted[0], folder)
     checkpoints = RunCheckpoints(folder)

@@ -15,7 +15,7 @@ from regionclip.integrations import cvat
 from regionclip.integrations.transformers import pipeline
 from tests.helpers.paths import DATA
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 NAMES = ["cat", "traffic cone"]
 
 

@@ -17,7 +17,7 @@ from regionclip.errors import UserError
 from regionclip.integrations.ray import ImageDetector, drop_repeated
 from tests.helpers.paths import DATA, REPOSITORY
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 WORDS = ["cat", "traffic cone"]
 MARK = "REGIONCLIP_TEST_FOLDER"
 """Environment variable of the processes of a test."""

@@ -11,7 +11,7 @@ from regionclip.modeling.postprocess import SCORE_FUSIONS, ProbabilityOnly, Prob
 from regionclip.modeling.score_scale import OddsOfSquare, SameScores, Tempered
 from tests.helpers.paths import DATA
 
-PHOTO = sorted((DATA / "four_photos" / "pictures").iterdir())[0]
+PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
 FUSIONS = [*SCORE_FUSIONS.values(), ProbabilityOnly(), ProbabilityTimesObjectness(0.5)]
 
 

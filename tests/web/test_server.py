@@ -28,7 +28,7 @@ from regionclip.web.pool import PoolSettings, WorkerPool
 from regionclip.web.server import create_app
 from tests.helpers.paths import DATA
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 LIMITS = Limits(bytes=300_000, seconds=20.0, per_client=40, words=20, boxes=10)
 
 

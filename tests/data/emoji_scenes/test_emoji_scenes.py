@@ -1,4 +1,4 @@
-"""The small world: the same scenes for the same seed, and annotations that fit them."""
+"""The synthetic dataset: the same scenes for the same seed, and annotations that fit them."""
 
 import hashlib
 import io
@@ -56,11 +56,11 @@ def packages(tmp_path_factory):
                 write_icon_set(archive, style, random)
                 continue
             for concept in CONCEPTS:
-                picture = Image.new("RGBA", (32, 32))
+                drawing = Image.new("RGBA", (32, 32))
                 edges = sorted(random.integers(0, 15, 2).tolist()) + sorted(random.integers(17, 31, 2).tolist())
-                ImageDraw.Draw(picture).ellipse(edges, fill=(*random.integers(0, 255, 3).tolist(), 255))
+                ImageDraw.Draw(drawing).ellipse(edges, fill=(*random.integers(0, 255, 3).tolist(), 255))
                 path = folder / f"drawing.{style.member.rsplit('.')[-1]}"
-                picture.save(path)
+                drawing.save(path)
                 archive.add(path, style.member.format(concept.code))
                 path.unlink()
     return folder
@@ -212,8 +212,8 @@ def test_a_split_is_written_as_coco_lvis_captions_and_shards(maker, tmp_path):
         mask = run_lengths.decode(annotation["segmentation"])
         assert mask.sum() == annotation["area"]
         assert run_lengths.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
-    with Image.open(tmp_path / "val" / "000003.jpg") as picture:
-        assert picture.size == (whole.imgs[3]["width"], whole.imgs[3]["height"])
+    with Image.open(tmp_path / "val" / "000003.jpg") as image:
+        assert image.size == (whole.imgs[3]["width"], whole.imgs[3]["height"])
     lvis = LVIS(str(written[2]))
     assert {category["frequency"] for category in lvis.cats.values()} <= {"r", "c", "f"}
     counts = np.bincount([a["category_id"] for a in whole.dataset["annotations"]], minlength=len(CONCEPTS) + 1)
@@ -378,7 +378,7 @@ def test_pairs_are_written_as_shards_the_same_each_time(drawings, tmp_path):
     (pairs,) = open_pairs(str(tmp_path / "pairs"), "ImageTextShards")
     assert len(pairs) == 30
     names = {concept.name.replace(",", "") for concept in CONCEPTS}
-    for number in range(1, 10):  # one thing each
+    for number in range(1, 10):  # one object each
         captions = json.loads(pairs[number].text)["captions"]
         assert len(set(captions)) == 4
         assert any(all(name in caption for caption in captions) for name in names), captions
@@ -392,7 +392,7 @@ def tar_contents(path):
         return [(member.name, archive.extractfile(member).read()) for member in archive]
 
 
-def test_a_small_clip_is_trained_and_its_towers_are_loaded_everywhere(run_tool, drawings, tmp_path):
+def test_a_small_clip_is_trained_and_its_encoders_are_loaded_everywhere(run_tool, drawings, tmp_path):
     write_pairs(tmp_path, drawings, 60)
     overrides = {
         "MODEL.CLIP.ARCHITECTURE": DATA / "tiny_clip.json",

@@ -209,7 +209,7 @@ def test_old_files_in_the_folder_are_not_mixed_with_new_ones(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["MPO", "JPEG2000", "TGA", "PNG", "WEBP", "BMP"])
-def test_pictures_of_any_kind_survive_the_converter(kind, tmp_path):
+def test_images_of_any_kind_survive_the_converter(kind, tmp_path):
     encoded = io.BytesIO()
     Image.open(PHOTOS[0]).save(encoded, kind)
     write_shards([Pair("a", encoded.getvalue(), "text"), Pair("b", b"P6 broken", "text")], tmp_path)
@@ -383,7 +383,7 @@ def test_pairs_that_cannot_be_used_are_named(pair, message, mapper):
 def test_damaged_pairs_are_skipped_counted_and_reported(tmp_path, caplog):
     write_world(tmp_path, count=8, size=4)
     good = pairs(6)
-    bad = [Pair("a", good[0].image, ""), Pair("b", b"no picture", good[0].text), Pair("c", good[1].image[:900], "dog")]
+    bad = [Pair("a", good[0].image, ""), Pair("b", b"no image", good[0].text), Pair("c", good[1].image[:900], "dog")]
     for path in (tmp_path / "shards").iterdir():
         path.unlink()
     write_shards([*good, *bad], tmp_path / "shards", size=9)
@@ -404,7 +404,7 @@ def test_damaged_pairs_are_skipped_counted_and_reported(tmp_path, caplog):
         ((5000, 1), (80, 1)),
     ],
 )
-def test_pictures_are_resized_by_the_published_rule(size, expected):
+def test_images_are_resized_by_the_published_rule(size, expected):
     """The longer side is cut to a whole number, not rounded: 50 * 640 / 480 = 66.7."""
     resize = ShortestEdge(50, 80, Image.Resampling.BICUBIC)
     assert resize(Image.new("RGB", size)).size == expected
@@ -508,7 +508,7 @@ def test_concepts_are_counted_by_caption(tmp_path):
 
 @pytest.fixture(scope="module")
 def text_weights(tmp_path_factory):
-    """Write the text tower of the tiny CLIP in OpenAI's layout."""
+    """Write the text encoder of the tiny CLIP in OpenAI's layout."""
     encoder = TextEncoder(get_architecture(str(DATA / "tiny_clip.json")))
     state = deterministic_state_dict({key: value.shape for key, value in encoder.state_dict().items()})
     path = tmp_path_factory.mktemp("clip") / "clip.pth"

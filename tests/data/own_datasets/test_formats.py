@@ -201,9 +201,9 @@ def test_splits_that_are_not_needed_are_not_opened(tmp_path):
 
 def test_instances_are_taken_and_a_dummy_category_is_not(tmp_path):
     content = coco_content()
-    content["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
     for category in content["categories"][1:]:
-        category["supercategory"] = "things"
+        category["supercategory"] = "animals"
     write_images(tmp_path / "images" / "train")
     write_images(tmp_path / "images" / "val")
     (tmp_path / "annotations").mkdir()

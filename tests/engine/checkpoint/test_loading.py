@@ -25,10 +25,10 @@ from tests.helpers.pickles import Bomb
 ZERO_SHOT = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd_zsinf.yaml"
 LVIS_RPN = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 TINY_CLIP = get_architecture(str(DATA / "tiny_clip.json"))
-PROPOSERS = {
-    "C4 proposer": {},
-    "FPN proposer": {"MODEL.CLIP.OFFLINE_RPN_CONFIG": LVIS_RPN},
-    "LSJ proposer": {"MODEL.CLIP.OFFLINE_RPN_CONFIG": LVIS_RPN, "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED": "True"},
+RPNS = {
+    "C4 RPN": {},
+    "FPN RPN": {"MODEL.CLIP.OFFLINE_RPN_CONFIG": LVIS_RPN},
+    "LSJ RPN": {"MODEL.CLIP.OFFLINE_RPN_CONFIG": LVIS_RPN, "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED": "True"},
     "ground truth": {"MODEL.CLIP.CROP_REGION_TYPE": "GT", "MODEL.CLIP.MULTIPLY_RPN_SCORE": "False"},
 }
 
@@ -50,17 +50,17 @@ def detector(embedding_file):
 def clip_weights():
     """Return the weights of a whole tiny CLIP under OpenAI's names, with its scalars."""
     text = TextEncoder(TINY_CLIP).state_dict()
-    tower = ModifiedResNet(TINY_CLIP).state_dict()
-    names = {f"backbone.{key}": value.shape for key, value in tower.items()}
+    image_encoder = ModifiedResNet(TINY_CLIP).state_dict()
+    names = {f"backbone.{key}": value.shape for key, value in image_encoder.items()}
     names |= {f"lang_encoder.{key}": value.shape for key, value in text.items()}
     values = deterministic_state_dict(names)
     renamed = {key.replace("backbone.", "visual.").replace("lang_encoder.", ""): v for key, v in values.items()}
-    counters = {f"visual.{key}": value for key, value in tower.items() if key.endswith("num_batches_tracked")}
+    counters = {f"visual.{key}": value for key, value in image_encoder.items() if key.endswith("num_batches_tracked")}
     return renamed | counters | {"logit_scale": torch.tensor(4.6)}
 
 
-def proposer_weights(model):
-    """Return weights for the proposer of `model` under the names of a detector of its own."""
+def weights_of_rpn(model):
+    """Return weights for the RPN of `model` under the names of a detector of its own."""
     entries = {key: value.shape for key, value in model.state_dict().items() if key.startswith("offline_")}
     detector = {key.removeprefix("offline_"): value for key, value in deterministic_state_dict(entries).items()}
     head = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(3, 8)}
@@ -94,12 +94,12 @@ def save_torchscript(state, path):
 
 
 def teacher_layout(state):
-    towers = {key: value for key, value in state.items() if key.startswith("visual.")}
+    image_encoders = {key: value for key, value in state.items() if key.startswith("visual.")}
     bare = {key: value for key, value in state.items() if not key.startswith("visual.")}
     return bare | {
         key.replace("visual.", f"{name}."): value
         for name in ("backbone", "teacher_backbone")
-        for key, value in towers.items()
+        for key, value in image_encoders.items()
     }
 
 
@@ -137,18 +137,18 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize("rpn", RPNS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_loads_completely(detector, tmp_path, layout, proposer):
-    model = detector(**PROPOSERS[proposer])
+def test_every_layout_loads_completely(detector, tmp_path, layout, rpn):
+    model = detector(**RPNS[rpn])
     ending, save = LAYOUTS[layout]
     weights, rpn_weights = tmp_path / f"clip{ending}", tmp_path / "rpn.pth"
     state = clip_weights()
     save(state, weights)
-    needs_proposer = proposer != "ground truth"
-    if needs_proposer:
-        torch.save({"model": proposer_weights(model), "iteration": 1}, rpn_weights)
-    report = load_weights(model, str(weights), {"rpn": str(rpn_weights)} if needs_proposer else None)
+    needs_rpn = rpn != "ground truth"
+    if needs_rpn:
+        torch.save({"model": weights_of_rpn(model), "iteration": 1}, rpn_weights)
+    report = load_weights(model, str(weights), {"rpn": str(rpn_weights)} if needs_rpn else None)
     assert not report.uncovered
     assert not report.reshaped
     loaded = model.state_dict()
@@ -160,13 +160,13 @@ def test_every_layout_loads_completely(detector, tmp_path, layout, proposer):
     named = {k.replace("visual.", "backbone.") if "visual" in k else f"lang_encoder.{k}" for k in state}
     ours = {key for key in loaded if key.startswith(("backbone.", "lang_encoder."))}
     assert ours <= named
-    if needs_proposer:
-        for key, value in proposer_weights(model).items():
+    if needs_rpn:
+        for key, value in weights_of_rpn(model).items():
             if f"offline_{key}" in loaded:
                 assert torch.equal(loaded[f"offline_{key}"], value)
 
 
-def test_whole_regionclip_file_gives_proposer_and_ignores_teacher(detector, tmp_path):
+def test_whole_regionclip_file_gives_rpn_and_ignores_teacher(detector, tmp_path):
     model = detector()
     names = {key: value.shape for key, value in model.state_dict().items()}
     state = deterministic_state_dict(names)
@@ -183,7 +183,7 @@ def test_whole_regionclip_file_gives_proposer_and_ignores_teacher(detector, tmp_
             assert torch.equal(value, state[key]), key
 
 
-def test_whole_regionclip_file_as_proposer_weights(detector, tmp_path):
+def test_whole_regionclip_file_as_rpn_weights(detector, tmp_path):
     model = detector()
     state = deterministic_state_dict({key: value.shape for key, value in model.state_dict().items()})
     path = tmp_path / "regionclip.pth"
@@ -194,12 +194,12 @@ def test_whole_regionclip_file_as_proposer_weights(detector, tmp_path):
         assert torch.equal(value, state[key] if key.startswith("offline_") else before[key]), key
 
 
-@pytest.mark.parametrize("proposer", ["C4 proposer", "FPN proposer"])
-def test_proposer_file_leaves_everything_else_bit_identical(detector, tmp_path, proposer):
-    model = detector(**PROPOSERS[proposer])
+@pytest.mark.parametrize("rpn", ["C4 RPN", "FPN RPN"])
+def test_rpn_file_leaves_everything_else_bit_identical(detector, tmp_path, rpn):
+    model = detector(**RPNS[rpn])
     weights, rpn_weights = tmp_path / "clip.pth", tmp_path / "rpn.pth"
     torch.save(clip_weights(), weights)
-    torch.save({"model": proposer_weights(model)}, rpn_weights)
+    torch.save({"model": weights_of_rpn(model)}, rpn_weights)
     load_weights(model, str(weights), required=())
     before = {key: value.clone() for key, value in model.state_dict().items()}
     load_weights(model, "", {"rpn": str(rpn_weights)}, required=())
@@ -208,28 +208,28 @@ def test_proposer_file_leaves_everything_else_bit_identical(detector, tmp_path, 
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in before if not key.startswith("offline_"))
 
 
-def test_proposer_file_wins_over_the_main_file(detector, tmp_path):
+def test_rpn_file_wins_over_the_main_file(detector, tmp_path):
     model = detector()
     entries = model.state_dict()
     main = {key: torch.ones_like(value) for key, value in entries.items()}
     main_path, rpn_path = tmp_path / "main.pth", tmp_path / "rpn.pth"
     torch.save({"model": main}, main_path)
-    torch.save({"model": proposer_weights(model)}, rpn_path)
+    torch.save({"model": weights_of_rpn(model)}, rpn_path)
     load_weights(model, str(main_path), {"rpn": str(rpn_path)})
-    expected = proposer_weights(model)["proposal_generator.rpn_head.conv.weight"]
+    expected = weights_of_rpn(model)["proposal_generator.rpn_head.conv.weight"]
     assert torch.equal(model.state_dict()["offline_proposal_generator.rpn_head.conv.weight"], expected)
 
 
-def test_proposer_file_that_does_not_fit_is_an_error_whatever_the_main_file_holds(detector, tmp_path):
-    model = detector(**PROPOSERS["FPN proposer"])
+def test_rpn_file_that_does_not_fit_is_an_error_whatever_the_main_file_holds(detector, tmp_path):
+    model = detector(**RPNS["FPN RPN"])
     main_path, rpn_path = tmp_path / "main.pth", tmp_path / "rpn.pth"
     torch.save({"model": model.state_dict()}, main_path)
-    torch.save({"model": proposer_weights(detector())}, rpn_path)
+    torch.save({"model": weights_of_rpn(detector())}, rpn_path)
     with pytest.raises(UserError, match="weights of offline_backbone"):
         load_weights(model, str(main_path), {"rpn": str(rpn_path)})
 
 
-def test_clip_fills_the_tower_under_a_pyramid(tmp_path):
+def test_clip_fills_the_image_encoder_under_a_pyramid(tmp_path):
     overrides = {k: TINY[k] for k in ("MODEL.DEVICE", "MODEL.CLIP.ARCHITECTURE")} | {"MODEL.FPN.OUT_CHANNELS": "16"}
     model = build_model(
         load_config("configs/LVISv1-InstanceSegmentation/mask_rcnn_CLIP_R_50_FPN_1x.yaml", flat(overrides))
@@ -237,12 +237,12 @@ def test_clip_fills_the_tower_under_a_pyramid(tmp_path):
     path = tmp_path / "clip.pth"
     torch.save(clip_weights(), path)
     report = load_weights(model, str(path), required=())
-    tower = {key for key in model.state_dict() if key.startswith("backbone.bottom_up.")}
-    assert tower == report.matched
+    image_encoder = {key for key in model.state_dict() if key.startswith("backbone.bottom_up.")}
+    assert image_encoder == report.matched
 
 
 def test_configured_embeddings_win_over_those_of_a_checkpoint(detector, tmp_path):
-    model = detector(**PROPOSERS["ground truth"])
+    model = detector(**RPNS["ground truth"])
     configured = model.state_dict()["roi_heads.box_predictor.cls_score.weight"].clone()
     path = tmp_path / "finetuned.pth"
     torch.save({"model": {key: torch.ones_like(value) for key, value in model.state_dict().items()}}, path)
@@ -251,7 +251,7 @@ def test_configured_embeddings_win_over_those_of_a_checkpoint(detector, tmp_path
 
 
 def test_embeddings_of_a_checkpoint_are_used_when_none_are_configured(detector, tmp_path):
-    model = detector(**PROPOSERS["ground truth"], **{"MODEL.CLIP.TEXT_EMB_PATH": ""})
+    model = detector(**RPNS["ground truth"], **{"MODEL.CLIP.TEXT_EMB_PATH": ""})
     path = tmp_path / "finetuned.pth"
     torch.save({"model": {key: torch.ones_like(value) for key, value in model.state_dict().items()}}, path)
     load_weights(model, str(path))
@@ -259,7 +259,7 @@ def test_embeddings_of_a_checkpoint_are_used_when_none_are_configured(detector, 
 
 
 def test_uncovered_part_is_an_error_that_allow_missing_accepts(detector, tmp_path):
-    model = detector(**PROPOSERS["ground truth"])
+    model = detector(**RPNS["ground truth"])
     path = tmp_path / "clip.pth"
     without_pool = {key: value for key, value in clip_weights().items() if "attnpool" not in key}
     torch.save(without_pool, path)
@@ -272,7 +272,7 @@ def test_uncovered_part_is_an_error_that_allow_missing_accepts(detector, tmp_pat
 
 
 def test_wrong_shape_is_named(detector, tmp_path):
-    model = detector(**PROPOSERS["ground truth"])
+    model = detector(**RPNS["ground truth"])
     state = clip_weights()
     state["visual.attnpool.positional_embedding"] = torch.zeros(82, 512)
     path = tmp_path / "clip.pth"
@@ -282,7 +282,7 @@ def test_wrong_shape_is_named(detector, tmp_path):
 
 
 def test_report_counts_by_prefix(detector, tmp_path):
-    model = detector(**PROPOSERS["ground truth"])
+    model = detector(**RPNS["ground truth"])
     path = tmp_path / "clip.pth"
     torch.save(clip_weights() | {"something.else": torch.zeros(1)}, path)
     report = load_weights(model, str(path))
@@ -318,7 +318,7 @@ def test_bad_file_is_one_clear_error(detector, tmp_path, monkeypatch, kind):
     write, expected = BAD_FILES[kind]
     write(tmp_path / "weights.pth")
     with pytest.raises(UserError, match=expected) as caught:
-        load_weights(detector(**PROPOSERS["ground truth"]), "weights.pth")
+        load_weights(detector(**RPNS["ground truth"]), "weights.pth")
     assert len(caught.value.problems) == 1
     assert not Path("exploded").exists()
 
@@ -350,7 +350,7 @@ def test_trusted_pickle_is_read(tmp_path, monkeypatch):
     assert set(read_checkpoint("weights.pth", trust_pickle=True).state) == {"a"}
 
 
-def test_proposer_file_without_proposals_is_refused(detector, tmp_path):
+def test_rpn_file_without_proposals_is_refused(detector, tmp_path):
     path = tmp_path / "clip.pth"
     torch.save(clip_weights(), path)
     with pytest.raises(UserError, match="region proposal network"):

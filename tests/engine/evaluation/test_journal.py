@@ -15,7 +15,7 @@ from regionclip.engine.evaluation.evaluate import evaluate, evaluation_fingerpri
 from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.journal import Journal
 from tests.helpers.detectors import flat
-from tests.helpers.images import picture
+from tests.helpers.images import write_image
 
 NAMES = ("lvis_v1_val_custom_img", "lvis_v1_train_custom_img")
 
@@ -39,9 +39,9 @@ class Stub(nn.Module):
 
 @pytest.fixture
 def cfg(tiny, tmp_path):
-    """A config on three pictures under two dataset names."""
+    """A config on three images under two dataset names."""
     for name in "abc":
-        picture(tmp_path / "in" / f"{name}.jpg")
+        write_image(tmp_path / "in" / f"{name}.jpg")
     use_custom_image_folder(tmp_path / "in")
     overrides = {"INPUT_DIR": str(tmp_path / "in"), "OUTPUT_DIR": str(tmp_path / "out"), "DATASETS.TEST": str(NAMES)}
     return load_config(tiny["config"], flat(tiny["overrides"] | overrides))
@@ -67,7 +67,7 @@ def test_evaluation_without_weight_files_keeps_no_journal(cfg, tmp_path):
     assert not list((tmp_path / "out").rglob("*.jsonl"))
 
 
-def test_torn_line_does_not_run_into_the_next(tmp_path):
+def test_partial_line_does_not_run_into_the_next(tmp_path):
     journal = Journal(tmp_path, "print")
     journal.append([{"image_id": 1, "instances": []}])
     path = tmp_path / "predictions.0.jsonl"
@@ -94,16 +94,16 @@ def change_embeddings(cfg, records):
     return {}
 
 
-def replace_picture(cfg, records):
-    picture(Path(records[0]["file_name"]), size=(91, 60))
+def replace_image(cfg, records):
+    write_image(Path(records[0]["file_name"]), size=(91, 60))
     return {}
 
 
 CHANGES = {
     "nothing": lambda cfg, records: {},
     "embeddings": change_embeddings,
-    "picture": replace_picture,
-    "fewer pictures": lambda cfg, records: {"records": records[1:]},
+    "image": replace_image,
+    "fewer images": lambda cfg, records: {"records": records[1:]},
     "allowed to miss": lambda cfg, records: {"allow_missing": ["offline_"]},
     "weights": lambda cfg, records: {"weights": [cfg.MODEL.CLIP.TEXT_EMB_PATH]},
     "dataset": lambda cfg, records: {"dataset_name": NAMES[1]},
@@ -120,7 +120,7 @@ def test_fingerprint_covers_all_that_decides_predictions(cfg, tmp_path, change):
     assert (before == after) == (change == "nothing")
 
 
-def test_fingerprint_covers_the_proposer(cfg, tmp_path):
+def test_fingerprint_covers_the_rpn(cfg, tmp_path):
     config = tmp_path / "rpn.yaml"
     prints = []
     for threshold in ("0.5", "0.7"):

@@ -161,7 +161,7 @@ def test_onnx_follows_the_config(variant, embeddings, tmp_path):
 
 def test_the_example_of_the_documents_runs(published, embeddings, tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.S)
-    Image.open(next((DATA / "four_photos" / "pictures").iterdir())).save(tmp_path / "photo.jpg")
+    Image.open(next((DATA / "four_photos" / "images").iterdir())).save(tmp_path / "photo.jpg")
     save_file({"embeddings": embeddings[1]}, tmp_path / "words.safetensors")
     (tmp_path / "exported").symlink_to(published)
     monkeypatch.chdir(tmp_path)
@@ -188,7 +188,7 @@ def test_torch_programs_find_what_the_detector_finds(embeddings, tmp_path):
     assert_same_on_random_images(with_torch(tmp_path), model, embeddings, 4)
 
 
-def test_a_detector_that_is_given_boxes_has_no_proposer(embeddings, tmp_path):
+def test_a_detector_that_is_given_boxes_has_no_rpn(embeddings, tmp_path):
     paths = export(detector(embeddings, **{"MODEL.CLIP.CROP_REGION_TYPE": "GT"}), tmp_path)
     assert {path.name for path in paths} == {"backbone.onnx", "head.onnx", "export.json"}
     about = json.loads((tmp_path / "export.json").read_text())
@@ -218,10 +218,10 @@ def test_a_pyramid_proposes_for_any_size(embeddings, tmp_path):
     (tmp_path / "pyramid.yaml").write_text(TINY_PYRAMID.format(configs=REPOSITORY / "configs"))
     options = VARIANTS["published fusion"] | {"MODEL.CLIP.OFFLINE_RPN_CONFIG": str(tmp_path / "pyramid.yaml")}
     export(detector(embeddings, **options), tmp_path)
-    proposer = onnxruntime.InferenceSession(tmp_path / "rpn.onnx", providers=["CPUExecutionProvider"])
+    rpn = onnxruntime.InferenceSession(tmp_path / "rpn.onnx", providers=["CPUExecutionProvider"])
     model = detector(embeddings, **options).model
     for image in random_images(8):
-        boxes, logits = proposer.run(None, {"image": image.numpy()})
+        boxes, logits = rpn.run(None, {"image": image.numpy()})
         (expected,) = model.proposal_source.propose([{"image": image.to(torch.uint8)}], model.device)
         np.testing.assert_allclose(logits, expected.objectness_logits, atol=1e-3, rtol=0)
         apart = torch.cdist(torch.from_numpy(boxes), expected.proposal_boxes.tensor, p=torch.inf)

@@ -27,8 +27,8 @@ CONFIG = "configs/LVISv1-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_zsinf.yaml"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a folder of six pictures, two of which share their name up to the first dot."""
-    photos = sorted((DATA / "four_photos" / "pictures").iterdir())
+    """Return a folder of six images, two of which share their name up to the first dot."""
+    photos = sorted((DATA / "four_photos" / "images").iterdir())
     (tmp_path / "in").mkdir()
     for i, name in enumerate(["a.jpg", "b.jpg", "c.x.jpg", "c.y.jpg", "d.jpg", "e.jpg"]):
         (tmp_path / "in" / name).write_bytes(photos[i % 4].read_bytes())
@@ -109,7 +109,7 @@ def test_two_processes_write_what_one_writes(command, here, tmp_path):
     assert all(torch.equal(one[name][key], two[name][key]) for name in one for key in one[name])
 
 
-def test_a_killed_run_goes_on_and_redoes_torn_files(command, here, tmp_path):
+def test_a_killed_run_goes_on_and_redoes_partial_files(command, here, tmp_path):
     code, output = here(command(OUTPUT_DIR=tmp_path / "whole"))
     assert code == 0, output
     with subprocess.Popen(**command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -135,8 +135,8 @@ def test_features_of_other_weights_are_not_mixed(command, here, tmp_path):
     assert f"error: OUTPUT_DIR {tmp_path}/out: expected no features of another config or other weights" in output
 
 
-def test_unreadable_pictures_are_reported_and_the_rest_is_done(command, here, folder, tmp_path):
-    (folder / "b.jpg").write_bytes(b"no picture")
+def test_unreadable_images_are_reported_and_the_rest_is_done(command, here, folder, tmp_path):
+    (folder / "b.jpg").write_bytes(b"no image")
     code, output = here(command())
     assert code == 1
     assert "Skipped image" in output
@@ -230,7 +230,7 @@ def test_annotated_boxes_of_a_dataset(command, tmp_path, monkeypatch):
     photos = DATA / "four_photos"
     root = tmp_path / "datasets" / "coco"
     (root / "annotations").mkdir(parents=True)
-    (root / "val2017").symlink_to(photos / "pictures")
+    (root / "val2017").symlink_to(photos / "images")
     content = json.loads((photos / "annotations.json").read_text())
     (root / "annotations" / "ovd_ins_val2017_b.json").write_text(json.dumps(content))
     arguments = command("--dataset", "coco_2017_ovd_b_test", MODEL__CLIP__TEXT_EMB_PATH="")
@@ -253,7 +253,7 @@ def test_annotated_boxes_of_a_dataset(command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 def test_shards_hold_what_files_hold(kind, command, here, folder, tmp_path):
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     code, output = here(command())
     assert code == 1, output
     code, output = here(command("--format", kind, "--images-per-shard", "3", OUTPUT_DIR=tmp_path / "shards"))

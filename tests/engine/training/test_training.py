@@ -26,16 +26,16 @@ from regionclip.errors import UserError
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.goldens import photo
 from tests.helpers.paths import DATA
-from tests.helpers.training import CONFIG, register, train, training_config, write_pictures
+from tests.helpers.training import CONFIG, register, train, training_config, write_images
 
 SHORT = {"SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 2, "DATASETS__TEST": "()"}
 
 
 @pytest.fixture
 def world(tmp_path):
-    """Return a folder of pictures, and a function that changes what is annotated."""
+    """Return a folder of images, and a function that changes what is annotated."""
     folder = tmp_path / "world"
-    content = write_pictures(folder)
+    content = write_images(folder)
 
     def change(edit):
         edit(content)
@@ -81,9 +81,9 @@ def test_a_tiny_detector_learns_four_photos_by_heart(tmp_path):
         "SOLVER__WARMUP_ITERS": 20,
         "SOLVER__CHECKPOINT_PERIOD": 1000,
     }
-    proposer = {"MODEL__CLIP__CROP_REGION_TYPE": "", "DATASETS__TEST": "()", "MODEL__CLIP__TEXT_EMB_PATH": ""}
+    rpn_only = {"MODEL__CLIP__CROP_REGION_TYPE": "", "DATASETS__TEST": "()", "MODEL__CLIP__TEXT_EMB_PATH": ""}
     schedule = {"SOLVER__MAX_ITER": 150, "SOLVER__STEPS": "(112,)"}
-    train(photos, tmp_path / "rpn", config=str(rpn_config), **common | proposer | schedule)
+    train(photos, tmp_path / "rpn", config=str(rpn_config), **common | rpn_only | schedule)
     detector = {
         "MODEL__CLIP__OFFLINE_RPN_CONFIG": rpn_config,
         "MODEL__CLIP__BB_RPN_WEIGHTS": tmp_path / "rpn" / "model_final.pth",
@@ -220,7 +220,7 @@ def test_images_without_annotation_are_kept_when_asked_for(world):
 
 def test_classes_that_detectron2_reads_late_are_checked_then(world, tmp_path):
     folder, _ = world
-    register_coco_instances(f"own_{tmp_path}", {}, str(folder / "annotations.json"), str(folder / "pictures"))
+    register_coco_instances(f"own_{tmp_path}", {}, str(folder / "annotations.json"), str(folder / "images"))
     own = {"DATASETS__TRAIN": f"('own_{tmp_path}',)", "MODEL__ROI_HEADS__NUM_CLASSES": 4}
     with pytest.raises(UserError, match="NUM_CLASSES: expected 3, the classes of own_"):
         train(folder, tmp_path / "out", **SHORT | own)
@@ -262,9 +262,9 @@ def test_a_config_for_other_processes_is_scaled_before_it_is_checked(reference, 
 
 def test_unreadable_images_are_replaced_and_reported(world, tmp_path, caplog):
     folder, _ = world
-    (folder / "pictures" / "1.png").unlink()
-    (folder / "pictures" / "4.png").write_bytes(b"no picture")
-    Image.new("RGB", (10, 10)).save(folder / "pictures" / "6.png")
+    (folder / "images" / "1.png").unlink()
+    (folder / "images" / "4.png").write_bytes(b"no image")
+    Image.new("RGB", (10, 10)).save(folder / "images" / "6.png")
     with caplog.at_level(logging.WARNING, "regionclip"):
         _, report = train(folder, tmp_path / "out", **SHORT | {"SOLVER__MAX_ITER": 8})
     assert report.iterations == 8
@@ -276,7 +276,7 @@ def test_unreadable_images_are_replaced_and_reported(world, tmp_path, caplog):
 
 def test_a_training_without_a_readable_image_stops(world, tmp_path):
     folder, _ = world
-    for path in (folder / "pictures").iterdir():
+    for path in (folder / "images").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="training images: expected files that can be read"):
         train(folder, tmp_path / "out", **SHORT)
@@ -486,7 +486,7 @@ def test_training_sets_have_to_have_the_same_classes(world, tmp_path):
     content = json.loads((folder / "annotations.json").read_text())
     content["categories"][0]["name"], content["categories"][1]["name"] = "car", "person"
     (folder / "swapped.json").write_text(json.dumps(content))
-    register_coco_instances("tests_swapped", {}, str(folder / "swapped.json"), str(folder / "pictures"))
+    register_coco_instances("tests_swapped", {}, str(folder / "swapped.json"), str(folder / "images"))
     try:
         cfg = training_config(folder, tmp_path, DATASETS__TRAIN=f"('{register(folder)}', 'tests_swapped')")
         with pytest.raises(UserError, match=r"DATASETS\.TRAIN tests_swapped: expected person as class 0, as in"):
@@ -529,7 +529,7 @@ PLAIN = {"MODEL__CLIP__CROP_REGION_TYPE": "", "MODEL__CLIP__TEXT_EMB_PATH": "", 
 
 
 @pytest.mark.parametrize("config", ["mask_rcnn_CLIP_R_50_C4_1x_ovd_FSD", "mask_rcnn_R_50_C4_1x_ovd_FSD"])
-def test_detectors_with_a_proposer_of_their_own_are_trained(config, world, tmp_path):
+def test_detectors_with_an_rpn_of_their_own_are_trained(config, world, tmp_path):
     folder, _ = world
     plain = PLAIN | {"MODEL__RESNETS__DEPTH": 50, "MODEL__WEIGHTS": "", "SOLVER__MAX_ITER": 1}
     if "CLIP" not in config:

@@ -20,7 +20,7 @@ from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA
 from tests.methods.cora.tiny import CONFIG, OVERRIDES
 
-PHOTOS = sorted((DATA / "four_photos" / "pictures").iterdir())
+PHOTOS = sorted((DATA / "four_photos" / "images").iterdir())
 WORDS = "cat,dog,traffic cone"
 
 

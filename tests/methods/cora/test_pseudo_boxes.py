@@ -21,7 +21,7 @@ from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
-from tests.helpers.training import train, write_pictures
+from tests.helpers.training import train, write_images
 from tests.methods.cora.tiny import CONFIG, OVERRIDES, settings
 
 NUMBERS = {"person": 0, "car": 1, "dog": 2, "umbrella": 3, "traffic cone": 4}
@@ -90,7 +90,7 @@ def test_only_the_pseudo_classes_of_a_batch_are_in_its_vocabulary():
 def world(tmp_path_factory):
     """Return a folder with images, annotations, named embeddings, and weights of a tiny CLIP and localizer."""
     folder = tmp_path_factory.mktemp("cora_plus")
-    content = write_pictures(folder)
+    content = write_images(folder)
     names = [category["name"] for category in content["categories"]]
     rows = {"embeddings": names, "further": ["car", "umbrella", "bench"]}
     for file, words in rows.items():
@@ -147,7 +147,7 @@ def export(world, folder, output, *more):
         "MODEL.CLIP.TEXT_EMB_PATH": "",
     }
     options |= {"MODEL.DEVICE": "cpu"}
-    files = ("--annotations", world / "annotations.json", "--images", world / "pictures", "--output", output)
+    files = ("--annotations", world / "annotations.json", "--images", world / "images", "--output", output)
     config = ("--config-file", folder / "config.yaml", "--num-gpus", "0")
     arguments = ("cora", "pseudo-boxes", *config, *files, *more, *flat(options))
     return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
@@ -167,7 +167,7 @@ def test_an_export_has_the_detections_of_each_images_own_names(world, detector_f
     assert f"Done: {len(found)} pseudo boxes in 8 images, 0 images failed" in done.output
     assert {box["image_id"] for box in found} == {0, 1}
     for image, names in ((0, ["dog", "bench"]), (1, ["cat"])):
-        detector.set_image(world / "pictures" / f"{image}.png")
+        detector.set_image(world / "images" / f"{image}.png")
         detector.set_vocabulary(names, background=None)
         expected = detector.predict(threshold=0.3, per_class=True)
         own = [box for box in found if box["image_id"] == image]

@@ -21,7 +21,7 @@ from tests.helpers.training import (
     train,
     train_in_processes,
     training_config,
-    write_pictures,
+    write_images,
 )
 from tests.methods.cora.tiny import FAST, OVERRIDES, STAGES, settings
 
@@ -32,7 +32,7 @@ PROMPT = "backbone.attnpool.positional_embedding"
 def world(tmp_path_factory):
     """Return a folder with images, annotations, class embeddings, and weights of a tiny CLIP."""
     folder = tmp_path_factory.mktemp("cora")
-    write_pictures(folder)
+    write_images(folder)
     model = fill(build_model(load_config(STAGES["prompt"], flat(OVERRIDES | {"MODEL.CLIP.CROP_REGION_TYPE": "GT"}))))
     torch.save({"model": model.state_dict()}, folder / "clip.pth")
     return folder
@@ -106,7 +106,7 @@ def relabel_arguments(world, output, *more):
         "DATASETS.TEST": "()",
         "INPUT.MIN_SIZE_TEST": "64",
     }
-    files = ("--annotations", world / "annotations.json", "--images", world / "pictures", "--output", output)
+    files = ("--annotations", world / "annotations.json", "--images", world / "images", "--output", output)
     config = ("--config-file", STAGES["prompt"])
     return [str(part) for part in ("cora", "relabel", *config, *files, *more, *flat(overrides))]
 

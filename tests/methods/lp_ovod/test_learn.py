@@ -21,7 +21,7 @@ from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.mmdetection import lp_ovod_shapes
 from tests.helpers.paths import GOLDENS, REPOSITORY
-from tests.helpers.training import write_pictures
+from tests.helpers.training import write_images
 from tests.methods.lp_ovod.tiny import TEACHER, TEACHER_OVERRIDES, config
 
 UNITS = np.load(GOLDENS / "p_lp_ovod.npz")
@@ -46,12 +46,12 @@ def world(tmp_path_factory, detector_folder):
     base = {"MODEL__LP_OVOD__STAGE": "base", "MODEL__LP_OVOD__BASE_CLASSES": "person,car", "INPUT__MIN_SIZE_TEST": "64"}
     write_detector(folder / "base", config(**base, MODEL__LP_OVOD__NOVEL_CLASSES=""), text)
     write_detector(folder / "teacher", config(TEACHER, TEACHER_OVERRIDES), text)
-    write_pictures(folder)
+    write_images(folder)
     return folder
 
 
 def arguments(world, output, *more, words=WORDS, images=None, **options):
-    given = {"words": words, "images": images or world / "pictures", "output": output}
+    given = {"words": words, "images": images or world / "images", "output": output}
     given |= {"model": world / "base", "teacher": world / "teacher", "per-word": 6, "min-objectness": 0.1, **options}
     flat = [str(part) for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     return ["lp-ovod", "learn", *flat, "--device", "cpu", *more]
@@ -80,7 +80,7 @@ def test_a_detector_learns_words_and_finds_them(command, world, tmp_path):
     for category in (1, 2):
         cosines = [entry["cosine"] for entry in content["annotations"] if entry["category_id"] == category]
         assert len(cosines) == 6 and cosines == sorted(cosines, reverse=True)
-    photo, seen = world / "pictures" / "0.png", tmp_path / "seen"
+    photo, seen = world / "images" / "0.png", tmp_path / "seen"
     given = ("detect", photo, "--output", seen, "--threshold", "0", "--device", "cpu", "--model", tmp_path / "taught")
     code, out, error = command(*given, "--words", "red box, person")
     assert code == 0, error
@@ -168,7 +168,7 @@ def test_a_killed_command_ends_with_the_same_detector(command, world, tmp_path):
 
 def test_another_folder_of_images_is_an_error(command, world, tmp_path):
     images = tmp_path / "images"
-    shutil.copytree(world / "pictures", images)
+    shutil.copytree(world / "images", images)
     assert command(*arguments(world, tmp_path / "taught", images=images))[0] == 0
     (images / "0.png").rename(images / "00.png")
     code, _, error = command(*arguments(world, tmp_path / "taught", images=images))

@@ -17,7 +17,7 @@ from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
 from tests.helpers.detectors import flat
 from tests.helpers.paths import GOLDENS
-from tests.helpers.training import register, write_pictures
+from tests.helpers.training import register, write_images
 from tests.methods.lp_ovod.tiny import TEACHER, TEACHER_OVERRIDES
 
 UNITS = np.load(GOLDENS / "p_lp_ovod.npz")
@@ -26,7 +26,7 @@ UNITS = np.load(GOLDENS / "p_lp_ovod.npz")
 @pytest.fixture
 def published(tmp_path):
     """Write files as published: proposals in another order than the images, a map, embeddings; return the arrays."""
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     rng = np.random.default_rng(0)
     counts = [3, 0, 5, 1, 4, 2, 6, 2]
     arrays = []
@@ -166,7 +166,7 @@ def test_a_folder_gives_the_proposals_of_an_evaluation_with_their_objectness(com
 def test_given_proposals_are_embedded_with_their_objectness(command, published):
     folder, rows = published
     assert convert(command, folder, "--id-map", folder / "map.json")[0] == 0
-    places = {"INPUT_DIR": str(folder / "pictures"), "OUTPUT_DIR": str(folder / "embedded")}
+    places = {"INPUT_DIR": str(folder / "images"), "OUTPUT_DIR": str(folder / "embedded")}
     cfg = load_config(TEACHER, flat(TEACHER_OVERRIDES | places))
     job = ExtractionJob(regions=str(folder / "regions"), format="safetensors", half=True, objectness=True)
     job.configure(cfg)
@@ -195,7 +195,7 @@ def test_retrieval_writes_a_dataset_and_its_page(command, published):
     folder, rows = published
     assert convert(command, folder, *whole(folder))[0] == 0
     names = save_names(folder, ("dog", "car"))
-    code, _, error = retrieve(command, folder, names, "--per-word", "4", "--images", folder / "pictures")
+    code, _, error = retrieve(command, folder, names, "--per-word", "4", "--images", folder / "images")
     assert code == 0, error
     content = json.loads((folder / "retrieved.json").read_text())
     assert [entry["category_id"] for entry in content["annotations"]] == [18] * 4 + [3] * 4
@@ -238,5 +238,5 @@ def test_a_damaged_shard_is_one_error(command, published):
     rows = FeatureFolder(folder / "regions").rows("0.png")
     with pytest.raises(UserError, match="expected a shard of region features"):
         TestMapper(64, 128, "RGB", keep_annotations=False)(
-            {"file_name": str(folder / "pictures" / "0.png"), "stored_regions": rows}
+            {"file_name": str(folder / "images" / "0.png"), "stored_regions": rows}
         )

@@ -23,7 +23,7 @@ from tests.helpers.training import (
     train,
     train_in_processes,
     training_config,
-    write_pictures,
+    write_images,
 )
 from tests.methods.lp_ovod.tiny import TEACHER, TEACHER_OVERRIDES, settings
 
@@ -35,11 +35,11 @@ PROTOTYPES = "roi_heads.box_predictor.novel_prototypes"
 def world(tmp_path_factory):
     """Return a folder with images, annotations, stored regions, and weights of a base detector."""
     folder = tmp_path_factory.mktemp("lp_ovod")
-    write_pictures(folder)
+    write_images(folder)
     teacher = build_model(load_config(TEACHER, flat(TEACHER_OVERRIDES)))
     fill_deterministic(teacher)
     torch.save({"model": teacher.state_dict()}, folder / "teacher.pth")
-    places = {"MODEL.WEIGHTS": "teacher.pth", "INPUT_DIR": "pictures", "OUTPUT_DIR": "regions"}
+    places = {"MODEL.WEIGHTS": "teacher.pth", "INPUT_DIR": "images", "OUTPUT_DIR": "regions"}
     options = flat(TEACHER_OVERRIDES | {key: str(folder / place) for key, place in places.items()})
     given = ["--config-file", TEACHER, "--format", "safetensors", "--images-per-shard", "3", "--half", "--objectness"]
     assert extract(parse_arguments([*given, *options], "features")) == 0

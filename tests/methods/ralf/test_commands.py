@@ -17,7 +17,7 @@ from tests.methods.ralf.stores import write_concepts, write_regions, write_store
 from tests.methods.ralf.tiny import config
 
 CLASSES = "cat,dog,traffic light"
-WORDS = [f"{color} {thing}" for color in ("red", "green", "old", "wet") for thing in ("boat", "tree", "lamp", "Dog")]
+WORDS = [f"{color} {noun}" for color in ("red", "green", "old", "wet") for noun in ("boat", "tree", "lamp", "Dog")]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.helpers.training import (
     train,
     train_in_processes,
     training_config,
-    write_pictures,
+    write_images,
 )
 from tests.methods.ralf.stores import write_regions, write_store
 from tests.methods.ralf.tiny import CONFIG, OVERRIDES
@@ -44,7 +44,7 @@ LOSSES = ("loss_hard_negatives", "loss_easy_negatives")
 def world(tmp_path_factory):
     """Return a folder with images, annotations, class embeddings and negative words."""
     folder = tmp_path_factory.mktemp("ralf")
-    write_pictures(folder)
+    write_images(folder)
     write_store(folder / "store.safetensors", NAMES, load_class_embeddings(folder / "embeddings.pth"))
     return folder
 

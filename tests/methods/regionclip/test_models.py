@@ -24,7 +24,7 @@ from tests.helpers.paths import DATA
 
 COCO = "configs/COCO-InstanceSegmentation"
 LVIS = "configs/LVISv1-InstanceSegmentation"
-TINY_TOWER = {"MODEL.DEVICE": "cpu", "MODEL.CLIP.ARCHITECTURE": str(DATA / "tiny_clip.json")}
+TINY_CLIP = {"MODEL.DEVICE": "cpu", "MODEL.CLIP.ARCHITECTURE": str(DATA / "tiny_clip.json")}
 
 
 def image(height=64, width=96, boxes=((8.0, 8.0, 40.0, 48.0), (30.0, 10.0, 90.0, 60.0)), seed=0):
@@ -176,7 +176,7 @@ GENERALIZED = {
     "config", [name if "C4" in name else pytest.param(name, marks=pytest.mark.slow) for name in GENERALIZED]
 )
 def test_generalized_rcnn_on_clip_runs_and_trains(config):
-    overrides = TINY_TOWER | GENERALIZED[config] | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0"}
+    overrides = TINY_CLIP | GENERALIZED[config] | {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0"}
     model = build_model(load_config(config, flat(overrides)))
     fill_deterministic(model)
     with torch.no_grad():
@@ -190,15 +190,15 @@ def test_generalized_rcnn_on_clip_runs_and_trains(config):
 
 def test_generalized_rcnn_scales_pixels_like_clip():
     config = f"{COCO}/mask_rcnn_CLIP_R_50_C4_1x.yaml"
-    cfg = load_config(config, flat(TINY_TOWER | {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "4"}))
+    cfg = load_config(config, flat(TINY_CLIP | {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "4"}))
     item = image()
     found = build_model(cfg).preprocess_image([item]).tensor[0]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     torch.testing.assert_close(found, (item["image"] / 255 - mean) / std, atol=1e-5, rtol=0)
 
 
-def test_c4_head_without_tower_says_what_to_do():
-    cfg = load_config(f"{COCO}/mask_rcnn_CLIP_R_50_C4_1x.yaml", flat(TINY_TOWER))
+def test_c4_head_without_image_encoder_says_what_to_do():
+    cfg = load_config(f"{COCO}/mask_rcnn_CLIP_R_50_C4_1x.yaml", flat(TINY_CLIP))
     from detectron2.layers import ShapeSpec
 
     heads = CLIPRes5ROIHeads(cfg, {"res4": ShapeSpec(channels=256, stride=16)})
@@ -225,7 +225,7 @@ def test_standard_head_classifies_with_the_attention_pool(embedding_file):
     assert len(output["instances"])
 
 
-def test_proposer_settings_follow_the_config(detector):
+def test_rpn_settings_follow_the_config(detector):
     settings = {
         "MODEL.CLIP.OFFLINE_RPN_NMS_THRESH": "0.33",
         "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": "7",
@@ -238,7 +238,7 @@ def test_proposer_settings_follow_the_config(detector):
     assert len(model.proposal_source.propose([image()], model.device)[0]) == 7
 
 
-def test_preprocessor_normalises_then_pads_with_zeros():
+def test_preprocessor_normalizes_then_pads_with_zeros():
     preprocessor = ImagePreprocessor(
         [10.0, 20.0, 30.0], [1.0, 2.0, 4.0], unit_range=False, flip_channels=True, size_divisibility=32
     )

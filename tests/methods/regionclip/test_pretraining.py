@@ -92,7 +92,7 @@ def unit(x):
 @pytest.mark.parametrize("some", [True, False])
 @pytest.mark.parametrize("temperature", [0.01, 0.03])
 def test_losses_are_those_of_the_formulas(world, some, temperature):
-    """Independent float64 arithmetic on the embeddings that the towers gave."""
+    """Independent float64 arithmetic on the embeddings that the encoders gave."""
     model = make_model(world, MODEL__CLIP__CLSS_TEMP=0.05, MODEL__CLIP__TEACHER_CLSS_TEMP=temperature)
     assert model.matching.teacher_temperature == temperature
     seen = {}
@@ -180,7 +180,7 @@ def test_the_global_box_spans_the_image_or_the_batch(world, global_box, width):
 
 
 @pytest.mark.parametrize("source", ["RANDOM", "GRID"])
-def test_regions_without_a_proposer(world, source):
+def test_regions_without_an_rpn(world, source):
     model = make_model(world, MODEL__CLIP__CROP_REGION_TYPE=source, MODEL__CLIP__OFFLINE_RPN_CONFIG="")
     assert model.offline_backbone is None
     with EventStorage():
@@ -220,7 +220,7 @@ def share_of(rank, world_size, port, folder, output):
 def gradients(folder, output):
     """Write losses and gradients of a batch, dealt out as evenly as it goes, averaged as DDP does."""
     model = make_model(folder, MODEL__CLIP__CONCEPT_THRES=0.3).double()
-    # Pictures of several sizes: what one process pads, all have to.
+    # Images of several sizes: what one process pads, all have to.
     batch = [image for i, image in enumerate(make_batch(7)) if i % 3] + make_batch(3, seed=1, size=(96, 72))[1:]
     with EventStorage():
         losses = model(batch[comm.get_rank() :: comm.get_world_size()])
@@ -285,14 +285,14 @@ def test_gradient_accumulation_computes_a_batch_in_parts(world, tmp_path):
     # Contrast is within a part; distillation alone is a mean over regions of equal number.
     still |= {"MODEL__CLIP__CONCEPT_THRES": 0.0}
     trainers = [pretrain(world, tmp_path / f"{n}", SOLVER__GRADIENT_ACCUMULATION=n, **still)[0] for n in (1, 2)]
-    figures = [[v for v, _ in t.storage.history("loss_region_distill").values()] for t in trainers]
-    # Pictures of one size make no padding, but these differ: close, not equal.
-    assert figures[0] == pytest.approx(figures[1], rel=0.05)
+    metrics = [[v for v, _ in t.storage.history("loss_region_distill").values()] for t in trainers]
+    # Images of one size make no padding, but these differ: close, not equal.
+    assert metrics[0] == pytest.approx(metrics[1], rel=0.05)
     cfg = pretraining_config(world, tmp_path, SOLVER__GRADIENT_ACCUMULATION=5)
     assert str(next(training_problems(cfg))).startswith("SOLVER.GRADIENT_ACCUMULATION: expected 1 to 4")
 
 
-def test_the_proposer_is_skipped_in_later_epochs(world, tmp_path):
+def test_the_rpn_is_skipped_in_later_epochs(world, tmp_path):
     cache = {"MODEL__CLIP__PROPOSAL_CACHE": tmp_path / "cache"}
     pretrain(world, tmp_path / "a", **cache)
     trainer, _ = pretrain(world, tmp_path / "b", **cache)
@@ -301,9 +301,9 @@ def test_the_proposer_is_skipped_in_later_epochs(world, tmp_path):
 
 
 def test_a_teacher_of_another_size_comes_from_its_own_file(world, tmp_path):
-    tower = json.loads((DATA / "tiny_clip.json").read_text())
-    tower["embed_dim"], tower["vision_cfg"]["width"] = 48, 32
-    (tmp_path / "teacher.json").write_text(json.dumps(tower))
+    architecture = json.loads((DATA / "tiny_clip.json").read_text())
+    architecture["embed_dim"], architecture["vision_cfg"]["width"] = 48, 32
+    (tmp_path / "teacher.json").write_text(json.dumps(architecture))
     torch.save(deterministic_text_embeddings("teacher", 20, 48), tmp_path / "teacher_concepts.pth")
     sizes = {
         "MODEL__CLIP__TEACHER_ARCHITECTURE": tmp_path / "teacher.json",
@@ -344,7 +344,7 @@ def test_the_result_is_a_detector(run_tool, world, tmp_path):
         if key.startswith(("backbone.", "offline_")):
             assert torch.equal(value, student[key]), key
     (tmp_path / "in").mkdir()
-    shutil.copy(DATA / "four_photos" / "pictures" / "000000234748.jpg", tmp_path / "in")
+    shutil.copy(DATA / "four_photos" / "images" / "000000234748.jpg", tmp_path / "in")
     overrides |= {
         "MODEL.WEIGHTS": str(report.weights),
         "INPUT_DIR": str(tmp_path / "in"),

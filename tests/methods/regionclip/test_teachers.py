@@ -9,7 +9,7 @@ from regionclip.methods.regionclip.teachers import build_teacher
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.pretraining import pretraining_config
 
-SIDE = 64  # of the pictures of the tiny CLIP
+SIDE = 64  # of the images of the tiny CLIP
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ CASES = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
-def test_a_cropping_teacher_sees_a_region_as_a_picture(case, teacher, image):
+def test_a_cropping_teacher_sees_a_region_as_an_image(case, teacher, image):
     box, cut_out = CASES[case]
     cropping = teacher("cropped")
     found = cropping.embed(image, [Boxes(torch.tensor([box]).double())])

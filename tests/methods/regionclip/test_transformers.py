@@ -1,4 +1,4 @@
-"""The dense transformer towers against independent implementations, and the detectors on them."""
+"""The dense transformer encoders against independent implementations, and the detectors on them."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ from regionclip.errors import UserError
 from regionclip.modeling.backbones.transformers import DaViTBackbone, SwinBackbone, ViTBackbone
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
-from tests.helpers.images import picture
+from tests.helpers.images import write_image
 from tests.helpers.paths import DATA, REPOSITORY
 
 
@@ -161,7 +161,7 @@ def test_focalnet_equals_its_formulas_in_double_precision(size):
 
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [True, False])
-def test_text_tower_equals_open_clip(causal):
+def test_text_encoder_equals_open_clip(causal):
     ours = filled(RegionTextEncoder(layers=2, causal=causal))
     norm = partial(torch.nn.LayerNorm, eps=1e-12)
     options = {} if causal else {"no_causal_mask": True, "use_pad_mask": True}
@@ -274,7 +274,7 @@ def test_region_embeddings_are_in_the_joint_space():
     proposals = Instances((96, 120), proposal_boxes=item()["instances"].gt_boxes)
     (before,) = model.encode_regions([item()], [proposals])
     assert before.shape == (2, 512)
-    model.load_state_dict(replaced, assign=True)  # puts other parameters in the place of the first
+    model.load_state_dict(replaced, assign=True)  # puts other parameters instead of the first
     torch.testing.assert_close(model.encode_regions([item()], [proposals])[0], 2 * before)
 
 
@@ -297,7 +297,7 @@ def test_shipped_configs_are_consistent():
 
 
 def test_files_of_the_branch_merge(tmp_path):
-    """Its files say in a word where class embeddings come from, and spell out what the towers are."""
+    """Its files say in a word where class embeddings come from, and spell out what the encoders are."""
     base = REPOSITORY / "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_focal_base_C4_zsinf.yaml"
     path = tmp_path / "focal.yaml"
     path.write_text(
@@ -323,16 +323,16 @@ def test_files_of_the_branch_merge(tmp_path):
 )
 def test_what_is_not_built_is_an_error(tmp_path, overrides, message):
     cfg = config_of("focal_base", "DATASETS.TEST", "()")
-    # Not merged as an override: yacs would refuse a word in the place of a flag before the check does.
+    # Not merged as an override: yacs would refuse a word instead of a flag before the check does.
     *parents, leaf = overrides[0].split(".")
     get_value(cfg, ".".join(parents))[leaf] = {"True": True, "False": False}.get(overrides[1], overrides[1])
     with pytest.raises(UserError, match=message):
         check_config(cfg)
 
 
-def test_own_pictures_take_the_words_of_their_dataset(tmp_path):
+def test_own_images_take_the_words_of_their_dataset(tmp_path):
     """A detector made for 80 classes scores the 1203 words of the LVIS names."""
-    picture(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
     use_custom_image_folder(tmp_path / "in")
     tests = ["DATASETS.TEST", "('lvis_v1_val_custom_img',)", "OUTPUT_DIR", str(tmp_path / "out")]
     cfg = config_of("davit_d3", *tests, "INPUT_DIR", str(tmp_path / "in"))
@@ -343,7 +343,7 @@ def test_own_pictures_take_the_words_of_their_dataset(tmp_path):
     assert job.evaluator.category_ids == list(range(1, 1204))
 
 
-TOWER, TEXT = "backbone.", "roi_heads.box_predictor.lang_encoder."
+IMAGE_ENCODER, TEXT = "backbone.", "roi_heads.box_predictor.lang_encoder."
 LAYOUTS = {
     "UniCL": ("image_encoder.", {"lang_encoder.": "text_encoder.", "lang_proj": "text_projection"}),
     "K-LITE": ("visual.", {"lang_encoder.": "text.", "lang_proj": "text_projection"}),
@@ -364,12 +364,12 @@ def test_published_layouts_load_completely(tmp_path, layout):
     model = build_model(config_of("davit_d3"))
     fill_deterministic(model)
     expected = {key: value.clone() for key, value in model.state_dict().items()}
-    tower, text = LAYOUTS[layout]
+    image_encoder, text = LAYOUTS[layout]
     state = {}
     for key, value in expected.items():
-        name = key.replace(TOWER, tower, 1) if key.startswith(TOWER) else key
-        if key.startswith(f"{TOWER}norm.") and layout == "FocalNet":
-            name = key.removeprefix(TOWER)
+        name = key.replace(IMAGE_ENCODER, image_encoder, 1) if key.startswith(IMAGE_ENCODER) else key
+        if key.startswith(f"{IMAGE_ENCODER}norm.") and layout == "FocalNet":
+            name = key.removeprefix(IMAGE_ENCODER)
         if key.startswith(TEXT):
             inner = key.removeprefix(TEXT)
             name = next((new + inner[len(old) :] for old, new in text.items() if inner.startswith(old)), inner)

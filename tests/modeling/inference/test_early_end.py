@@ -189,10 +189,10 @@ def emoji():
     )
 
 
-def ask(detector, picture):
-    """Return what the same questions give for a picture, and how many regions they took."""
+def ask(detector, image):
+    """Return what the same questions give for an image, and how many regions they took."""
     detector.forget_images()
-    detector.set_image(picture)
+    detector.set_image(image)
     found = [detector.predict(threshold=0.3, topk=25), detector.predict(topk=10, per_class=True), detector.predict()]
     return found, detector.encoded_images[-1].encoding.regions
 

@@ -44,13 +44,13 @@ def detector(embedding_file):
     return build
 
 
-def picture(height=128, width=160):
+def random_image(height=128, width=160):
     generator = torch.Generator().manual_seed(height)
     return {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)}
 
 
 def boxes_in_and_around(count):
-    """Boxes of all sizes in a picture of 128 x 160, some of which reach beyond it."""
+    """Boxes of all sizes in an image of 128 x 160, some of which reach beyond it."""
     generator = torch.Generator().manual_seed(count)
     corner = torch.rand(count, 2, generator=generator) * torch.tensor([180.0, 148.0]) - 20
     return Boxes(torch.cat([corner, corner + 2 + torch.rand(count, 2, generator=generator) ** 2 * 120], dim=1))
@@ -61,7 +61,8 @@ def test_regions_have_the_same_embeddings_few_or_many(detector, count):
     """Few are pooled from the map, many from what the first convolutions make of it."""
     plain, prepared = detector()
     expected, actual = (
-        model.encode_boxes(model.image_features([picture()]), boxes_in_and_around(count)) for model in (plain, prepared)
+        model.encode_boxes(model.image_features([random_image()]), boxes_in_and_around(count))
+        for model in (plain, prepared)
     )
     assert actual.shape == (count, 32)
     torch.testing.assert_close(actual, expected, atol=2e-5 * float(expected.abs().max()) if count else 0, rtol=0)
@@ -69,7 +70,7 @@ def test_regions_have_the_same_embeddings_few_or_many(detector, count):
 
 def test_both_ways_to_pool_are_taken(detector, monkeypatch):
     _, prepared = detector()
-    maps = prepared.image_features([picture()])
+    maps = prepared.image_features([random_image()])
     inputs, convolve = [], torch.nn.functional.conv2d
     monkeypatch.setattr(
         "torch.nn.functional.conv2d", lambda x, *rest, **more: inputs.append(x) or convolve(x, *rest, **more)
@@ -90,7 +91,7 @@ def test_pyramids_call_the_convolutions_that_multiply_less(detector, precision, 
     pyramid = "configs/LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
     options = {"MODEL.CLIP.OFFLINE_RPN_CONFIG": pyramid, "MODEL.CLIP.INFERENCE_PRECISION": precision, **EMULATED}
     plain, prepared = detector(**options)
-    images = prepared.offline_preprocessor([picture(512, 512)["image"]]).tensor
+    images = prepared.offline_preprocessor([random_image(512, 512)["image"]]).tensor
     expected, actual = plain.offline_backbone(images.float()), prepared.offline_backbone(images)
     for name in ("p2", "p5"):
         error = (expected[name] - actual[name]).abs().max() / expected[name].abs().max()
@@ -103,7 +104,7 @@ def test_pyramids_call_the_convolutions_that_multiply_less(detector, precision, 
 def test_detections_stay_the_same(detector, fusion):
     plain, prepared = detector(**{"MODEL.CLIP.MULTIPLY_RPN_SCORE": "True", "MODEL.CLIP.RPN_SCORE_FUSION": fusion})
     with torch.no_grad():
-        expected, actual = (model([picture()])[0]["instances"] for model in (plain, prepared))
+        expected, actual = (model([random_image()])[0]["instances"] for model in (plain, prepared))
     assert len(expected) == len(actual) > 10
     # Cosines are divided by 0.01.
     torch.testing.assert_close(actual.scores, expected.scores, atol=1e-3, rtol=0)
@@ -120,14 +121,14 @@ def test_regions_that_can_have_no_score_are_not_encoded(detector, threshold):
         make = model.roi_heads.encoder_of_image
         model.roi_heads.encoder_of_image = lambda maps, count, make=make: encoded.append(count) or make(maps, count)
         with torch.no_grad():
-            model([picture()])
-    (proposals,) = plain.proposal_source.propose([picture()], plain.device)
+            model([random_image()])
+    (proposals,) = plain.proposal_source.propose([random_image()], plain.device)
     assert encoded == [int((proposals.objectness_logits >= threshold**2).sum())] * 2
     assert 0 < encoded[0] < len(proposals)
 
 
 @torch.no_grad()
-def test_no_map_of_a_tower_is_overwritten_by_the_next_stage(detector):
+def test_no_map_of_an_encoder_is_overwritten_by_the_next_stage(detector):
     plain, prepared = detector()
     images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     kept = images.clone()
@@ -171,7 +172,7 @@ def test_a_folded_attention_pool_equals_the_published_layer(count):
         folded(torch.zeros(1, 48, 4, 3))
 
 
-def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):
+def test_nothing_can_be_trained_any_more_and_normalization_is_gone(detector):
     plain, prepared = detector()
     assert any("running_var" in key for key in plain.state_dict())
     assert not any("running_var" in key for key in prepared.state_dict())
@@ -180,7 +181,7 @@ def test_nothing_can_be_trained_any_more_and_normalisation_is_gone(detector):
 
 def test_half_precision_is_close(detector):
     plain, prepared = detector(**{"MODEL.CLIP.INFERENCE_PRECISION": "bfloat16", **EMULATED})
-    maps, boxes = [model.image_features([picture()]) for model in (plain, prepared)], boxes_in_and_around(200)
+    maps, boxes = [model.image_features([random_image()]) for model in (plain, prepared)], boxes_in_and_around(200)
     assert next(iter(maps[1].values())).dtype == torch.float32
     first, *others = prepared.roi_heads.encoder.last_stage
     once_an_image, once_a_region = (first.conv1, first.shortcut), (first.conv2, first.conv3, *others)
@@ -191,7 +192,7 @@ def test_half_precision_is_close(detector):
     assert actual.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.9998
     with torch.no_grad():
-        found = prepared([picture()])[0]["instances"]
+        found = prepared([random_image()])[0]["instances"]
     assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
 
 
@@ -204,7 +205,9 @@ def test_half_precision_can_start_at_an_earlier_stage(detector, first_stage):
     rounded = [name for name in names if maps[name].dtype == torch.bfloat16]
     assert rounded == names[names.index(first_stage) :]
     for boxes in (boxes_in_and_around(200), boxes_in_and_around(2)):  # what is shared among regions, and few of them
-        expected, actual = (model.encode_boxes(model.image_features([picture()]), boxes) for model in (plain, prepared))
+        expected, actual = (
+            model.encode_boxes(model.image_features([random_image()]), boxes) for model in (plain, prepared)
+        )
         assert actual.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(expected, actual).min() > 0.999
 

@@ -12,7 +12,7 @@ from regionclip.modeling.proposals.build import SOURCES, build_proposal_source, 
 from tests.helpers.detectors import LVIS_CUSTOM, TINY, flat
 from tests.helpers.paths import DATA
 
-PHOTO = str(sorted((DATA / "four_photos" / "pictures").iterdir())[0])
+PHOTO = str(sorted((DATA / "four_photos" / "images").iterdir())[0])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Proposals on disk: those of the proposer, of nobody else, and asked for once."""
+"""Proposals on disk: those of the RPN, of nobody else, and asked for once."""
 
 import pytest
 import torch
@@ -8,15 +8,15 @@ from regionclip.modeling.build import build_model
 from regionclip.modeling.proposals import cache as proposal_cache
 from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals
 from regionclip.testing.deterministic import fill_deterministic
-from tests.helpers.training import differing, final_state, logged, train, training_config, write_pictures
+from tests.helpers.training import differing, final_state, logged, train, training_config, write_images
 
 STEADY = {"INPUT__MIN_SIZE_TRAIN": "(64,)", "SOLVER__MAX_ITER": 24, "DATASETS__TEST": "()", "SOLVER__STEPS": "()"}
-"""Eight pictures of one size, lying or standing, flipped or not: 16 entries, seen three times."""
+"""Eight images of one size, landscape or portrait, flipped or not: 16 entries, seen three times."""
 
 
 @pytest.fixture
 def world(tmp_path):
-    write_pictures(tmp_path / "world")
+    write_images(tmp_path / "world")
     return tmp_path / "world"
 
 
@@ -34,8 +34,8 @@ def detector(world, tmp_path):
 def images():
     generator = torch.Generator().manual_seed(0)
     sizes = [(64, 96), (64, 96), (96, 64)]
-    pictures = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
-    return [{"image": picture, "image_id": i} for i, picture in enumerate(pictures)]
+    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+    return [{"image": image, "image_id": i} for i, image in enumerate(images)]
 
 
 def same(proposals, others):
@@ -49,7 +49,7 @@ def same(proposals, others):
 
 
 def counting(model):
-    """Count the images that the proposer looks at."""
+    """Count the images that the RPN looks at."""
     source, calls = model.proposal_source, []
     propose = source.rpn.propose
 
@@ -61,7 +61,7 @@ def counting(model):
     return calls
 
 
-def test_entries_are_what_the_proposer_says_of_each_image(detector):
+def test_entries_are_what_the_rpn_says_of_each_image(detector):
     model = detector()
     source, device = model.proposal_source, torch.device("cpu")
     expected = [source.rpn.propose([image], device)[0] for image in images()]
@@ -100,7 +100,7 @@ def other_weights(model):
         ({"MODEL__CLIP__OFFLINE_RPN_POST_NMS_TOPK_TEST": 7}, lambda model: None, "settings"),
     ],
 )
-def test_boxes_of_another_proposer_are_an_error(detector, overrides, change, what):
+def test_boxes_of_another_rpn_are_an_error(detector, overrides, change, what):
     first = detector()
     first.proposal_source.propose(images(), torch.device("cpu"))
     first.proposal_source.flush()
@@ -141,7 +141,7 @@ def test_runs_that_share_a_folder_keep_each_others_shards(detector, tmp_path, mo
     assert not calls
 
 
-def test_of_two_new_proposers_one_comes_second(detector, tmp_path, monkeypatch):
+def test_of_two_new_rpns_one_comes_second(detector, tmp_path, monkeypatch):
     read, source = proposal_cache.read_json_file, detector().proposal_source
 
     def late(path):
@@ -156,7 +156,7 @@ def test_of_two_new_proposers_one_comes_second(detector, tmp_path, monkeypatch):
         source.propose(images(), torch.device("cpu"))
 
 
-def test_shards_of_unknown_origin_and_torn_shards_are_errors(detector, tmp_path):
+def test_shards_of_unknown_origin_and_partial_shards_are_errors(detector, tmp_path):
     model = detector()
     model.proposal_source.propose(images(), torch.device("cpu"))
     model.proposal_source.flush()
@@ -172,7 +172,7 @@ def test_shards_of_unknown_origin_and_torn_shards_are_errors(detector, tmp_path)
         detector().proposal_source.propose(images(), torch.device("cpu"))
 
 
-def test_later_epochs_skip_the_proposer_and_a_resumed_run_has_the_same_bits(world, tmp_path):
+def test_later_epochs_skip_the_rpn_and_a_resumed_run_has_the_same_bits(world, tmp_path):
     outputs = [tmp_path / name for name in ("first", "second", "resumed")]
     caches = [tmp_path / f"{output.name}_cache" for output in outputs]
 
@@ -181,7 +181,7 @@ def test_later_epochs_skip_the_proposer_and_a_resumed_run_has_the_same_bits(worl
 
     run(outputs[0], caches[0])
     entries = len(CachedProposals(build_source(world, caches[0]).rpn, caches[0])._open())
-    assert 8 < entries <= 16, "48 pictures were looked at"
+    assert 8 < entries <= 16, "48 images were looked at"
     second = run(outputs[1], caches[0])
     calls = second.model.proposal_source._written
     assert calls == 0, "everything was on disk"
