@@ -246,6 +246,11 @@ KEYS: tuple[Key, ...] = (
         Key("DATASETS.PATH_TEST", (), "folders of image-text test datasets"),
         Key("AUG.TRAIN.IMAGE_SIZE", [224, 224], "pretraining: two numbers crop, one number resizes the shorter side"),
         Key("AUG.TRAIN.MAX_SIZE", None, "pretraining: longest side with a one-number IMAGE_SIZE"),
+        Key(
+            "AUG.TRAIN.FLIP_PROBABILITY",
+            0.5,
+            "pretraining: of mirroring an image; 0.0 if captions tell left from right",
+        ),
         Key("AUG.SCALE", (0.08, 1.0), "pretraining: area range of random crops"),
         Key("AUG.RATIO", (3.0 / 4.0, 4.0 / 3.0), "pretraining: aspect range of random crops"),
         Key("AUG.INTERPOLATION", 3, "pretraining: PIL interpolation code (3 is bicubic)"),

@@ -21,7 +21,6 @@ from regionclip.data.image_text.pairs import Pair, PairSource, read_json
 from regionclip.data.images import UnreadableImageError, read_image
 from regionclip.records import MappedImage, Record
 
-FLIP_PROBABILITY = 0.5
 MAX_CAPTION = 2000
 """Maximum number of characters of a caption: 77 tokens are never longer."""
 
@@ -80,6 +79,7 @@ class CaptionMapper:
         aug = cfg.AUG
         self.tokenizer = Tokenizer()
         self.resize = ShortestEdge(aug.TRAIN.IMAGE_SIZE[0], aug.TRAIN.MAX_SIZE, Image.Resampling(aug.INTERPOLATION))
+        self.flip_probability = aug.TRAIN.FLIP_PROBABILITY
         self.crop: RandomResizedCrop | None = None
         if len(aug.TRAIN.IMAGE_SIZE) == 2:
             resampling = _RESAMPLING[Image.Resampling(aug.INTERPOLATION)]
@@ -114,7 +114,8 @@ class CaptionMapper:
 
     def _augment(self, photo: Image.Image) -> Image.Image:
         resized = self.crop(photo) if self.crop else self.resize(photo)
-        return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < FLIP_PROBABILITY else resized
+        is_flipped = random.random() < self.flip_probability
+        return resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if is_flipped else resized
 
 
 def build_caption_mapper(cfg: CfgNode, pairs: ImageTextPairs) -> Callable[[Record], MappedImage]:

@@ -422,6 +422,18 @@ def test_two_numbers_make_random_crops(mapper):
     assert mapper(pair)["image"].shape == (3, 48, 48)
 
 
+def test_images_are_mirrored_as_often_as_the_key_says(mapper):
+    pair = {"pair": Pair("a", PHOTOS[0], "a dog on the left")}
+    cfg = CONFIG.clone()
+    assert cfg.AUG.TRAIN.FLIP_PROBABILITY == 0.5  # as published
+    cfg.AUG.TRAIN.FLIP_PROBABILITY = 0.0
+    upright = CaptionMapper(cfg)(pair)["image"]
+    assert all(torch.equal(CaptionMapper(cfg)(pair)["image"], upright) for _ in range(8))
+    cfg.AUG.TRAIN.FLIP_PROBABILITY = 1.0
+    assert torch.equal(CaptionMapper(cfg)(pair)["image"], upright.flip(2)) and not torch.equal(upright, upright.flip(2))
+    assert len({mapper(pair)["image"].sum(dim=0)[:, 0].sum().item() for _ in range(30)}) == 2
+
+
 def test_pairs_of_several_sources_are_numbered_through(tmp_path):
     write_shards(pairs(3), tmp_path / "a")
     write_tsv(pairs(2), tmp_path / "b")
