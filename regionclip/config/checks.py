@@ -48,6 +48,14 @@ def _check_choices(cfg: CfgNode) -> Iterator[Problem]:
             yield Problem(key.name, " or ".join(key.choices), repr(value), "choose one of them")
 
 
+def _check_limits(cfg: CfgNode) -> Iterator[Problem]:
+    for key in all_keys():
+        value = get_value(cfg, key.name)
+        if key.limits is None or (value is None and key.default is None) or key.limits.contain(value):
+            continue
+        yield Problem(key.name, key.limits.words, repr(value), f"add {key.name} {key.default}")
+
+
 def _check_paths(cfg: CfgNode) -> Iterator[Problem]:
     keys = ["MODEL.WEIGHTS", "MODEL.CLIP.TEACHER_WEIGHTS"]
     if cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN":
@@ -165,6 +173,7 @@ def _check_methods(cfg: CfgNode) -> Iterator[Problem]:
 
 _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_choices,
+    _check_limits,
     _check_paths,
     _check_names,
     _check_architecture,

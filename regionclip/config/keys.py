@@ -8,7 +8,18 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from regionclip.config.key import Key, section
+from regionclip.config.key import (
+    COUNT,
+    FACTOR,
+    FRACTION,
+    IOU,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    TEMPERATURE,
+    Key,
+    section,
+)
 from regionclip.method import methods, register
 
 KEYS: tuple[Key, ...] = (
@@ -43,6 +54,7 @@ KEYS: tuple[Key, ...] = (
             "MODEL.RPN.MIN_POS_IOU",
             0.0,
             "IoU from which an object without positive anchors takes its best ones: 0 always, published LP-OVOD 0.3",
+            limits=IOU,
         ),
         Key("MODEL.CLIP.OFFLINE_RPN_CONFIG", None, "YAML that describes the detector whose RPN proposes", is_file=True),
         Key(
@@ -51,8 +63,15 @@ KEYS: tuple[Key, ...] = (
             "checkpoint of that detector; wins over RPN weights in MODEL.WEIGHTS",
             is_file=True,
         ),
-        Key("MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the RPN's NMS; None keeps its own"),
-        Key("MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST", None, "proposals per image; None keeps the RPN's own"),
+        Key(
+            "MODEL.CLIP.OFFLINE_RPN_NMS_THRESH", None, "IoU threshold of the RPN's NMS; None keeps its own", limits=IOU
+        ),
+        Key(
+            "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST",
+            None,
+            "proposals per image; None keeps the RPN's own",
+            limits=COUNT,
+        ),
         Key(
             "MODEL.CLIP.OFFLINE_RPN_LSJ_PRETRAINED",
             False,
@@ -86,12 +105,12 @@ KEYS: tuple[Key, ...] = (
             [0.1, 0.3],
             "for the quality: IoU below which an anchor is negative, and of positive ones",
         ),
-        Key("MODEL.OLN.OBJ_BATCH", 256, "anchors of an image that the loss of the quality is of"),
-        Key("MODEL.OLN.OBJ_POSITIVE_FRACTION", 1.0, "highest fraction of positive ones"),
+        Key("MODEL.OLN.OBJ_BATCH", 256, "anchors of an image that the loss of the quality is of", limits=COUNT),
+        Key("MODEL.OLN.OBJ_POSITIVE_FRACTION", 1.0, "highest fraction of positive ones", limits=FRACTION),
         Key("MODEL.OLN.OBJ_FILL_NEGATIVES", True, "take negative anchors, of quality 0, for the rest, as published"),
-        Key("MODEL.OLN.MIN_POS_IOU", 0.3, "an object takes its best anchors if their IoU is at least this"),
-        Key("MODEL.OLN.BOX_LOSS_WEIGHT", 10.0, "of the IoU loss of the RPN's boxes"),
-        Key("MODEL.OLN.OBJ_LOSS_WEIGHT", 1.0, "of the L1 loss of the RPN's quality"),
+        Key("MODEL.OLN.MIN_POS_IOU", 0.3, "an object takes its best anchors if their IoU is at least this", limits=IOU),
+        Key("MODEL.OLN.BOX_LOSS_WEIGHT", 10.0, "of the IoU loss of the RPN's boxes", limits=FACTOR),
+        Key("MODEL.OLN.OBJ_LOSS_WEIGHT", 1.0, "of the L1 loss of the RPN's quality", limits=FACTOR),
         Key("MODEL.OLN.SKIP_BORDER_GT", True, "no box loss for objects at the left or top border, as published"),
         Key("MODEL.OLN.REG_BIAS_INIT", 0.0, "initial distances of the RPN: published 0; 0.5 starts with the anchors"),
         Key(
@@ -100,7 +119,7 @@ KEYS: tuple[Key, ...] = (
             "quality that the box head regresses: 'iou', or 'centerness'",
             choices=("iou", "centerness"),
         ),
-        Key("MODEL.OLN.SCORE_LOSS_WEIGHT", 1.0, "of the L1 loss of the box head's quality"),
+        Key("MODEL.OLN.SCORE_LOSS_WEIGHT", 1.0, "of the L1 loss of the box head's quality", limits=FACTOR),
         Key("MODEL.OLN.SCORE_THRESH", 0.0, "proposals have a higher score"),
     ),
     *section(
@@ -124,8 +143,8 @@ KEYS: tuple[Key, ...] = (
             "class embeddings [any, TEXT_EMB_DIM] at test time",
             is_file=True,
         ),
-        Key("MODEL.CLIP.TEXT_EMB_DIM", 1024, "width of the embeddings: 1024 RN50, 512 RN101, 640 RN50x4"),
-        Key("MODEL.CLIP.CLSS_TEMP", 0.01, "temperature that divides the cosine similarities"),
+        Key("MODEL.CLIP.TEXT_EMB_DIM", 1024, "width of the embeddings: 1024 RN50, 512 RN101, 640 RN50x4", limits=COUNT),
+        Key("MODEL.CLIP.CLSS_TEMP", 0.01, "temperature that divides the cosine similarities", limits=TEMPERATURE),
         Key("MODEL.CLIP.NO_BOX_DELTA", False, "return proposals as boxes at inference; always so with GT boxes"),
         Key("MODEL.CLIP.MULTIPLY_RPN_SCORE", False, "fuse class probability and objectness at inference"),
         Key(
@@ -134,7 +153,12 @@ KEYS: tuple[Key, ...] = (
             "scores of detect, the Python API and reports: 'unit' in [0, 1], 'published' as evaluation has them",
             choices=("unit", "published"),
         ),
-        Key("MODEL.CLIP.SCORE_TEMPERATURE", 1.0, "divides the log odds of shown scores; the evaluation page fits it"),
+        Key(
+            "MODEL.CLIP.SCORE_TEMPERATURE",
+            1.0,
+            "divides the log odds of shown scores; the evaluation page fits it",
+            limits=TEMPERATURE,
+        ),
         Key(
             "MODEL.CLIP.RPN_SCORE_FUSION",
             "upstream",
@@ -179,8 +203,13 @@ KEYS: tuple[Key, ...] = (
             "'gaussian', 'linear' or 'hard'",
             choices=("gaussian", "linear", "hard"),
         ),
-        Key("MODEL.ROI_HEADS.SOFT_NMS_SIGMA", 0.5, "width of the Gaussian decay"),
-        Key("MODEL.ROI_HEADS.SOFT_NMS_PRUNE", 0.001, "boxes whose decayed score falls to this or below are dropped"),
+        Key("MODEL.ROI_HEADS.SOFT_NMS_SIGMA", 0.5, "width of the Gaussian decay", limits=POSITIVE),
+        Key(
+            "MODEL.ROI_HEADS.SOFT_NMS_PRUNE",
+            0.001,
+            "boxes whose decayed score falls to this or below are dropped",
+            limits=NOT_NEGATIVE,
+        ),
         Key(
             "MODEL.ROI_HEADS.SOFT_NMS_CLASS_SEPARATION",
             "exact",
@@ -190,11 +219,17 @@ KEYS: tuple[Key, ...] = (
     ),
     *section(
         "Losses",
-        Key("MODEL.CLIP.BG_CLS_LOSS_WEIGHT", None, "weight of background regions in the classification loss"),
+        Key(
+            "MODEL.CLIP.BG_CLS_LOSS_WEIGHT",
+            None,
+            "weight of background regions in the classification loss",
+            limits=FACTOR,
+        ),
         Key(
             "MODEL.CLIP.FOCAL_SCALED_LOSS",
             None,
             "focal exponent of the classification loss; None is plain cross entropy",
+            limits=FACTOR,
         ),
         Key("MODEL.CLIP.ONLY_SAMPLE_FG_PROPOSALS", False, "sample only foreground regions in training"),
     ),
@@ -205,18 +240,24 @@ KEYS: tuple[Key, ...] = (
             False,
             "batch normalization of the backbone keeps its running statistics; scale and shift are trained",
         ),
-        Key("INPUT.CROP_FIRST", 0.0, "probability of DETR's crop of 384 to 600 pixels before an image is resized"),
+        Key(
+            "INPUT.CROP_FIRST",
+            0.0,
+            "probability of DETR's crop of 384 to 600 pixels before an image is resized",
+            limits=PROBABILITY,
+        ),
         Key("INPUT.SCALE_JITTER", (), "large-scale jitter: smallest and largest scale, such as (0.1, 2.0); () is off"),
         Key(
             "INPUT.SCALE_JITTER_SIZE",
             1024,
             "side in pixels of the square that jittered images are fitted to and cut by",
+            limits=COUNT,
         ),
         Key(
             "MODEL.CLIP.PROPOSAL_CACHE", "", "folder that keeps the boxes of the frozen RPN for later epochs; '' is off"
         ),
         Key("MODEL_EMA.ENABLED", False, "keep, evaluate and save an exponential moving average of the weights"),
-        Key("MODEL_EMA.DECAY", 0.999, "weight of the old average at each step"),
+        Key("MODEL_EMA.DECAY", 0.999, "weight of the old average at each step", limits=FRACTION),
         Key("MODEL_EMA.WARMUP", False, "let the decay grow from 0.1 in the first iterations, for short runs"),
         Key(
             "SOLVER.BEST_CHECKPOINT_METRIC", "", "metric, such as 'bbox/AP50', whose best weights go to model_best.pth"
@@ -232,7 +273,7 @@ KEYS: tuple[Key, ...] = (
             (0.9, 0.98),
             "AdamW's decays of averaged gradients and squares; CLIP's by default",
         ),
-        Key("SOLVER.ADAM_EPSILON", 1e-6, "added to AdamW's divisor; CLIP's by default"),
+        Key("SOLVER.ADAM_EPSILON", 1e-6, "added to AdamW's divisor; CLIP's by default", limits=POSITIVE),
         Key("SOLVER.GRADIENT_ACCUMULATION", 1, "parts that a batch is computed in, one after the other"),
         Key(
             "DATASETS.FOLDER",
@@ -245,11 +286,12 @@ KEYS: tuple[Key, ...] = (
         Key("DATASETS.FACTORY_TEST", (), "classes of image-text test datasets"),
         Key("DATASETS.PATH_TEST", (), "folders of image-text test datasets"),
         Key("AUG.TRAIN.IMAGE_SIZE", [224, 224], "pretraining: two numbers crop, one number resizes the shorter side"),
-        Key("AUG.TRAIN.MAX_SIZE", None, "pretraining: longest side with a one-number IMAGE_SIZE"),
+        Key("AUG.TRAIN.MAX_SIZE", None, "pretraining: longest side with a one-number IMAGE_SIZE", limits=COUNT),
         Key(
             "AUG.TRAIN.FLIP_PROBABILITY",
             0.5,
             "pretraining: of mirroring an image; 0.0 if captions tell left from right",
+            limits=PROBABILITY,
         ),
         Key("AUG.SCALE", (0.08, 1.0), "pretraining: area range of random crops"),
         Key("AUG.RATIO", (3.0 / 4.0, 4.0 / 3.0), "pretraining: aspect range of random crops"),

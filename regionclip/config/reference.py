@@ -37,6 +37,8 @@ def describe(key: Key) -> str:
     lines = [key.name, f"  default: {key.default!r}", f"  meaning: {key.meaning}"]
     if key.choices:
         lines.append(f"  allowed: {', '.join(map(repr, key.choices))}")
+    if key.limits:
+        lines.append(f"  allowed: {key.limits.words}")
     if key.is_file:
         lines.append("  a file: relative to the working directory, the config, or the repository")
     return "\n".join(lines)

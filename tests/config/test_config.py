@@ -1,6 +1,7 @@
 """Configuration: defaults, upstream's files, and the check at the door."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -137,6 +138,44 @@ def test_contradiction_is_reported_with_key_and_fix(embedding_file, key):
     assert problem.expected
     assert problem.actual
     assert problem.fix
+
+
+WRONG_NUMBERS = {
+    "AUG.TRAIN.FLIP_PROBABILITY": (1.5, "a probability in [0, 1]"),
+    "INPUT.CROP_FIRST": (-0.1, "a probability in [0, 1]"),
+    "MODEL.CLIP.CLSS_TEMP": (math.nan, "a temperature above 0"),
+    "MODEL.CLIP.SCORE_TEMPERATURE": (0.0, "a temperature above 0"),
+    "MODEL.CLIP.OFFLINE_RPN_NMS_THRESH": (70.0, "an IoU in [0, 1]"),
+    "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": (0, "at least 1"),
+    "MODEL.CLIP.FOCAL_SCALED_LOSS": (-2.0, "a factor from 0"),
+    "MODEL.CLIP.TEACHER_CLSS_TEMP": (0.0, "a temperature above 0"),
+    "MODEL.CLIP.DISTILL_LOSS_WEIGHT": (-1.0, "a factor from 0"),
+    "MODEL.ROI_HEADS.SOFT_NMS_SIGMA": (0.0, "a number above 0"),
+    "MODEL.CLIP.NEGATIVE_CAPTIONS": (-1, "a number from 0"),
+    "MODEL.CORA.NOVEL_FACTOR": (math.inf, "a factor above 0"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG_NUMBERS)
+def test_a_number_outside_its_limits_is_refused(embedding_file, key):
+    value, expected = WRONG_NUMBERS[key]
+    cfg = good(embedding_file)
+    cfg.defrost()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError) as caught:
+        check_config(cfg)
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.expected, problem.actual) == (key, expected, repr(value))
+    assert problem.fix.startswith(f"add {key} ")
+
+
+def test_defaults_and_ends_are_within_their_limits(embedding_file):
+    limited = [key for key in all_keys() if key.limits]
+    assert len(limited) > 50
+    for key in limited:
+        assert key.default is None or key.limits.contain(key.default), key.name
+        assert key.limits.contain(key.limits.lowest) != key.limits.excludes_lowest
+    check_config(good(embedding_file, **{"AUG.TRAIN.FLIP_PROBABILITY": "1.0", "INPUT.CROP_FIRST": "0.0"}))
 
 
 def test_all_contradictions_are_reported_together(embedding_file):

@@ -32,9 +32,6 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     elif clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
         fix = "name configs/oln/coco48.yaml or another RPN's"
         yield Problem("MODEL.CLIP.OFFLINE_RPN_CONFIG", "the YAML of the proposal network", "nothing", fix)
-    if not clip.CLSS_TEMP > 0:
-        temperature = "MODEL.CLIP.CLSS_TEMP"
-        yield Problem(temperature, "a temperature above 0", str(clip.CLSS_TEMP), f"add {temperature} 0.01")
     if (
         cfg.DATASETS.TEST
         and not cfg.TEST.EVALUATE_PROPOSALS
@@ -45,7 +42,6 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     yield from _embedding_problems(cfg)
     if name == "LPOVOD":
         yield from _name_problems(cfg)
-        yield from _number_problems(cfg)
 
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:
@@ -109,14 +105,3 @@ def _name_problems(cfg: CfgNode) -> Iterator[Problem]:
         yield Problem("MODEL.LP_OVOD.BASE_CLASSES", "the names of the trained classes", "none", "name them")
     if cfg.MODEL.LP_OVOD.STAGE == "probe" and not names.novel:
         yield Problem("MODEL.LP_OVOD.NOVEL_CLASSES", "the classes to learn", "none", "name them")
-
-
-def _number_problems(cfg: CfgNode) -> Iterator[Problem]:
-    method = cfg.MODEL.LP_OVOD
-    for name, fix in (("ALPHA", "0"), ("BETA", "0.8")):
-        if not 0 <= method[name] <= 1:
-            key = f"MODEL.LP_OVOD.{name}"
-            yield Problem(key, "an exponent in [0, 1]", str(method[name]), f"add {key} {fix}")
-    if not method.NOVEL_TEMPERATURE > 0:
-        key = "MODEL.LP_OVOD.NOVEL_TEMPERATURE"
-        yield Problem(key, "a temperature above 0", str(method.NOVEL_TEMPERATURE), f"add {key} 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regionclip.config.key import Key, section
+from regionclip.config.key import EXPONENT, FACTOR, TEMPERATURE, Key, section
 
 STAGES = ("base", "probe")
 """Values of MODEL.LP_OVOD.STAGE."""
@@ -17,10 +17,14 @@ KEYS = section(
     ),
     Key("MODEL.LP_OVOD.BASE_CLASSES", "coco48", "class list, file, or names with commas, of the base prototypes"),
     Key("MODEL.LP_OVOD.NOVEL_CLASSES", "", "the same of the novel ones; they have prototypes from stage 'probe' on"),
-    Key("MODEL.LP_OVOD.ALPHA", 0.0, "exponent of CLIP's probability of base classes (alpha)"),
-    Key("MODEL.LP_OVOD.BETA", 0.8, "exponent of the prototype's probability of novel classes (beta)"),
-    Key("MODEL.LP_OVOD.NOVEL_TEMPERATURE", 1.0, "divides the logits of novel prototypes (test_temp)"),
+    Key("MODEL.LP_OVOD.ALPHA", 0.0, "exponent of CLIP's probability of base classes (alpha)", limits=EXPONENT),
+    Key("MODEL.LP_OVOD.BETA", 0.8, "exponent of the prototype's probability of novel classes (beta)", limits=EXPONENT),
+    Key(
+        "MODEL.LP_OVOD.NOVEL_TEMPERATURE", 1.0, "divides the logits of novel prototypes (test_temp)", limits=TEMPERATURE
+    ),
     Key("MODEL.LP_OVOD.OBJECTNESS", True, "geometric mean of probability and objectness of the proposal"),
-    Key("MODEL.LP_OVOD.DISTILL_WEIGHT", 256.0, "of the distillation loss (kd_weight); 0 needs no REGIONS"),
+    Key(
+        "MODEL.LP_OVOD.DISTILL_WEIGHT", 256.0, "of the distillation loss (kd_weight); 0 needs no REGIONS", limits=FACTOR
+    ),
     Key("MODEL.LP_OVOD.REGIONS", "", "folder of `regionclip features`: CLIP's embeddings of proposals (feature_path)"),
 )

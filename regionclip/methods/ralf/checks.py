@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from regionclip.clip.architectures import get_architecture
 from regionclip.clip.class_embeddings import load_class_embeddings, load_concepts
 from regionclip.clip.prompts import same_to_clip
-from regionclip.config.keys import get_value
 from regionclip.config.resolve import clip_architecture, find_weights
 from regionclip.data.class_lists import names_of_embeddings, parse_names
 from regionclip.engine.class_names import are_same_labels, label_problems, tested_names, text_weights_of
@@ -87,7 +86,7 @@ def _detector_problems(cfg: CfgNode, key: str, supported: tuple[str, ...]) -> It
 
 
 def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
-    clip, ralf = cfg.MODEL.CLIP, cfg.MODEL.RALF
+    clip = cfg.MODEL.CLIP
     heads, wanted = cfg.MODEL.ROI_HEADS.NAME, OWN_DETECTORS[cfg.MODEL.META_ARCHITECTURE]
     if heads not in wanted:
         fix = f"add MODEL.ROI_HEADS.NAME {wanted[0]}"
@@ -95,12 +94,6 @@ def _own_problems(cfg: CfgNode) -> Iterator[Problem]:
     if clip.CROP_REGION_TYPE == "RPN" and not clip.OFFLINE_RPN_CONFIG:
         expected, fix = "the YAML of the proposal network", "name it, or add MODEL.CLIP.CROP_REGION_TYPE ''"
         yield Problem("MODEL.CLIP.OFFLINE_RPN_CONFIG", expected, "nothing", fix)
-    for key in ("MODEL.CLIP.CLSS_TEMP", "MODEL.RALF.TEST_TEMPERATURE"):
-        if not get_value(cfg, key) > 0:
-            yield Problem(key, "a temperature above 0", str(get_value(cfg, key)), f"add {key} 0.01")
-    if not 0 <= ralf.ENSEMBLE_EXPONENT <= 1:
-        key = "MODEL.RALF.ENSEMBLE_EXPONENT"
-        yield Problem(key, "an exponent in [0, 1]", str(ralf.ENSEMBLE_EXPONENT), f"add {key} 0.3333")
     if cfg.MODEL.META_ARCHITECTURE == "DetPro":
         yield from _detpro_problems(cfg)
     width = clip_architecture(cfg).embedding_dim
@@ -138,9 +131,6 @@ def _loss_problems(cfg: CfgNode) -> Iterator[Problem]:
     if not ral.STORE:
         yield Problem(key, "a file of negative words", "none", BUILD)
         return
-    if ral.NUM_SAMPLES < 1:
-        name = "MODEL.RALF.RAL.NUM_SAMPLES"
-        yield Problem(name, "at least 1", str(ral.NUM_SAMPLES), f"add {name} 10")
     store = read_negative_words(ral.STORE, key)
     wanted = cfg.MODEL.CLIP.TEXT_EMB_DIM
     if store.dim != wanted:
@@ -201,8 +191,6 @@ def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
     elif (count := len(load_concepts(raf.CONCEPTS, dim, key))) < raf.NUM_CONCEPTS:
         fix = "add concepts, and train the augmenter with as many as NUM_CONCEPTS"
         yield Problem(f"{key} {raf.CONCEPTS}", f"at least {raf.NUM_CONCEPTS} concepts", str(count), fix)
-    if raf.TOPK < 1:
-        yield Problem("MODEL.RALF.RAF.TOPK", "at least 1", str(raf.TOPK), "add MODEL.RALF.RAF.TOPK 20")
     has_classes = cfg.MODEL.CLIP.TEXT_EMB_PATH or cfg.MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH
     if embeds_names(cfg) and has_classes and not tested_names(cfg):
         expected = f"class names in the file, for the text encoder of {get_architecture(raf.CLIP).name}"

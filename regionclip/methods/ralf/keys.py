@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regionclip.config.key import Key, section
+from regionclip.config.key import COUNT, EXPONENT, FACTOR, NOT_NEGATIVE, TEMPERATURE, Key, section
 
 KEYS = (
     *section(
@@ -16,13 +16,23 @@ KEYS = (
             "",
             "class list, file, or names with commas, of the labels of RegionCLIP; '' takes those of TEXT_EMB_PATH",
         ),
-        Key("MODEL.RALF.RAL.NUM_SAMPLES", 10, "hard, and easy, negatives drawn for each box (random_q)"),
-        Key("MODEL.RALF.RAL.LAMBDA_HARD", 1.0, "factor on the cosine with hard negatives (triplet_lambda_sim)"),
-        Key("MODEL.RALF.RAL.LAMBDA_EASY", 10.0, "factor on the cosine with easy negatives (triplet_lambda_dis)"),
+        Key("MODEL.RALF.RAL.NUM_SAMPLES", 10, "hard, and easy, negatives drawn for each box (random_q)", limits=COUNT),
+        Key(
+            "MODEL.RALF.RAL.LAMBDA_HARD",
+            1.0,
+            "factor on the cosine with hard negatives (triplet_lambda_sim)",
+            limits=FACTOR,
+        ),
+        Key(
+            "MODEL.RALF.RAL.LAMBDA_EASY",
+            10.0,
+            "factor on the cosine with easy negatives (triplet_lambda_dis)",
+            limits=FACTOR,
+        ),
         Key("MODEL.RALF.RAL.MARGIN_HARD", 0.0, "margin of the hard loss (triplet_margin_sim)"),
         Key("MODEL.RALF.RAL.MARGIN_EASY", 1.0, "margin of the easy loss (triplet_margin_dis)"),
-        Key("MODEL.RALF.RAL.WEIGHT_HARD", 1.0, "weight of the hard loss (triplet_beta_sim)"),
-        Key("MODEL.RALF.RAL.WEIGHT_EASY", 1.0, "weight of the easy loss (triplet_beta_dis)"),
+        Key("MODEL.RALF.RAL.WEIGHT_HARD", 1.0, "weight of the hard loss (triplet_beta_sim)", limits=FACTOR),
+        Key("MODEL.RALF.RAL.WEIGHT_EASY", 1.0, "weight of the easy loss (triplet_beta_dis)", limits=FACTOR),
     ),
     *section(
         "RALF: features (RAF)",
@@ -37,8 +47,13 @@ KEYS = (
             is_file=True,
             is_packed=True,
         ),
-        Key("MODEL.RALF.RAF.NUM_CONCEPTS", 50, "concepts that are retrieved for a region (topk_concept)"),
-        Key("MODEL.RALF.RAF.TOPK", 20, "classes of a region whose cosines count, background among them (raf_topk)"),
+        Key("MODEL.RALF.RAF.NUM_CONCEPTS", 50, "concepts that are retrieved for a region (topk_concept)", limits=COUNT),
+        Key(
+            "MODEL.RALF.RAF.TOPK",
+            20,
+            "classes of a region whose cosines count, background among them (raf_topk)",
+            limits=COUNT,
+        ),
         Key(
             "MODEL.RALF.RAF.FUSION",
             "scale",
@@ -78,19 +93,32 @@ KEYS = (
     *section(
         "RALF: DetPro",
         Key("MODEL.RALF.BASE_CLASSES", "lvis866", "class list, file, or names with commas, of the base classes"),
-        Key("MODEL.RALF.TEST_TEMPERATURE", 0.007, "divides the cosines of both heads in evaluation"),
+        Key(
+            "MODEL.RALF.TEST_TEMPERATURE", 0.007, "divides the cosines of both heads in evaluation", limits=TEMPERATURE
+        ),
         Key(
             "MODEL.RALF.ENSEMBLE_EXPONENT",
             1 / 3,
             "exponent of the distilled head for base classes, and of the text head for novel ones",
+            limits=EXPONENT,
         ),
-        Key("MODEL.RALF.DISTILL_WEIGHT", 256.0, "of the distillation loss; 0 needs no REGIONS"),
+        Key("MODEL.RALF.DISTILL_WEIGHT", 256.0, "of the distillation loss; 0 needs no REGIONS", limits=FACTOR),
         Key("MODEL.RALF.REGIONS", "", "folder of `regionclip features`: CLIP's embeddings of proposals"),
     ),
     *section(
         "RALF: Object-Centric-OVD",
         Key("MODEL.RALF.CLASS_BIAS", 0.0, "added to the logits of classes: COCO 0, LVIS -4.6"),
-        Key("MODEL.RALF.TRANSFER_CHANNELS", 0, "hidden width of the weight transfer function; 0: of the features"),
-        Key("MODEL.RALF.RESIDUAL_CHANNELS", 0, "hidden width of the residual network; 0: of the features"),
+        Key(
+            "MODEL.RALF.TRANSFER_CHANNELS",
+            0,
+            "hidden width of the weight transfer function; 0: of the features",
+            limits=NOT_NEGATIVE,
+        ),
+        Key(
+            "MODEL.RALF.RESIDUAL_CHANNELS",
+            0,
+            "hidden width of the residual network; 0: of the features",
+            limits=NOT_NEGATIVE,
+        ),
     ),
 )

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from regionclip.config.key import Key, section
+from regionclip.config.key import COUNT, FACTOR, NOT_NEGATIVE, PROBABILITY, TEMPERATURE, Key, section
 
 PRETRAINING_KEYS = section(
     "Pretraining",
     Key("MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL", True, "enable the image-text loss"),
     Key("MODEL.CLIP.PRETRAIN_ONLY_EOT", False, "pool a caption as the embedding of its end-of-text token"),
-    Key("MODEL.CLIP.PRETRAIN_RPN_REGIONS", None, "proposals per image in pretraining"),
-    Key("MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS", None, "random regions kept per image in pretraining; None keeps all"),
+    Key("MODEL.CLIP.PRETRAIN_RPN_REGIONS", None, "proposals per image in pretraining", limits=COUNT),
+    Key(
+        "MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS",
+        None,
+        "random regions kept per image in pretraining; None keeps all",
+        limits=COUNT,
+    ),
     Key("MODEL.CLIP.GATHER_GPUS", False, "gather image and text features of all processes"),
-    Key("MODEL.CLIP.NEGATIVE_CAPTIONS", 0, "captions of other pairs per image, as more negatives in CLIP's training"),
+    Key(
+        "MODEL.CLIP.NEGATIVE_CAPTIONS",
+        0,
+        "captions of other pairs per image, as more negatives in CLIP's training",
+        limits=NOT_NEGATIVE,
+    ),
     Key(
         "MODEL.CLIP.CONCEPT_POOL_EMB",
         None,
         "concept embeddings [C, D] of the student; enables region-concept losses",
         is_file=True,
     ),
-    Key("MODEL.CLIP.CONCEPT_THRES", None, "teacher probability above which a pseudo label is used"),
-    Key("MODEL.CLIP.DISTILL_LOSS_WEIGHT", 1.0, "factor of the distillation from the teacher; 0 leaves it out"),
-    Key("MODEL.CLIP.CONTRASTIVE_LOSS_WEIGHT", 1.0, "factor of the region-concept contrast; 0 leaves it out"),
-    Key("MODEL.CLIP.TEACHER_CLSS_TEMP", 0.01, "divides the teacher's cosines; upstream fixes it"),
+    Key("MODEL.CLIP.CONCEPT_THRES", None, "teacher probability above which a pseudo label is used", limits=PROBABILITY),
+    Key(
+        "MODEL.CLIP.DISTILL_LOSS_WEIGHT",
+        1.0,
+        "factor of the distillation from the teacher; 0 leaves it out",
+        limits=FACTOR,
+    ),
+    Key(
+        "MODEL.CLIP.CONTRASTIVE_LOSS_WEIGHT",
+        1.0,
+        "factor of the region-concept contrast; 0 leaves it out",
+        limits=FACTOR,
+    ),
+    Key("MODEL.CLIP.TEACHER_CLSS_TEMP", 0.01, "divides the teacher's cosines; upstream fixes it", limits=TEMPERATURE),
     Key("MODEL.CLIP.TEACHER_RESNETS_DEPTH", 50, "depth flag of the teacher"),
     Key("MODEL.CLIP.TEACHER_CONCEPT_POOL_EMB", None, "the teacher's concepts; None means the student's", is_file=True),
-    Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher"),
+    Key("MODEL.CLIP.TEACHER_POOLER_RESOLUTION", 14, "RoIAlign side of the teacher", limits=COUNT),
     Key(
         "MODEL.CLIP.TEACHER_ARCHITECTURE",
         "",
