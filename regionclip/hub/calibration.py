@@ -31,7 +31,7 @@ def read_calibration(path: Path) -> dict[str, float]:
 
 
 def with_calibration(detector: Pretrained, calibration: dict[str, float]) -> Pretrained:
-    """Return a detector whose config has the fitted temperature, and the score of the highest F1 as threshold.
+    """Return a detector whose config has the fitted temperature, and the threshold of the highest F1.
 
     Keys: SCORE_TEMPERATURE, and SCORE_THRESH_TEST on the detector's own scale.
 

@@ -4,6 +4,7 @@ import contextlib
 import html
 import io
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -161,7 +162,23 @@ def test_calibration_is_counted_by_hand(tmp_path):
     np.testing.assert_array_equal(measured.counts, [0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
     assert measured.error == pytest.approx((0.65 + 0.75 + 0.85 + 0.05) / 4)
     threshold, f1 = best_threshold(matches, [entry.scores for entry in matches])
-    assert (threshold, f1) == (0.95, pytest.approx(100 * 2 / 3))
+    assert (threshold, f1) == (pytest.approx((0.95 + 0.85) / 2), pytest.approx(100 * 2 / 3))
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "threshold", "f1"),
+    [
+        ([0.9, 0.5, 0.5, 0.2], [1, 1, 0, 0], 0.35, 80.0),  # the two of 0.5 stay or go together
+        ([0.2, 0.5, 0.5, 0.9], [0, 0, 1, 1], 0.35, 80.0),
+        ([0.9, 0.5], [1, 1], 0.25, 100.0),
+        ([0.0], [1], math.nan, math.nan),  # no threshold keeps a score of 0
+        ([], [], math.nan, math.nan),
+    ],
+)
+def test_the_threshold_of_the_highest_f1_lies_between_two_scores(scores, right, threshold, f1):
+    flags = {"ignored": np.zeros((1, len(scores)), bool), "is_right": np.array([right], bool), "objects": np.array([2])}
+    result = best_threshold([SimpleNamespace(**flags)], [np.array(scores)])
+    assert result == pytest.approx((threshold, f1), nan_ok=True)
 
 
 def test_the_temperature_that_scores_were_sharpened_with_is_found():
@@ -207,7 +224,7 @@ def test_the_page_has_metrics_curves_calibration_and_images(tmp_path):
     for expected in ("cat, duplicate: 0.85", "cat on <b>dog & $co: 0.75", "Expected calibration error", "Training"):
         assert expected in text
     written = json.loads((tmp_path / "calibration.json").read_text())
-    assert written["detections"] == 5 and written["threshold_of_highest_f1"] == 0.95
+    assert written["detections"] == 5 and written["threshold_of_highest_f1"] == pytest.approx((0.95 + 0.85) / 2)
     assert written["expected_calibration_error"] == pytest.approx(100 * (0.55 + 0.65 + 0.75 + 0.85 + 0.05) / 5)
     assert re.search(rf"all\s+2\s+{metrics['AP']:.1f}\s+\(", text)
     addresses = set(re.findall(r'http[^"<> ]*', page))

@@ -45,7 +45,7 @@ class CalibrationReport:
     best_temperature: float
     """NaN where all detections are right, or none is."""
     threshold: float
-    """Score with the highest F1, on the measured scale."""
+    """With the highest F1, on the measured scale."""
     f1: float
     """In percent."""
 
@@ -140,7 +140,10 @@ def _in_bins(scores: Floats, right: Flags) -> Calibration:
 
 
 def best_threshold(matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> tuple[float, float]:
-    """Return the score with the highest F1 of all classes together, and that F1 in percent; NaN without detections."""
+    """Return the threshold with the highest F1 of all classes together, and that F1 in percent; NaN without detections.
+
+    It lies half way between two scores, so that a comparison by > and one by >= keep the same detections.
+    """
     kept = [~entry.ignored[0] for entry in matches]
     scores = np.concatenate([values[which] for values, which in zip(shown, kept, strict=True)])
     right = np.concatenate([entry.is_right[0][which] for entry, which in zip(matches, kept, strict=True)])
@@ -148,6 +151,10 @@ def best_threshold(matches: Sequence[ClassMatches], shown: Sequence[Floats]) -> 
     if not len(scores) or not objects:
         return float("nan"), float("nan")
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
+    following = np.append(scores[order][1:], 0.0)
+    ends = np.flatnonzero(scores[order] > following)  # a threshold keeps all of several equal scores, or none
+    if not len(ends):
+        return float("nan"), float("nan")
+    f1 = 2 * np.cumsum(right[order])[ends] / (ends + 1 + objects)
     best = int(np.argmax(f1))
-    return float(scores[order][best]), float(100 * f1[best])
+    return float(scores[order][ends[best]] + following[ends[best]]) / 2, float(100 * f1[best])
