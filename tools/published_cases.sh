@@ -55,13 +55,13 @@ choose_transfer() {
   esac
 }
 
-# override KEY DEFAULT OVERRIDES...: prints the last value of KEY among the overrides.
+# override KEY DEFAULT ARGUMENTS...: prints the last value of KEY among options and overrides.
 override() {
   local key=$1 value=$2
   shift 2
   while [ $# -gt 1 ]; do
     if [ "$1" = "$key" ]; then value=$2; fi
-    shift 2
+    shift
   done
   echo "$value"
 }

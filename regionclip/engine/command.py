@@ -24,6 +24,7 @@ from regionclip.data.datasets.custom_images import use_custom_image_folder
 from regionclip.data.images import raise_pixel_limit
 from regionclip.data.own_datasets.prepared import register_folder
 from regionclip.data.workers import allow_open_files
+from regionclip.engine.arguments import DetectorArgumentParser
 from regionclip.errors import Problem, UserError, system_error, system_problem, user_error
 from regionclip.files import atomic_write
 from regionclip.memory import keep_freed_memory
@@ -42,8 +43,14 @@ def detector_argument_parser(description: str) -> argparse.ArgumentParser:
     """Return upstream's command line (`--config-file`, `--eval-only`, `--num-gpus`, ..., opts) plus own options."""
     from detectron2.engine import default_argument_parser  # imports all of Detectron2
 
-    parser = default_argument_parser()
-    parser.description = description
+    published = default_argument_parser()
+    parser = DetectorArgumentParser(
+        description=description,
+        epilog=published.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[published],
+        add_help=False,
+    )
     parser.add_argument(
         "--trust-pickle", action="store_true", help="read checkpoints that can run code; only for files you trust"
     )
