@@ -26,9 +26,10 @@ class OnFrozenCLIP(ConfiguredDetector):
         return TextSpace(self.backbone.architecture.embedding_dim, self.backbone.architecture.name)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; backbone and text encoder always stay in evaluation mode."""
+        """Set training mode; backbone, text encoder and the RPN of proposals always stay in evaluation mode."""
         super().train(mode)
-        for module in (self.backbone, self.lang_encoder):
+        for name in ("backbone", "lang_encoder", "offline_backbone", "offline_proposal_generator"):
+            module = getattr(self, name, None)
             if module is not None:
                 module.eval()
         return self

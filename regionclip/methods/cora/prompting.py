@@ -28,7 +28,7 @@ from regionclip.modeling.detector import Part, Selection
 from regionclip.modeling.inference.early_end import LazyRegions
 from regionclip.modeling.postprocess import DetectionSelector, ProbabilityOnly
 from regionclip.modeling.preprocessing import ImagePreprocessor, build_preprocessor
-from regionclip.modeling.proposals.build import build_proposal_source
+from regionclip.modeling.proposals.build import build_proposal_source, rpn_of
 from regionclip.modeling.proposals.sources import ImageInput, ProposalSource
 from regionclip.modeling.region_encoding import RegionEncoding
 from regionclip.modeling.suppression import NoSuppression
@@ -69,6 +69,10 @@ class RegionPromptCLIP(SoftmaxOverProposals, OnFrozenCLIP):
         self.lang_encoder = lang_encoder.requires_grad_(False) if lang_encoder is not None else None
         self.backbone = backbone.requires_grad_(False)
         backbone.get_parameter(PROMPT).requires_grad_(True)
+        rpn = rpn_of(proposal_source)
+        self.offline_backbone = rpn.backbone if rpn else None
+        self.offline_proposal_generator = rpn.proposal_generator if rpn else None
+        self.offline_preprocessor = rpn.preprocessor if rpn else None
         self.preprocessor, self.proposal_source, self.selector = preprocessor, proposal_source, selector
         self.roi_heads = RegionPromptHead(grid=backbone.architecture.attention_grid)
         self.roi_heads.borrow(backbone)

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from regionclip.cli.main import app
 from regionclip.config.loading import load_config
+from regionclip.engine.checkpoint.loading import load_weights
+from regionclip.errors import UserError
 from regionclip.modeling.build import build_model
 from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import DATA, REPOSITORY
 from tests.helpers.training import (
     assert_a_killed_training_ends_with_the_same_bits,
     train,
@@ -90,6 +92,20 @@ def test_images_without_boxes_are_trained_on(world):
     loss.backward()
     assert float(loss.detach()) == 0
     assert float(prompt.get_parameter(PROMPT).grad.abs().sum()) == 0
+
+
+def test_proposals_come_from_a_loaded_rpn(world, tmp_path):
+    """A region prompt can be evaluated on proposals, too."""
+    options = {"MODEL__CLIP__CROP_REGION_TYPE": "RPN", "MODEL__CLIP__OFFLINE_RPN_CONFIG": str(DATA / "tiny_rpn.yaml")}
+    model = build_model(training_config(world, "unused", **settings(world, "prompt", **options)))
+    rpn = {key: value.clone() for key, value in model.state_dict().items() if key.startswith("offline_")}
+    assert rpn and not any(weight.requires_grad for weight in model.offline_backbone.parameters())
+    assert not model.train().offline_backbone.training
+    with pytest.raises(UserError, match="offline_backbone"):
+        load_weights(model, str(world / "clip.pth"))
+    torch.save({"model": {key.removeprefix("offline_"): value + 1 for key, value in rpn.items()}}, tmp_path / "rpn.pth")
+    load_weights(model, str(world / "clip.pth"), {"rpn": str(tmp_path / "rpn.pth")})
+    assert all(torch.equal(model.state_dict()[key], value + 1) for key, value in rpn.items())
 
 
 def run(*arguments):
