@@ -117,6 +117,7 @@ def merge(found: Instances, cfg: CfgNode, selection: Selection) -> Instances:
         selection: how many, and whether to suppress within classes or across them.
     """
     limit = cfg.TEST.DETECTIONS_PER_IMAGE if selection.topk is None else selection.topk
-    classes = found.pred_classes if selection.per_class else torch.zeros_like(found.pred_classes)
+    across = cfg.MODEL.ROI_HEADS.NMS_ACROSS_CLASSES if selection.per_class is None else not selection.per_class
+    classes = torch.zeros_like(found.pred_classes) if across else found.pred_classes
     iou = cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST
     return found[batched_nms(found.pred_boxes.tensor, found.scores, classes, iou, None if limit < 0 else limit)]

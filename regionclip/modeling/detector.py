@@ -23,7 +23,7 @@ class Selection:
     """Minimum score."""
     topk: int | None = None
     """Maximum number of detections."""
-    per_class: bool = True
+    per_class: bool | None = None
     """Suppress duplicates within each class, as published; else across classes: each object keeps its best class."""
 
 

@@ -122,6 +122,20 @@ def test_encoding_and_detecting_is_the_forward_pass(tiny_method):
     assert encoding.encoded_regions >= 0
 
 
+def test_an_evaluation_suppresses_across_classes_when_asked(tiny_method):
+    _, case, build = tiny_method
+    _, model = build(case.OVERRIDES | {"MODEL.ROI_HEADS.NMS_ACROSS_CLASSES": "True"})
+    item = image_input()
+    with torch.no_grad():
+        (result,) = model.eval()([item])
+        (encoding,) = model.encode_images([item])
+        expected = model.detect(encoding, None, Selection(per_class=False))
+    found = result["instances"]
+    found = found[found.pred_boxes.nonempty()]
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
 def test_the_optimized_form_agrees_with_the_plain_one(tiny_method):
     _, _, build = tiny_method
     plain, optimized = (build()[1].eval() for _ in range(2))

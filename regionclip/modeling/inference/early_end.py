@@ -127,8 +127,10 @@ def detect_selected(
 
     Other arguments are those of `detect_among`.
     """
-    each_class = within_classes(selector.suppression)
-    changes: dict[str, Any] = {"suppression": each_class if selection.per_class else AcrossClasses(each_class)}
+    changes: dict[str, Any] = {}
+    if selection.per_class is not None:
+        each_class = within_classes(selector.suppression)
+        changes["suppression"] = each_class if selection.per_class else AcrossClasses(each_class)
     threshold = selection.threshold
     if threshold is not None:
         changes["score_threshold"] = min(threshold, selector.score_threshold)
