@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ from regionclip.fingerprints import config_parts, file_state, fingerprint
 from regionclip.method import method_of, methods
 from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.proposals.build import build_proposal_source
+from regionclip.modeling.proposals.cache import flush_proposals
 from regionclip.modeling.proposals.sources import ProposalSource
 from regionclip.progress import progress_bar
 from regionclip.records import MappedImage, Record
@@ -213,6 +215,7 @@ def _extract(
             target.write(chunk, features, failures)
             written += len(features)
             lines += failures.values()
+    flush_proposals(cast(nn.Module, model))
     comm.synchronize()
     if isinstance(target, Shards) and comm.is_main_process():
         write_index(target, chunks)

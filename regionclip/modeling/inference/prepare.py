@@ -19,6 +19,7 @@ from regionclip.modeling.detector import OpenVocabularyDetector
 from regionclip.modeling.heads.region_encoder import BorrowsLastStage
 from regionclip.modeling.inference.hoisted_convolutions import HoistedConvolutionsEncoder
 from regionclip.modeling.inference.precision import PRECISIONS, usable_precision
+from regionclip.modeling.proposals.cache import cache_of
 from regionclip.modeling.proposals.rpn import ExactRPN
 from regionclip.ops import WinogradConv2d, native_problem, suits_winograd
 
@@ -60,6 +61,8 @@ def prepare_for_inference(
         UserError: the processor emulates the precision and `when_emulated` is `error`.
     """
     model.eval().requires_grad_(False)
+    if (cache := cache_of(model)) is not None:
+        cache.identify()
     devices = {values.device for values in model.parameters()}
     for device in devices:
         precision = usable_precision(precision, device, when_emulated)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_json_file, write_json
 from regionclip.fingerprints import hash_tensors
+from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
 
 SHARD_BYTES = 64 * 2**20
@@ -46,6 +47,11 @@ class CachedProposals:
         self._files: dict[Path, Any] = {}
         self._pending: dict[str, Tensor] = {}
         self._written = 0
+        self._identity: dict[str, str] = {}
+
+    def identify(self) -> None:
+        """Remember what the boxes depend on, before the weights are folded for inference, which changes no box."""
+        self._identity = describe_rpn(self.rpn)
 
     def propose(self, inputs: Sequence[ImageInput], device: torch.device) -> list[Instances]:
         """Return the proposals of each image, from the cache if present.
@@ -58,15 +64,23 @@ class CachedProposals:
         for image in inputs:
             key = _key(image)
             if f"{key}.boxes" not in self._pending and key not in shards:
-                # As in evaluation, which has no mixed precision, so that both get the same boxes.
-                with torch.autocast(device.type, enabled=False):
-                    (found,) = self.rpn.propose([image], device)
+                (found,) = self._propose_alone(image, device)
                 self._pending[f"{key}.boxes"] = found.proposal_boxes.tensor.float().cpu()
                 self._pending[f"{key}.logits"] = found.objectness_logits.float().cpu()
             proposals.append(self._instances(key, tuple(image["image"].shape[1:])).to(device))
         if sum(value.nbytes for value in self._pending.values()) > SHARD_BYTES:
             self.flush()
         return proposals
+
+    def _propose_alone(self, image: ImageInput, device: torch.device) -> list[Instances]:
+        """Return what evaluation gets: without mixed precision, and without the padding of a batch."""
+        preprocessor = self.rpn.preprocessor
+        smallest, preprocessor.smallest = preprocessor.smallest, (0, 0)
+        try:
+            with torch.autocast(device.type, enabled=False):
+                return self.rpn.propose([image], device)
+        finally:
+            preprocessor.smallest = smallest
 
     def flush(self) -> None:
         """Write pending proposals to disk."""
@@ -105,15 +119,16 @@ class CachedProposals:
         return self._shards
 
     def _check_manifest(self) -> None:
-        path, wanted = self.folder / MANIFEST, describe_rpn(self.rpn)
+        path = self.folder / MANIFEST
+        wanted = {**(self._identity or describe_rpn(self.rpn)), **_precision_of(self.rpn)}
         found = read_json_file(path)
         if found is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / LOCK_FILE):  # if two RPNs claim it at once, the second sees the first
                 found = read_json_file(path) or self._claim(path, wanted)
-        for name, value in wanted.items():
-            if found.get(name) != value:
-                expected = f"boxes of an RPN with {name} {value}"
+        for name in sorted({*wanted, *found}):
+            if found.get(name) != wanted.get(name):
+                expected = f"boxes of an RPN with {name} {wanted.get(name)}"
                 raise user_error(
                     f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {found.get(name)}", _FIX
                 )
@@ -135,9 +150,16 @@ class CachedProposals:
 
 def flush_proposals(model: nn.Module) -> None:
     """Write a detector's pending proposals to its cache, if it has one."""
-    source = getattr(model, "proposal_source", None)
-    if isinstance(source, CachedProposals):
+    source = cache_of(model)
+    if source is not None:
         source.flush()
+
+
+def cache_of(model: nn.Module) -> CachedProposals | None:
+    """Return the source of a detector's proposals that keeps them on disk; None if it has none."""
+    source = getattr(model, "proposal_source", None)
+    source = source.source if isinstance(source, ResizedProposals) else source
+    return source if isinstance(source, CachedProposals) else None
 
 
 _FIX = "name an empty folder, or remove this one"
@@ -156,8 +178,27 @@ def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
     }
     if threshold := getattr(generator, "score_threshold", 0.0):
         settings["score_threshold"] = threshold
+    settings["anchors"] = _anchors_of(generator)
     states = [rpn.backbone.state_dict(), rpn.proposal_generator.state_dict()]
     return {"weights": hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
+
+
+def _anchors_of(generator: RPN) -> dict[str, Any]:
+    """Return what turns the RPN's outputs into boxes, which no weight tells."""
+    anchors = generator.anchor_generator
+    parts: dict[str, Any] = {
+        "cells": [cell.tolist() for cell in getattr(anchors, "cell_anchors", ())],
+        "strides": list(getattr(anchors, "strides", ())),
+        "offset": getattr(anchors, "offset", 0.0),
+        "maps": list(generator.in_features),
+    }
+    return {**parts, "deltas": list(getattr(generator.box2box_transform, "weights", ()))}
+
+
+def _precision_of(rpn: RPNProposals) -> dict[str, str]:
+    """Return the half precision of the RPN's convolutions, which changes its boxes."""
+    dtype = rpn.preprocessor.dtype
+    return {} if dtype in (None, torch.float32) else {"precision": str(dtype).removeprefix("torch.")}
 
 
 def _key(image: ImageInput) -> str:

@@ -6,7 +6,8 @@ import torch
 from regionclip.errors import UserError
 from regionclip.modeling.build import build_model
 from regionclip.modeling.proposals import cache as proposal_cache
-from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals
+from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals, flush_proposals
+from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.training import differing, final_state, logged, train, training_config, write_images
 
@@ -193,6 +194,46 @@ def test_later_epochs_skip_the_rpn_and_a_resumed_run_has_the_same_bits(world, tm
     run(outputs[2], caches[2])
     assert differing(final_state(outputs[0])["model"], final_state(outputs[2])["model"]) == []
     assert logged(outputs[0]) == logged(outputs[2])
+
+
+def test_an_evaluation_shares_the_folder_of_its_training(detector):
+    """An evaluation folds the weights of the RPN, which changes no box."""
+    first, device = detector(), torch.device("cpu")
+    expected = first.proposal_source.propose(images(), device)
+    first.proposal_source.flush()
+    prepared = detector().prepare_for_inference()
+    calls = counting(prepared)
+    assert same(prepared.proposal_source.propose(images(), device), expected)
+    assert not calls
+    rounded = detector().prepare_for_inference("bfloat16", "res5", "keep")
+    with pytest.raises(UserError, match=r"expected boxes of an RPN with precision bfloat16, .*got precision None"):
+        rounded.proposal_source.propose(images(), device)
+
+
+def test_other_anchors_are_another_rpn(detector):
+    first = detector()
+    first.proposal_source.propose(images(), torch.device("cpu"))
+    other = detector()
+    for cell in other.offline_proposal_generator.anchor_generator.cell_anchors:
+        cell.mul_(2)
+    with pytest.raises(UserError, match="expected boxes of an RPN with settings"):
+        other.proposal_source.propose(images(), torch.device("cpu"))
+
+
+def test_entries_do_not_depend_on_the_padding_of_a_batch(detector):
+    model, (image, *_) = detector(), images()
+    expected = model.proposal_source.rpn.propose([image], torch.device("cpu"))
+    model.offline_preprocessor.smallest = (128, 256)
+    assert same(model.proposal_source.propose([image], torch.device("cpu")), expected)
+    assert model.offline_preprocessor.smallest == (128, 256)
+
+
+def test_pending_entries_of_resized_images_are_written(detector, tmp_path):
+    model = detector()
+    model.proposal_source = ResizedProposals(model.proposal_source, 64, 96)
+    model.proposal_source.propose(images(), torch.device("cpu"))
+    flush_proposals(model)
+    assert list((tmp_path / "cache").glob("*.safetensors"))
 
 
 def build_source(world, cache):
