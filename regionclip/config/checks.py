@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 ALWAYS_REGISTERED = "coco_2017_ovd_all_test"
 """A dataset that tells whether `regionclip.data.datasets.builtin` was imported."""
 
+HALF_PRECISION = {("CLIPFastRCNN", "CLIPRes5ROIHeads"), ("CropCLIP",)}
+"""Meta-architectures, and RoI heads, that compute in INFERENCE_PRECISION."""
+
 
 def check_config(cfg: CfgNode) -> None:
     """Raise one error that lists every contradiction of `cfg`.
@@ -107,6 +110,12 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
             yield Problem(key, "a registered name", repr(name), "compare it with the files in configs/")
 
 
+def _check_precision(cfg: CfgNode) -> Iterator[Problem]:
+    key, parts = "MODEL.CLIP.INFERENCE_PRECISION", (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME)
+    if get_value(cfg, key) != "float32" and not {parts, parts[:1]} & HALF_PRECISION:
+        yield Problem(key, f"float32 with {' and '.join(parts)}", repr(get_value(cfg, key)), "leave it out")
+
+
 def _check_tokenizer(cfg: CfgNode) -> Iterator[Problem]:
     if "bpe" not in cfg.INPUT.TEXT_TOKENIZER:
         fix = "add INPUT.TEXT_TOKENIZER openai_bpe"
@@ -179,6 +188,7 @@ _CHECKS: tuple[Callable[[CfgNode], Iterator[Problem]], ...] = (
     _check_architecture,
     _check_classifier_kind,
     _check_methods,
+    _check_precision,
     _check_tokenizer,
     _check_datasets,
 )

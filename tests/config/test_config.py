@@ -169,6 +169,15 @@ def test_a_number_outside_its_limits_is_refused(embedding_file, key):
     assert problem.fix.startswith(f"add {key} ")
 
 
+@pytest.mark.parametrize(
+    "path", ["cora/coco_rn50.yaml", "cora/region_coco_rn50.yaml", "lp_ovod/coco_base.yaml", "ralf/detpro_lvis.yaml"]
+)
+def test_half_precision_is_refused_where_no_part_computes_in_it(path):
+    cfg = load_config(f"configs/{path}", ["MODEL.CLIP.INFERENCE_PRECISION", "bfloat16"])
+    with pytest.raises(UserError, match=r"INFERENCE_PRECISION: expected float32 with .*, got 'bfloat16'"):
+        check_config(cfg)
+
+
 def test_defaults_and_ends_are_within_their_limits(embedding_file):
     limited = [key for key in all_keys() if key.limits]
     assert len(limited) > 50
