@@ -28,11 +28,17 @@ def scorable_proposals(proposals: Instances, selector: DetectionSelector, key: s
     Raises:
         UserError: the score depends on an objectness that the proposals lack; `key` False leaves it out.
     """
+    require_objectness(proposals, selector, key)
     if proposals.has("objectness_logits"):
         return proposals[selector.fusion.scorable(proposals.objectness_logits)]
-    if not isinstance(selector.fusion, ProbabilityOnly):
-        raise user_error(key, "False with proposals without objectness", "True", f"add {key} False")
     return proposals
+
+
+def require_objectness(proposals: Instances, selector: DetectionSelector, key: str) -> None:
+    """Raise a `UserError` if the score depends on an objectness that proposals lack; `key` False leaves it out."""
+    lacks = len(proposals) and not proposals.has("objectness_logits")
+    if lacks and not isinstance(selector.fusion, ProbabilityOnly):
+        raise user_error(key, "False with proposals without objectness", "True", f"add {key} False")
 
 
 class RegionEncoding:

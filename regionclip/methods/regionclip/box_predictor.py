@@ -17,6 +17,7 @@ from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.modeling.inference.early_end import Classify, LazyRegions, detect_among, objectness_of
 from regionclip.modeling.losses.classification import ClassificationLoss, build_classification_loss
 from regionclip.modeling.postprocess import DetectionSelector, build_detection_selector
+from regionclip.modeling.region_encoding import require_objectness
 
 Predictions = tuple[Tensor, Tensor]
 """Logits [R, K + 1], background last, and box deltas [R, 4] or [R, 4 * K]."""
@@ -81,7 +82,13 @@ class CLIPOutputLayers(FastRCNNOutputLayers):
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     def scorable(self, proposals: Sequence[Instances], score: float = 0.0) -> list[Instances]:
-        """Return the proposals whose score can exceed `score`: the others need not be encoded."""
+        """Return the proposals whose score can exceed `score`: the others need not be encoded.
+
+        Raises:
+            UserError: the score depends on an objectness that proposals lack.
+        """
+        for found in proposals:
+            require_objectness(found, self.selector, "MODEL.CLIP.MULTIPLY_RPN_SCORE")
         return [p[self.selector.can_exceed(score, objectness_of(p))] for p in proposals]
 
     def inference(

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from regionclip.modeling.detector import require_detector
+from regionclip.modeling.inference.early_end import objectness_of
 from regionclip.modeling.proposals.sources import ImageInput
 
 
@@ -23,7 +24,7 @@ class OwnProposals(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[ImageInput]) -> list[dict[str, Any]]:
-        """Return for each image `proposal_boxes`, clipped to the original image, and `objectness_logits`."""
+        """Return for each image `proposal_boxes`, clipped to the original image, and `objectness_logits`, if any."""
         encodings = self.detector.encode_images(batched_inputs)
         pairs = zip(batched_inputs, encodings, strict=True)
         return [{"proposals": _of_original(encoding.proposals, image)} for image, encoding in pairs]
@@ -35,4 +36,4 @@ def _of_original(proposals: Instances, image: ImageInput) -> Instances:
     boxes.scale(size[1] / proposals.image_size[1], size[0] / proposals.image_size[0])
     boxes.clip(size)
     kept = boxes.nonempty()
-    return Instances(size, proposal_boxes=boxes[kept], objectness_logits=proposals.objectness_logits[kept])
+    return Instances(size, proposal_boxes=boxes[kept], objectness_logits=objectness_of(proposals)[kept])

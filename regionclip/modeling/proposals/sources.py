@@ -115,7 +115,7 @@ def offline_rpn_config(cfg: CfgNode, post_nms_topk: int | None = None) -> CfgNod
         rpn_cfg.MODEL.RESNETS.NORM = "SyncBN"
         rpn_cfg.MODEL.FPN.NORM = "SyncBN"
         rpn_cfg.MODEL.RPN.CONV_DIMS = [-1, -1]
-    if clip.OFFLINE_RPN_NMS_THRESH:
+    if clip.OFFLINE_RPN_NMS_THRESH is not None:
         rpn_cfg.MODEL.RPN.NMS_THRESH = clip.OFFLINE_RPN_NMS_THRESH
     limit = post_nms_topk or clip.OFFLINE_RPN_POST_NMS_TOPK_TEST
     if limit:

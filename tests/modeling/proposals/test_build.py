@@ -8,10 +8,15 @@ from regionclip.data.image_listing import names_below_common_folder
 from regionclip.data.test_loader import TestMapper
 from regionclip.data.user_boxes import ImageBoxes
 from regionclip.errors import UserError
+from regionclip.modeling.build import build_model
+from regionclip.modeling.detector import Selection
 from regionclip.modeling.proposals.build import SOURCES, build_proposal_source, rpn_of
+from regionclip.modeling.proposals.own import OwnProposals
+from regionclip.modeling.proposals.sources import offline_rpn_config
 from tests.helpers.detectors import LVIS_CUSTOM, TINY, flat
 from tests.helpers.paths import DATA
 
+OVD = "configs/COCO-InstanceSegmentation/CLIP_fast_rcnn_R_50_C4_ovd.yaml"
 PHOTO = str(sorted((DATA / "four_photos" / "images").iterdir())[0])
 
 
@@ -65,6 +70,29 @@ def test_invalid_boxes_of_a_record_are_an_error_of_its_image():
 def test_images_without_boxes_are_errors(name, message, source):
     with pytest.raises(UserError, match=message):
         source(name).propose([{"image": torch.zeros(3, 9, 9), "file_name": "a.jpg"}], torch.device("cpu"))
+
+
+def test_scores_that_depend_on_an_objectness_refuse_boxes_without_one(source, embedding_file):
+    options = TINY | {
+        "MODEL.CLIP.TEXT_EMB_PATH": embedding_file("coco_48", 48, 32),
+        "MODEL.CLIP.MULTIPLY_RPN_SCORE": "True",
+    }
+    model = build_model(load_config(OVD, flat(options))).eval()
+    model.proposal_source = source("GRID")
+    image = {"image": torch.zeros(3, 70, 90, dtype=torch.uint8)}
+    message = "MULTIPLY_RPN_SCORE: expected False with proposals without objectness"
+    with pytest.raises(UserError, match=message):
+        model([image])
+    (encoding,) = model.encode_images([image])
+    with pytest.raises(UserError, match=message):
+        model.detect(encoding, None, Selection())
+    (own,) = OwnProposals(model)([image])  # their recall can be evaluated all the same
+    assert len(own["proposals"]) and not own["proposals"].objectness_logits.any()
+
+
+def test_an_iou_of_zero_is_a_threshold():
+    options = TINY | {"MODEL.CLIP.OFFLINE_RPN_NMS_THRESH": "0.0"}
+    assert offline_rpn_config(load_config(LVIS_CUSTOM, flat(options))).MODEL.RPN.NMS_THRESH == 0.0
 
 
 def test_an_unknown_source_is_an_error(source):
