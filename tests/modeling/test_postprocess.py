@@ -217,6 +217,14 @@ def test_focal_gradient_stays_finite_for_certain_regions(gap):
 
 
 @pytest.mark.parametrize("exponent", [None, 0.5])
+def test_loss_of_background_alone_is_zero_where_it_has_no_weight(exponent):
+    logits = torch.randn(4, 3, requires_grad=True)
+    loss = build_classification_loss(exponent, 0.0)(logits, torch.full((4,), 2))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("exponent", [None, 0.5])
 def test_loss_of_an_empty_batch_is_zero_with_a_gradient(exponent):
     logits = torch.zeros(0, 3, requires_grad=True)
     loss = build_classification_loss(exponent, 0.2)(logits, torch.zeros(0, dtype=torch.long))

@@ -25,9 +25,11 @@ def build_classification_loss(focal_exponent: float | None, background_weight: f
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, *, background_weight: float) -> Tensor:
-    """Return the weighted mean cross entropy, as `F.cross_entropy` with class weights; zero for an empty batch."""
+    """Return the weighted mean cross entropy, as `F.cross_entropy` with class weights; zero without weights."""
     if not len(labels):
         return logits.sum() * 0.0
+    if background_weight == 0 and bool((labels == logits.shape[1] - 1).all()):
+        return logits.sum() * 0.0  # a mean of weights 0
     weights = logits.new_ones(logits.shape[1])
     weights[-1] = background_weight
     return F.cross_entropy(logits, labels, weight=weights)
