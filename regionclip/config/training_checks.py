@@ -59,6 +59,9 @@ def _pair_problems(cfg: CfgNode) -> Iterator[Problem]:
         names = "DATASETS.TRAIN, FACTORY_TRAIN and PATH_TRAIN"
         actual = f"{len(data.TRAIN)}, {len(data.FACTORY_TRAIN)} and {len(data.PATH_TRAIN)}"
         yield Problem(names, "an entry in each for every dataset", actual, "see docs/pretraining.md")
+    if cfg.DATASETS.TEST:
+        fix = "add DATASETS.TEST '()', and evaluate the weights with a config of a detector"
+        yield Problem("DATASETS.TEST", "no dataset in pretraining", ", ".join(cfg.DATASETS.TEST), fix)
     if cfg.MODEL.META_ARCHITECTURE == "ImageTextCLIP":
         yield from _square_problems(cfg)
 

@@ -381,6 +381,7 @@ BAD_CONFIGS = {
         },
         "no loss is enabled",
     ),
+    "a test set": ({"DATASETS__TEST": "('coco_2017_val',)"}, "DATASETS.TEST: expected no dataset in pretraining"),
     "every token": ({"MODEL__CLIP__PRETRAIN_ONLY_EOT": False}, "a caption has one embedding"),
     "no threshold": ({"MODEL__CLIP__CONCEPT_THRES": None}, "CONCEPT_THRES: expected a probability"),
     "a pool that does not fit": ({"MODEL__CLIP__TEACHER_POOLER_RESOLUTION": 14}, "fits the attention pool"),
