@@ -73,6 +73,7 @@ def load_weights(
     trust_pickle: bool = False,
     allow_missing: Sequence[str] = (),
     required: Sequence[str] = ("",),
+    averaged: bool = True,
 ) -> LoadReport:
     """Load the detector's weights, then those of parts with their own files, and check that the model is covered.
 
@@ -87,6 +88,7 @@ def load_weights(
         trust_pickle: allow files that run code.
         allow_missing: key prefixes that may stay without weights.
         required: key prefixes that need weights; training needs fewer than inference.
+        averaged: take the averaged weights of a run with MODEL_EMA; a resumed run has both.
 
     Raises:
         UserError: a file cannot be read, or a part that the config needs is in no file.
@@ -95,7 +97,7 @@ def load_weights(
     report = _new_report(model, entries)
     files = []
     if weights:
-        content = read_checkpoint(weights, trust_pickle=trust_pickle)
+        content = read_checkpoint(weights, trust_pickle=trust_pickle, averaged=averaged)
         _copy(rename_for_model(weights, content.state, entries), entries, report)
         files.append(weights)
     for slot in weight_slots():

@@ -50,13 +50,14 @@ class Checkpoint:
     """Everything other than the state dict: optimizer, iteration, ..."""
 
 
-def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
+def read_checkpoint(path: str, *, trust_pickle: bool = False, averaged: bool = True) -> Checkpoint:
     """Read a `.pth`, `.pt`, `.safetensors`, TorchScript archive, or Detectron2 `.pkl` file.
 
     Args:
         path: file, relative to the working directory or the repository, or a URL that
             Detectron2's path manager resolves; `.pth` may be omitted.
         trust_pickle: allow the file to run code while it is read (`--trust-pickle`).
+        averaged: of a run with MODEL_EMA take the averaged weights, which its evaluations used.
 
     Raises:
         UserError: missing, truncated or unreadable file, no weights in it, or a pickle that could
@@ -67,7 +68,7 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Checkpoint:
         if not local.is_file():
             fix = "see docs/MODEL_ZOO.md for where files come from"
             raise user_error(path, "a checkpoint file", "no such file", fix)
-        return _split(path, _read_content(local, trust_pickle))
+        return _split(path, _read_content(local, trust_pickle), averaged=averaged)
     except UserError:
         raise
     except Exception as error:
@@ -145,12 +146,15 @@ def _unsafe(path: Path, names: str) -> UserError:
     )
 
 
-def _split(path: str, content: Any) -> Checkpoint:
+def _split(path: str, content: Any, *, averaged: bool) -> Checkpoint:
     if not isinstance(content, dict):
         raise user_error(path, "a state dict", type(content).__name__, "save model.state_dict() with torch.save")
     wrapped = next((key for key in STATE_KEYS if isinstance(content.get(key), dict)), None)
     state = content[wrapped] if wrapped else content.get("blobs", content)
     extra = {key: value for key, value in content.items() if key != wrapped} if wrapped else {}
+    run = extra.get("run")
+    if averaged and isinstance(run, dict) and isinstance(run.get("average"), dict):
+        state = {**state, **run["average"]}
     tensors = {_unwrapped(key): _as_tensor(value) for key, value in state.items() if _is_array(value)}
     if not tensors:
         raise user_error(path, "weights", f"no tensors among {len(state)} entries", "check that it is the right file")

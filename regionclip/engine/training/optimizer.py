@@ -22,19 +22,15 @@ def make_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     if solver.OPTIMIZER == "SGD" and solver.CLIP_GRADIENTS.CLIP_TYPE != FULL_MODEL:
         return build_optimizer(cfg, model)
-    groups = get_default_optimizer_params(
-        model,
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        # As in CLIP: no weight decay on biases and temperature, unless SOLVER.WEIGHT_DECAY_BIAS says so.
-        overrides={
-            "logit_scale": {"weight_decay": 0.0},
-            "bias": {"weight_decay": solver.WEIGHT_DECAY_BIAS or 0.0},
-        },
-    )
+    decays = {"weight_decay": solver.WEIGHT_DECAY, "weight_decay_norm": solver.WEIGHT_DECAY_NORM}
     if solver.OPTIMIZER == "SGD":
+        bias = {"bias_lr_factor": solver.BIAS_LR_FACTOR, "weight_decay_bias": solver.WEIGHT_DECAY_BIAS}
+        groups = get_default_optimizer_params(model, base_lr=solver.BASE_LR, **decays, **bias)
         sgd: Any = _with_clipping(cfg, torch.optim.SGD)
         return sgd(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    # As in CLIP: no weight decay on biases and temperature, unless SOLVER.WEIGHT_DECAY_BIAS says so.
+    exempt = {"logit_scale": {"weight_decay": 0.0}, "bias": {"weight_decay": solver.WEIGHT_DECAY_BIAS or 0.0}}
+    groups = get_default_optimizer_params(model, **decays, overrides=exempt)
     adam: Any = _with_clipping(cfg, torch.optim.AdamW)
     options = {"betas": tuple(solver.ADAM_BETAS), "eps": solver.ADAM_EPSILON, "fused": True}
     return adam(groups, lr=solver.BASE_LR, **options)

@@ -153,7 +153,8 @@ class DetectorTrainer(TrainerBase):
             fix = "name it in MODEL.WEIGHTS, and start without --resume"
             actual = f"weights and {', '.join(content.extra)}" if content.extra else "weights only"
             raise user_error(str(path), "the state of a training run (Detectron2 0.5 or newer)", actual, fix)
-        load_weights(self.model, str(path), allow_missing=() if "run" in content.extra else ("",))
+        allowed = () if "run" in content.extra else ("",)
+        load_weights(self.model, str(path), allow_missing=allowed, averaged=False)
         self.load_state_dict(content.extra["trainer"])
         self.start_iter = self.iter + 1
         run = content.extra.get("run")
@@ -256,6 +257,7 @@ class DetectorTrainer(TrainerBase):
                 raise self._diverged([str(error)], [image["file_name"] for image in batch]) from error
             mean_losses = {str(error): math.nan}
         self._share(batch, mean_losses, data_time, before)
+        self.scaler.unscale_(self.optimizer)  # a fused optimizer would clip scaled gradients
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from torch.amp import GradScaler
 
 from regionclip.config.loading import load_config
 from regionclip.config.training_checks import training_problems
@@ -20,6 +21,7 @@ from regionclip.data.datasets.registered import read_records
 from regionclip.data.sampling import TrainingBatches, endless_order
 from regionclip.data.test_loader import build_test_loader
 from regionclip.data.training_loader import TrainingMapper, read_training_data, read_training_records, training_batches
+from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.engine.workflows import scale_to_processes
 from regionclip.errors import UserError
@@ -365,6 +367,43 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(world, tmp_path, monk
     assert (initial - states[0][name]).abs().max() < 1e-2
     assert torch.equal(evaluated[0][name], average[name])
     assert torch.equal(states[3][name], trainer.model.state_dict()[name])
+
+    result = str(tmp_path / "out" / "model_final.pth")
+    assert torch.equal(read_checkpoint(result).state[name], average[name])  # what users evaluate and pack
+    assert torch.equal(read_checkpoint(result, averaged=False).state[name], states[3][name])
+    resumed = DetectorTrainer(trainer.cfg)
+    resumed.resume_or_load(resume=True)
+    assert torch.equal(resumed.model.state_dict()[name], states[3][name])
+    assert torch.equal(resumed.average.state_dict()[name], average[name])
+
+
+@pytest.mark.parametrize("clipping", ["full_model", "norm"])
+def test_gradients_are_clipped_at_their_own_scale(world, tmp_path, monkeypatch, clipping):
+    """Half precision on a GPU scales losses, by a power of two; the weights are those without."""
+    folder, _ = world
+    settings = SHORT | {"SOLVER__OPTIMIZER": "ADAMW", "SOLVER__CLIP_GRADIENTS__ENABLED": True}
+    settings |= {"SOLVER__CLIP_GRADIENTS__CLIP_TYPE": clipping, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": 1e-3}
+    plain, _ = train(folder, tmp_path / "plain", **settings)
+    monkeypatch.setattr("regionclip.engine.training.trainer.GradScaler", lambda enabled: GradScaler("cpu"))
+    scaled, _ = train(folder, tmp_path / "scaled", **settings)
+    assert scaled.scaler.get_scale() > 1
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(scaled.model.state_dict()[name], value, msg=name)
+
+
+def test_clipping_changes_nothing_else_of_sgd(world, tmp_path):
+    folder, _ = world
+    groups = []
+    for clipping in ("norm", "full_model"):
+        cfg = training_config(
+            folder, tmp_path / "out", SOLVER__CLIP_GRADIENTS__CLIP_TYPE=clipping, SOLVER__BIAS_LR_FACTOR=2.0
+        )
+        cfg.defrost()
+        cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.WEIGHT_DECAY_BIAS = True, 0.5
+        optimizer = DetectorTrainer.build_optimizer(cfg, DetectorTrainer.build_model(cfg))
+        groups.append([(len(g["params"]), g["lr"], g["weight_decay"], g["momentum"]) for g in optimizer.param_groups])
+    assert groups[0] == groups[1]
+    assert {decay for _, _, decay, _ in groups[0]} >= {0.5}
 
 
 @pytest.mark.parametrize("native", [True, False])
