@@ -25,6 +25,7 @@ from regionclip.batch.tracks import Tracks
 from regionclip.batch.video import VideoWriter
 from regionclip.batch.write_behind import WriteBehind
 from regionclip.clip.vocabulary import content_hash
+from regionclip.data.image_listing import RESULTS_MARK
 from regionclip.data.image_sources import Frame, ImageFile, count_frames
 from regionclip.data.images import WHITE, UnreadableImageError
 from regionclip.data.live import LiveReader
@@ -129,6 +130,7 @@ def detect(
         if live:
             require_new_folder(output, RESULTS_FILE)
         journal.require_own()
+        (output / RESULTS_MARK).touch()  # other runs do not look for images here
         if options.crops and not journal.finished():
             forget_files(output / CROPS)
         report = _detect(detector, files, output, options, boxes, journal, live)
@@ -140,8 +142,9 @@ def detect(
 def _write_all(results: Sequence[dict[str, Any]], words: Sequence[str], output: Path, options: DetectOptions) -> None:
     """Write what all results are together in."""
     write_json(output / RESULTS_FILE, as_coco(results, words))
-    crops = [found["crop"] for result in results for found in result["detections"] if "crop" in found]
-    note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
+    if options.crops:
+        crops = [found["crop"] for result in results for found in result["detections"] if "crop" in found]
+        note_files(output / CROPS, [Path(crop).relative_to(CROPS).as_posix() for crop in crops])
     for name in options.formats:
         FORMATS[name](results, words, output)
     if options.report:
@@ -353,6 +356,11 @@ def drawn_names(files: Sequence[ImageFile]) -> dict[str, str]:
     return names
 
 
+def _address_of(file: ImageFile) -> str:
+    """Return a hash of the address of an image of which nothing else is known: its name lacks the query."""
+    return "" if file.content is None else fingerprint([file.content.location.address])
+
+
 def _thumbnail_name(file: ImageFile, frame: int = 0) -> str:
     return f"thumbnails/{short(file.name, f'.{frame}.jpg')}"
 
@@ -369,5 +377,5 @@ def run_fingerprint(
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]
-    parts += [(file.name, file.version) for file in files]
+    parts += [(file.name, file.version or _address_of(file)) for file in files]
     return fingerprint(parts)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from regionclip.drawing import color_of
 from regionclip.files import atomic_write
@@ -30,8 +32,8 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
         "images": [
             {
                 "name": result["image_id"].removesuffix("#0"),
-                "thumbnail": result.get("thumbnail", ""),
-                "drawn": result.get("drawn", ""),
+                "thumbnail": _address(result.get("thumbnail", "")),
+                "drawn": _address(result.get("drawn", "")),
                 "warnings": result.get("warnings", []),
                 "size": [result["width"], result["height"]],
                 "seconds": result.get("seconds"),
@@ -51,6 +53,11 @@ def write_report(path: Path, results: Sequence[dict[str, Any]], words: Sequence[
     with atomic_write(path) as file:
         file.write(page.encode(errors="backslashreplace"))
     return path
+
+
+def _address(path: str) -> str:
+    """Return the relative address of a file, whose name need not be UTF-8."""
+    return quote(os.fsencode(path))
 
 
 def _row(entry: dict[str, Any]) -> list[Any]:

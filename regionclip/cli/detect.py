@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -158,7 +159,9 @@ def run(args: Namespace) -> int:
             args.output = OUTPUT / f"{live.name}_{datetime.now():%Y%m%d_%H%M%S}"  # results that cannot be had again
         with LiveReader(live, args.every, args.seconds) as reader:
             return run_on(args, [live], examples, left_out, reader)
-    files = find_images(args.inputs, sys.stdin if "-" in args.inputs else (), args.output, left_out)
+    # File names need not be UTF-8.
+    lines = map(os.fsdecode, sys.stdin.buffer) if "-" in args.inputs else ()
+    files = find_images(args.inputs, lines, args.output, left_out)
     if args.track and not any(file.is_video for file in files):
         raise user_error("--track", "a video or a live source", "images only", "leave it out")
     return run_on(args, files, examples, left_out)

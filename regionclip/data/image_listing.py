@@ -10,6 +10,9 @@ from pathlib import Path
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 """Folders of macOS archives and network drives with metadata copies of the files next to them."""
 
+RESULTS_MARK = ".regionclip_results"
+"""File in a folder of results, whose drawings and thumbnails are no inputs."""
+
 ENDING = "ending "
 """Prefix of the skip reason for a file extension."""
 
@@ -54,6 +57,8 @@ def files_in_folder(
 ) -> list[Path]:
     """Return the files of a folder, sorted; symlinked folders are visited once, so that loops end.
 
+    Subfolders with results of `detect` are skipped.
+
     Args:
         folder: where to search.
         endings: accepted file extensions, lower case, with the dot.
@@ -61,7 +66,7 @@ def files_in_folder(
         recursive: search subfolders.
         without: a subfolder to skip.
     """
-    search = _Search(endings, left_out, without)
+    search = _Search(folder, endings, left_out, without)
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         # Symlinked folders last, so that files reachable without a symlink keep their plain path.
@@ -77,7 +82,8 @@ def files_in_folder(
 
 
 class _Search:
-    def __init__(self, endings: Collection[str], left_out: LeftOut, without: Path | None) -> None:
+    def __init__(self, root: Path, endings: Collection[str], left_out: LeftOut, without: Path | None) -> None:
+        self.root = root
         self.endings, self.left_out = endings, left_out
         self.without = None if without is None else os.path.realpath(without)
         self.found: list[Path] = []
@@ -107,6 +113,9 @@ class _Search:
         except OSError:
             self.left_out["folders that cannot be opened"] += 1
             return []
+        if folder != self.root and any(entry.name == RESULTS_MARK for entry in entries):
+            self.left_out["folder of results"] += 1
+            return []
         folders = []
         for entry in entries:
             path = folder / entry.name
@@ -123,6 +132,12 @@ class _Search:
             else:
                 self.left_out[ENDING + (path.suffix.lower() or "none")] += 1
         return folders
+
+
+def is_among_results(path: Path, root: Path) -> bool:
+    """Return whether a file below a folder lies in results of `detect` in one of its subfolders."""
+    folders = [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
+    return any(os.path.lexists(folder / RESULTS_MARK) for folder in folders)
 
 
 def once(paths: Iterable[Path]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,11 +18,19 @@ from numpy.typing import NDArray
 from regionclip.data.frame_times import FrameClock, drawn_rate
 from regionclip.data.image_archives import ARCHIVE_ENDINGS, read_archive
 from regionclip.data.image_contents import Content, FileImage
-from regionclip.data.image_listing import ENDING, LeftOut, files_in_folder, names_below_common_folder, once
+from regionclip.data.image_listing import (
+    ENDING,
+    LeftOut,
+    files_in_folder,
+    is_among_results,
+    names_below_common_folder,
+    once,
+)
 from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError, decode_image
 from regionclip.data.locations import Location, is_address
 from regionclip.data.remote_files import ending_of, find_remote
 from regionclip.errors import user_error
+from regionclip.files import expand_home
 from regionclip.fingerprints import file_state
 
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
@@ -118,7 +127,7 @@ def read_frames(file: ImageFile, every: int = 1) -> Iterator[Frame]:
         image = decode_image(file.path if file.content is None else file.content.open(), file.matte)
         yield Frame(image.pixels, notes=image.notes)
         return
-    video = cv2.VideoCapture(str(file.path))
+    video = cv2.VideoCapture(str(file.path.absolute()))
     try:
         clock, number, broken = FrameClock(file.path), 0, 0
         while video.grab():
@@ -141,7 +150,7 @@ def count_frames(file: ImageFile, every: int = 1) -> int:
     """Return the number of frames `read_frames` will yield, as far as known."""
     if not file.is_video:
         return 1
-    video = cv2.VideoCapture(str(file.path))
+    video = cv2.VideoCapture(str(file.path.absolute()))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     video.release()
     return max(-(-count // every), 0)
@@ -208,7 +217,7 @@ def _remote(location: Location, version: tuple[Any, ...], left_out: LeftOut) -> 
 
 
 def _find(name: str, output: Path | None, left_out: LeftOut) -> list[Path]:
-    path = Path(name).expanduser()
+    path = expand_home(name)
     known = IMAGE_ENDINGS | VIDEO_ENDINGS
     if path.suffix.lower() in ARCHIVE_ENDINGS and not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for impossible names
         known = ARCHIVE_ENDINGS
@@ -243,10 +252,13 @@ def _listed(lines: Iterable[str], left_out: LeftOut) -> list[str]:
 
 def _matches(pattern: Path, known: Collection[str], output: Path | None, left_out: LeftOut) -> list[Path]:
     found = []
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     for match in map(Path, glob.glob(str(pattern), recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
         if match.is_dir():
             left_out.update({} if "**" in pattern.parts else {"folders": 1})
-        elif output is not None and _absolute(match).is_relative_to(_absolute(output)):
+        elif is_among_results(match, root) or (
+            output is not None and _absolute(match).is_relative_to(_absolute(output))
+        ):
             left_out["in the folder of results"] += 1
         elif match.suffix.lower() not in known:
             left_out[ENDING + (match.suffix.lower() or "none")] += 1

@@ -104,9 +104,13 @@ def is_live(name: str) -> bool:
         return len(name) < 4 and not os.path.exists(name)  # noqa: PTH110 - Path.exists raises for impossible names
     if name.startswith("/dev/video"):
         return True
-    address = urlsplit(name) if "://" in name[:10] else None
-    if address is None:
+    if "://" not in name[:10]:
         return False
+    try:
+        address = urlsplit(name)
+    except ValueError as error:  # without the rest, which can hold a password
+        what, fix = f"{name.partition('://')[0]}://...", "correct the address"
+        raise user_error(what, "an address", str(error), fix) from None
     is_file = Path(address.path).suffix.lower() in FILE_ENDINGS
     return address.scheme.lower() in STREAM_SCHEMES or (address.scheme.lower() in WEB_SCHEMES and not is_file)
 

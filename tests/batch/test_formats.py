@@ -238,5 +238,10 @@ def test_the_command_writes_formats_and_crops(command, detector_folder, tmp_path
     word = found["categories"][found["annotations"][0]["category_id"] - 1]["name"]
     with Image.open(tmp_path / "found" / "crops" / word / f"{photo['file_name'].rpartition('/')[2]}_0.jpg") as crop:
         assert abs(crop.width - width) <= 2 and abs(crop.height - height) <= 2
+    # Crops of an earlier run never stay beside those of a new one, whatever was run in between.
+    for options in (given[:-1], [*given[:-1], "--threshold", 2, "--crops"]):
+        code, _, error = command("detect", *options, "--output", "found", "--json")
+        assert code == 0, error
+    assert not list((tmp_path / "found" / "crops").rglob("*.jpg"))
     code, _, error = command("detect", *given[:-3], "--format", "yolov8", "--output", "other")
     assert code == 2 and "--format: expected coco, yolo" in error and not (tmp_path / "other").exists()

@@ -50,6 +50,22 @@ def test_all_shards_together_are_the_whole(command, folder, detector_folder, ext
     assert len(failures[0]) == 1 and sorted(line for part in failures[1:] for line in part) == failures[0]
 
 
+@pytest.mark.parametrize("place", ["photos", ".", "**/*.jpg"])
+def test_shards_do_not_find_each_others_results(command, folder, detector_folder, place):
+    """Without `--output` they write below the folder that each of them searches."""
+    given = [place, "--words", "cat", "--model", detector_folder, "--device", "cpu", "--json"]
+    images = []
+    for number in range(3):
+        code, output, error = command("detect", *given, "--shard", f"{number}/3")
+        assert code in (0, 1), error
+        line = json.loads(output.splitlines()[-1])
+        images += [image["file"] for image in line["images"]] + [failure for failure in line["failures"]]
+    assert (folder / "output" / "detect" / "0-of-3" / "drawings").is_dir()
+    whole = command("detect", *given, "--output", "whole")[1]
+    line = json.loads(whole.splitlines()[-1])
+    assert sorted(images) == sorted([image["file"] for image in line["images"]] + line["failures"])
+
+
 @pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/3", "1/0", "0/3/1"])
 def test_a_shard_that_is_none_is_an_error(text):
     with pytest.raises(UserError, match=r"--shard: expected INDEX/COUNT"):

@@ -64,7 +64,8 @@ def test_a_folder_becomes_a_table_coco_drawings_and_a_page(command, photos, dete
             x, y, width, height = annotation["bbox"]
             np.testing.assert_allclose([x, y, x + width, y + height], found["box"], rtol=1e-6)
             assert found["top_words"][0][0] == found["word"] == coco.cats[annotation["category_id"]]["name"]
-    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "drawings", "report.html", "thumbnails"]
+    written = ["detections.json", "drawings", "report.html", "thumbnails"]
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == written
 
 
 def test_the_page_has_its_data_and_no_word_can_end_it(tmp_path):
@@ -75,6 +76,30 @@ def test_the_page_has_its_data_and_no_word_can_end_it(tmp_path):
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)[1]
     assert json.loads(data)["words"]["0"][0] == "</script><b>猫"
     assert page.count("</script>") == 2
+
+
+def test_the_page_has_the_addresses_of_files_with_any_name(tmp_path):
+    """A name need not be UTF-8; scripts cannot encode the half characters that Python makes of it."""
+    name = os.fsdecode(b"d\xe9 #1.jpg")
+    entry = {"image_id": f"{name}#0", "width": 9, "height": 9, "detections": []}
+    results = [{**entry, "thumbnail": f"thumbnails/{name}", "drawn": f"drawings/{name}"}]
+    page = write_report(tmp_path / "r.html", results, []).read_text(encoding="utf-8")
+    (image,) = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])["images"]
+    assert (image["thumbnail"], image["drawn"]) == ("thumbnails/d%E9%20%231.jpg", "drawings/d%E9%20%231.jpg")
+
+
+def stdin_of(content):
+    """Return standard input, strict about UTF-8 as in most locales."""
+    return io.TextIOWrapper(io.BytesIO(content if isinstance(content, bytes) else content.encode()), "utf-8", "strict")
+
+
+def test_names_from_standard_input_need_not_be_utf8(command, photos, detector_folder, monkeypatch):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (photos / "a.jpg").rename(photos / name)
+    monkeypatch.setattr(sys, "stdin", stdin_of(b"photos/caf\xe9.jpg\n"))
+    code, output, error = command("detect", "-", "--words", "cat", "--model", detector_folder, "--json")
+    assert code == 0, error
+    assert len(json.loads(output.splitlines()[-1])["images"]) == 1
 
 
 @pytest.mark.parametrize(("scores", "most"), [([], 1), ([0.3], 1), ([0.3, 2.2131], 2.22), ([1.0], 1)])
@@ -109,7 +134,7 @@ def test_what_is_left_out_is_counted(command, photos, detector_folder, monkeypat
     assert last_json(output)["left_out"] == reasons
     _, output, _ = command("detect", "photos/*", *options)  # patterns see no hidden files
     assert last_json(output)["left_out"] == {"folders": 1, "broken links": 1, "ending .txt": 1, "ending .heic": 1}
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffphotos/a.jpg\nphotos/._a.jpg\n"))
+    monkeypatch.setattr(sys, "stdin", stdin_of("\ufeffphotos/a.jpg\nphotos/._a.jpg\n"))
     code, output, error = command("detect", "-", *options)
     assert code == 0, error
     assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/a.jpg"]
@@ -150,7 +175,7 @@ def test_names_come_from_patterns_and_standard_input(command, photos, detector_f
     words = ("--words", "cat, dog", "--model", detector_folder, "--no-drawings", "--no-report", "--json")
     _, output, _ = command("detect", "photos/*.jpg", "photos/a.jpg", *words)
     assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/a.jpg"]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/b.png\n\nphotos/in/a.jpg\n"))
+    monkeypatch.setattr(sys, "stdin", stdin_of("photos/b.png\n\nphotos/in/a.jpg\n"))
     code, output, _ = command("detect", "-", *words)
     assert code == 0
     assert [entry["file"] for entry in last_json(output)["images"]] == ["photos/b.png", "photos/in/a.jpg"]
@@ -224,7 +249,7 @@ def test_odd_file_names_do_not_stop_a_run(command, detector_folder, tmp_path):
 
 
 def test_missing_names_of_a_list_are_reported(command, photos, detector_folder, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/a.jpg\nnothing.jpg\n"))
+    monkeypatch.setattr(sys, "stdin", stdin_of("photos/a.jpg\nnothing.jpg\n"))
     code, output, error = command("detect", "-", "--words", "cat, dog", "--model", detector_folder)
     assert code == 1
     assert "Done: 1 images" in output

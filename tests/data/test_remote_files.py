@@ -9,11 +9,14 @@ import zipfile
 import pytest
 from PIL import Image
 
+from regionclip import RegionCLIP
+from regionclip.batch.detect import DetectOptions, run_fingerprint
 from regionclip.data import locations
 from regionclip.data.image_contents import from_text, to_text
 from regionclip.data.image_listing import LeftOut
 from regionclip.data.image_sources import find_images, read_frames
 from regionclip.data.images import UnreadableImageError
+from regionclip.data.live import is_live
 from regionclip.data.locations import Location, is_address, without_credentials
 from regionclip.errors import UserError
 from tests.helpers.archives import write_table, write_tar
@@ -109,6 +112,22 @@ def test_a_chain_of_addresses(tmp_path):
 def test_an_address_without_images_is_one_error(address, message, bucket):
     with pytest.raises(UserError, match=message):
         find_images([address])
+
+
+def test_images_of_which_only_the_address_is_known_are_told_apart(detector_folder):
+    """Their names lack the query, so that a stopped run must not go on with other addresses."""
+    detector = RegionCLIP.from_pretrained(detector_folder, device="cpu")
+    detector.set_vocabulary(["cat"])
+    lists = [[f"http://host/get?id={number}"] for number in (1, 2, 1)]
+    first, second, again = (
+        run_fingerprint(detector, find_images(["-"], lines=lines), DetectOptions(), None) for lines in lists
+    )
+    assert first == again != second
+
+
+def test_an_address_that_is_none_is_one_error():
+    with pytest.raises(UserError, match=r"http://\.\.\.: expected an address, got Invalid IPv6 URL"):
+        is_live("http://[user:password@host/photo.jpg")
 
 
 def test_a_protocol_whose_library_is_missing_is_one_error(monkeypatch):
