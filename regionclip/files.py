@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ _BYTE_ORDER_MARKS = (
     *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
 )
 
+_UMASK_LOCK = threading.Lock()
 _PACKAGE = Path(__file__).resolve().parent
 _IS_CLONE = (_PACKAGE.parent / "setup.py").is_file()
 
@@ -51,13 +53,22 @@ def download_folder() -> Path:
     return REPOSITORY if _IS_CLONE else cache_folder()
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` replaced by the home folder, unless a file has that name."""
+    given = Path(path)
+    try:
+        return given if os.path.lexists(given) else given.expanduser()
+    except RuntimeError:  # there is no such user: a name like any other
+        return given
+
+
 def resolve_path(path: str | os.PathLike[str]) -> Path:
     """Return where `path` points: absolute, else relative to the working directory, the repository, or downloads.
 
     A path that exists in none of these places is returned relative to the working directory, so that an
     error message names the place where the user would look first.
     """
-    given = Path(path).expanduser()
+    given = expand_home(path)
     if given.is_absolute() or given.exists():
         return given
     places = [folder / given for folder in dict.fromkeys((REPOSITORY, download_folder()))]
@@ -188,7 +199,8 @@ def is_pickle(path: Path) -> bool:
 
 
 def _current_umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
+    # The mask can only be read by setting it, and another thread must not read what this one sets.
+    with _UMASK_LOCK:
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask

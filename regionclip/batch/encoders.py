@@ -55,7 +55,7 @@ class MPEG4Encoder:
         self.written = 0
         self._rate = rate
         self._last: NDArray[np.uint8] | None = None
-        self._video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+        self._video = cv2.VideoWriter(str(path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         if not self._video.isOpened():
             raise EncodingError(f"OpenCV writes no frames of {size[0]} x {size[1]}")
 
@@ -91,7 +91,7 @@ class H264Encoder:
         self._rate = rate
         self._waiting: Any = None
         with _encoding_errors():
-            self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container = av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
             stream: Any = self._container.add_stream(H264, rate=_fraction(rate), options=QUALITY)
             stream.width, stream.height = (side + side % 2 for side in size)
             stream.pix_fmt = "yuv420p"

@@ -89,7 +89,7 @@ class VideoWriter:
 
     def _require_whole(self, expected: int) -> None:
         # OpenCV does not report failed writes.
-        written = cv2.VideoCapture(str(self._temporary))
+        written = cv2.VideoCapture(str(self._temporary.absolute()))
         count = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         written.release()
         if count < expected:

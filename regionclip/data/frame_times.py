@@ -13,7 +13,7 @@ FASTEST = 60.0
 
 def frame_rate(path: Path) -> float:
     """Return the average frames per second of a video; 25 if unknown."""
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(str(path.absolute()))  # FFmpeg takes what stands before a colon for a protocol
     rate = video.get(cv2.CAP_PROP_FPS)
     video.release()
     return float(rate) if rate and np.isfinite(rate) else 25.0
@@ -22,7 +22,7 @@ def frame_rate(path: Path) -> float:
 def frame_times(path: Path) -> list[float]:
     """Return the timestamps of the frames in seconds, ascending, without decoding; empty if unknown."""
     # Packets come in decoding order, which differs from presentation order with B-frames.
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    video = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     times = []
     while video.grab():
         times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)

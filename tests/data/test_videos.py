@@ -5,6 +5,7 @@ import itertools
 import json
 import struct
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -134,6 +135,17 @@ def test_a_steady_video_has_its_rate_and_each_frame_once(rate, every, expected, 
     frames = shown(tmp_path / "out" / "videos" / "v.mp4.mp4")
     assert len(frames) == len(report.results) == -(-7 // every)
     assert [seconds for seconds, _ in frames] == pytest.approx([i / expected for i in range(len(frames))], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "~noon.mp4"])
+def test_names_that_look_like_something_else(detector, encoder, tmp_path, monkeypatch, name):
+    """FFmpeg takes what stands before a colon for a protocol; no user is called `noon`."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name)
+    report = run(detector, name, Path("run:1"))
+    assert len(report.results) == 4 and not report.failures
+    (drawn,) = Path("run:1/videos").iterdir()
+    assert len(frame_times(drawn)) == 4
 
 
 def test_times_that_cannot_be_are_replaced(tmp_path):

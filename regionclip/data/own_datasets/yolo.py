@@ -13,7 +13,7 @@ from regionclip.data.images import IMAGE_ENDINGS
 from regionclip.data.own_datasets.dataset import ALL, SPLIT_NAMES, OwnDataset, needed_splits
 from regionclip.data.own_datasets.readers import Object, as_record, box_xywh, size_of, supervision_formats
 from regionclip.errors import user_error
-from regionclip.files import read_lines, read_text
+from regionclip.files import expand_home, read_lines, read_text
 from regionclip.records import Record
 
 YOLO = "YOLO"
@@ -85,7 +85,7 @@ def _keypoint_values(shape: Any, path: Path) -> int:
 def _root(given: Any, path: Path) -> Path:
     if not given:
         return path.parent
-    places = [Path(str(given)).expanduser(), path.parent / str(given)]
+    places = [expand_home(str(given)), path.parent / str(given)]
     return next((place for place in reversed(places) if place.is_dir()), path.parent)
 
 
