@@ -21,7 +21,7 @@ from regionclip.config.checks import check_config
 from regionclip.config.loading import load_config
 from regionclip.console import streams_that_may_close
 from regionclip.data.datasets.custom_images import use_custom_image_folder
-from regionclip.data.images import raise_pixel_limit
+from regionclip.data.images import UnreadableImageError, raise_pixel_limit
 from regionclip.data.own_datasets.prepared import register_folder
 from regionclip.data.workers import allow_open_files
 from regionclip.engine.arguments import DetectorArgumentParser
@@ -96,6 +96,8 @@ def report_user_errors(action: Callable[[], Result]) -> Result:
         return action()
     except UserError as error:
         _exit(BAD_INPUT, *(error.problems or (error,)))
+    except UnreadableImageError as error:
+        _exit(BAD_INPUT, Problem("image", "a readable image", str(error), "name another, or save this one again"))
     except (MemoryError, OSError, RuntimeError) as error:
         refused = system_error(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from regionclip.clip.class_name_files import SYNONYM_MARK
 from regionclip.clip.prompts import same_to_clip
 from regionclip.clip.vocabulary import REGION, TEXT, Vocabulary
-from regionclip.data.images import IMAGE_ENDINGS, WHITE
+from regionclip.data.images import IMAGE_ENDINGS, WHITE, UnreadableImageError
 from regionclip.data.user_boxes import check_boxes
 from regionclip.errors import user_error
 from regionclip.files import resolve_path
@@ -163,7 +163,7 @@ def embed_examples(
     for name, group in groups.items():
         units = []
         for example in group:
-            image = prepare(example.image, matte=example.matte)
+            image = _prepared(example, name, prepare)
             image = images.setdefault(image.key, image)  # encoded once
             units.append(_embed(image, example, f"example {example.source} of {name}"))
             if example.box is not None:
@@ -173,6 +173,14 @@ def embed_examples(
     regions = [_embed_regions(image, on_grid=on_grid) for image in with_boxes.values()]
     found = torch.cat(regions) if regions else torch.empty(0)
     return EmbeddedExamples(tuple(groups), torch.stack(rows), found.mean(dim=0) if len(found) else None, tuple(sources))
+
+
+def _prepared(example: Example, name: str, prepare: Callable[..., EncodedImage]) -> EncodedImage:
+    try:
+        return prepare(example.image, matte=example.matte)
+    except UnreadableImageError as error:
+        what, fix = f"example {example.source} of {name}", "name another image, or save this one again"
+        raise user_error(what, "a readable image", str(error), fix) from error
 
 
 def _checked(examples: Examples) -> dict[str, list[Example]]:

@@ -129,6 +129,15 @@ def test_bad_examples_are_one_clear_error(detector, words, examples, message):
         detector.set_vocabulary(words, background=None, examples=examples)
 
 
+def test_an_unreadable_example_is_one_clear_error(command, detector_folder, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    shutil.copy(PHOTOS[0], tmp_path / "good.jpg")
+    given = ["--words", "cat", "--model", detector_folder, "--device", "cpu"]
+    code, _, error = command("detect", "good.jpg", *given, "--example", "pallet=broken.jpg:1,1,5,5")
+    assert code == 2 and "Traceback" not in error
+    assert "example broken.jpg:1,1,5,5 of pallet: expected a readable image, got" in error
+
+
 def test_options_name_boxes_crops_and_folders(tmp_path):
     (tmp_path / "crops").mkdir()
     for photo in PHOTOS[:2]:
