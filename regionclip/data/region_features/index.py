@@ -98,6 +98,12 @@ def with_given_regions(records: Sequence[Record], names: Sequence[str], path: st
     return [cast(Record, {**record, "stored_regions": row}) for record, row in zip(records, rows, strict=True)]
 
 
+def _ends(path: str | Path) -> Iterator[str]:
+    """Yield a path and what is left of it without its first folders."""
+    parts = Path(path).parts
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
 class FeatureFolder(Mapping[str, Features]):
     """Features in a folder of shards, by image name; each access reads only the rows of one image."""
 
@@ -143,10 +149,13 @@ class FeatureFolder(Mapping[str, Features]):
             raise user_error(what, "regions of one image each", f"{twice} for several images", fix)
         return found
 
+    def failed(self, path: str | Path) -> bool:
+        """Return whether the image that a path ends with could not be read when its features were extracted."""
+        known = next((end for end in _ends(path) if end in self._images or end in self.failures), None)
+        return known in self.failures
+
     def _find(self, path: str | Path) -> str | None:
-        parts = Path(path).parts
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((end for end in ends if end in self._images), None)
+        return next((end for end in _ends(path) if end in self._images), None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the image names."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from regionclip.data.region_features.index import FeatureFolder, is_feature_folder
 from regionclip.errors import user_error
@@ -34,10 +33,11 @@ def with_stored_embeddings(records: Sequence[Record], path: str, key: str, clip:
     if folder.clip != clip or folder.dim != dim:
         actual = f"{folder.clip} of width {folder.dim}" if folder.clip else "none"
         raise user_error(f"{key} {folder.folder}", f"embeddings of {clip} of width {dim}", actual, "extract them again")
-    unreadable = [record for record in records if Path(record["file_name"]).name in folder.failures]
-    if unreadable:
-        logger.warning("%d images could not be read when regions were extracted: left out", len(unreadable))
-        records = [record for record in records if record not in unreadable]
+    readable = [record for record in records if not folder.failed(record["file_name"])]
+    if len(readable) < len(records):
+        count = len(records) - len(readable)
+        logger.warning("%d images could not be read when regions were extracted: left out", count)
+        records = readable
     names = folder.find_all([record["file_name"] for record in records])
     missing = [record["file_name"] for record, name in zip(records, names, strict=True) if name is None]
     if missing:

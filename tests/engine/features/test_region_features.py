@@ -251,6 +251,18 @@ def test_annotated_boxes_of_a_dataset(command, tmp_path, monkeypatch):
         assert len(found["feats"]) == len(boxes)
 
 
+def test_the_images_that_failed_are_known_by_their_folders(tmp_path):
+    index = {
+        "format": "safetensors",
+        "images": {"sub/x.jpg": ["s", 0, 1]},
+        "failures": {"x.jpg": "a", "sub/y.jpg": "b"},
+    }
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    folder = FeatureFolder(tmp_path)
+    failed = {path: folder.failed(f"/images/{path}") for path in ("x.jpg", "sub/x.jpg", "sub/y.jpg", "y.jpg", "z.jpg")}
+    assert failed == {"x.jpg": True, "sub/x.jpg": False, "sub/y.jpg": True, "y.jpg": False, "z.jpg": False}
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 def test_shards_hold_what_files_hold(kind, command, here, folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"no image")
