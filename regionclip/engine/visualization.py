@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
         raise user_error(f"--output {output_dir}", "a folder", "a file", "choose another name")
     failures = []
     targets = _targets(records, ending="_ours.jpg" if "ourclip" in input_file else "")
+    _require_apart(records, targets, output_dir)
     for record, target in progress_bar(list(zip(records, targets, strict=True)), unit="image"):
         try:
             image = read_image(record["file_name"])
@@ -84,6 +86,15 @@ def visualize_results(input_file: str, output_dir: str, dataset_name: str, optio
         _save(Path(output_dir) / target, drawn.get_image())
     logger.info("Done: %d images, %d failed; in %s", len(records) - len(failures), len(failures), output_dir)
     return failures
+
+
+def _require_apart(records: Sequence[Record], targets: Sequence[str], output_dir: str) -> None:
+    """Raise a `UserError` if a drawn image would replace an image of the dataset."""
+    written = {os.path.realpath(Path(output_dir) / target) for target in targets}
+    replaced = written & {os.path.realpath(record["file_name"]) for record in records}
+    if replaced:
+        expected, actual = "another folder than that of the images", f"{min(replaced)}, which would be replaced"
+        raise user_error(f"--output {output_dir}", expected, actual, "name another folder")
 
 
 def _targets(records: Sequence[Record], ending: str) -> list[str]:

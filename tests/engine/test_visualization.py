@@ -141,6 +141,14 @@ def test_a_broken_summary_beside_the_results_does_not_matter(draw, tmp_path):
         assert edge(draw([RESULT])) > 60
 
 
+def test_an_image_is_never_replaced_by_its_drawing(draw, tmp_path):
+    before = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "out").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(UserError, match=r"--output .*out: expected another folder than that of the images"):
+        draw([RESULT])
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_images_of_one_name_in_two_folders_are_both_drawn(draw, tmp_path):
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "sub" / "a.png")
     content = json.loads((tmp_path / "set.json").read_text())
