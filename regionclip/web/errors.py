@@ -31,7 +31,9 @@ def request_error(
 
 def error_content(problem: Problem) -> dict[str, Any]:
     """Return the body of an answer that is no result."""
-    return {"error": {"what": problem.what, "expected": problem.expected, "actual": problem.actual, "fix": problem.fix}}
+    parts = {"what": problem.what, "expected": problem.expected, "actual": problem.actual, "fix": problem.fix}
+    # What a client sent may hold half of a surrogate pair, which no encoding has.
+    return {"error": {name: text.encode(errors="backslashreplace").decode() for name, text in parts.items()}}
 
 
 def content_of(answer: Answer) -> dict[str, Any]:

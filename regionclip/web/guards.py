@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+STARTED = "regionclip.started"
+"""Key of a request's scope: `time.monotonic()` when it began to arrive."""
 
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a key, for load balancers."""
@@ -62,6 +66,7 @@ class Guards:
             return
         client = (scope.get("client") or ("",))[0]
         self._active[client] += 1
+        scope[STARTED] = time.monotonic()
         try:
             self._check(scope, client)
             body = await self._read(scope, receive)

@@ -115,8 +115,13 @@ class WorkerPool:
         """Process ids of the workers."""
         return [process.pid for process in self._processes.values() if process.pid is not None]
 
-    async def answer(self, job: Job) -> Answer:
-        """Return the answer to a job, or a refusal if too many wait or its time is over."""
+    async def answer(self, job: Job, since: float | None = None) -> Answer:
+        """Return the answer to a job, or a refusal if too many wait or its time is over.
+
+        Args:
+            job: what to do.
+            since: `time.monotonic()` of the request, whose image took time to arrive; None is now.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
 
@@ -132,7 +137,7 @@ class WorkerPool:
             self._waiting.append(waiting)
             self._changed.notify()
         try:
-            async with asyncio.timeout(self.settings.seconds):
+            async with asyncio.timeout(self.settings.seconds - (time.monotonic() - since if since else 0.0)):
                 return await future
         except TimeoutError:
             return self._too_late()

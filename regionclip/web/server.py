@@ -20,13 +20,16 @@ from starlette.exceptions import HTTPException
 import regionclip
 from regionclip.web.addresses import fetch_image
 from regionclip.web.errors import RequestError, content_of, request_error
-from regionclip.web.guards import Guards, Limits
+from regionclip.web.guards import STARTED, Guards, Limits
 from regionclip.web.jobs import Job
 from regionclip.web.metrics import ServerMetrics
 from regionclip.web.pool import WorkerPool
 from regionclip.web.schema import DetectRequest, EmbedRequest, detect_job, embed_job, from_form, image_bytes, parse
 
 MAX_FIELDS = 20
+
+MakeJob = Callable[[Any, bytes, Limits], Job]
+"""Makes a job of a parsed request, the bytes of its image, and the limits."""
 
 FETCHERS = 8
 """Images that are fetched at once."""
@@ -59,13 +62,17 @@ def create_app(pool: WorkerPool, limits: Limits, *, api_key: str = "", allow_url
     _add_measurement(app, metrics)
     app.add_middleware(Guards, limits=limits, api_key=api_key, refused=metrics.count)
 
+    async def answer(request: Request, kind: type[BaseModel], make: MakeJob) -> dict[str, Any]:
+        job = await requests.job(request, kind, make)
+        return content_of(await pool.answer(job, request.scope[STARTED]))
+
     @app.post("/detect", openapi_extra=_body_of(DetectRequest), summary="Detect objects by words, or name boxes")
     async def detect(request: Request) -> dict[str, Any]:
-        return content_of(await pool.answer(await requests.job(request, DetectRequest, detect_job)))
+        return await answer(request, DetectRequest, detect_job)
 
     @app.post("/embed", openapi_extra=_body_of(EmbedRequest), summary="Embed words, or regions of an image")
     async def embed(request: Request) -> dict[str, Any]:
-        return content_of(await pool.answer(await requests.job(request, EmbedRequest, embed_job)))
+        return await answer(request, EmbedRequest, embed_job)
 
     @app.get("/health", summary="Whether the server can answer, and what it serves")
     async def health() -> JSONResponse:
@@ -87,7 +94,7 @@ class _Requests:
         self.limits, self.allow_urls = limits, allow_urls
         self._fetchers = ThreadPoolExecutor(FETCHERS)  # of its own: slow addresses hold up nothing else
 
-    async def job(self, request: Request, kind: type[BaseModel], make: Callable[[Any, bytes, Limits], Job]) -> Job:
+    async def job(self, request: Request, kind: type[BaseModel], make: MakeJob) -> Job:
         """Return the job of a request; raises `RequestError` for one that is invalid."""
         values, image = await self._values(request)
         parsed = parse(kind, values, self.limits)
@@ -136,8 +143,16 @@ class _Requests:
         if not self.allow_urls:
             fix = "send the image itself"
             raise request_error(422, "url", "no url: this server does not fetch images", url[:200], fix)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._fetchers, fetch_image, url, self.limits.bytes, self.limits.seconds)
+        seconds = self.limits.seconds
+        fetched = asyncio.get_running_loop().run_in_executor(
+            self._fetchers, fetch_image, url, self.limits.bytes, seconds
+        )
+        try:
+            async with asyncio.timeout(seconds):  # also while others are fetched
+                return await fetched
+        except TimeoutError as error:
+            expected, fix = f"an image within {seconds:g} seconds", "send the image itself, or try again later"
+            raise request_error(503, "url", expected, "none", fix, {"Retry-After": "1"}) from error
 
 
 def _add_error_handlers(app: FastAPI) -> None:

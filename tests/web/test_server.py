@@ -226,6 +226,7 @@ HOSTILE = {
     "no words": (as_json(words=""), 422, "words or vocabulary"),
     "a path as a vocabulary": (as_json(words="", vocabulary="../../etc/passwd"), 422, "vocabulary"),
     "url": (as_json(image="", url="http://169.254.169.254/latest"), 422, "url"),
+    "half of a character": (as_json(words="", vocabulary="\ud800"), 422, "vocabulary"),
     "threshold": (as_json(threshold="high"), 422, "threshold"),
     "topk": (as_json(topk=0), 422, "topk"),
     "three numbers": (as_json(boxes=[[1, 2, 3]]), 422, "boxes"),
@@ -270,6 +271,22 @@ def test_slow_and_endless_clients_are_cut_off(pool, monkeypatch):
     chunk = b"4e20\r\n" + b"x" * 20000 + b"\r\n"
     assert send_slowly(port, b"Transfer-Encoding: chunked\r\n", [chunk] * 20, 0.0) == 413
     assert ask_json(port, "/detect", **GOOD)[0] == 200
+    stop()
+
+
+def test_an_image_that_does_not_arrive_is_not_waited_for(pool, monkeypatch):
+    """Also while it waits for others to be fetched."""
+    monkeypatch.setattr(pool, "close", lambda seconds=1: True)
+    monkeypatch.setattr("regionclip.web.server.FETCHERS", 1)
+    monkeypatch.setattr("regionclip.web.server.fetch_image", lambda *_: time.sleep(3))
+    port, stop = serve(create_app(pool, Limits(bytes=300_000, seconds=0.5), allow_urls=True))
+    body = {**GOOD, "image": "", "url": "http://host/a.jpg"}
+    with ThreadPoolExecutor(3) as threads:
+        start = time.monotonic()
+        answers = [threads.submit(ask_json, port, "/detect", **body) for _ in range(3)]
+        found = [answer.result()[:2] for answer in answers]
+    assert time.monotonic() - start < 2.5
+    assert [(status, content["error"]["what"]) for status, content in found] == [(503, "url")] * 3
     stop()
 
 
