@@ -90,7 +90,8 @@ def _without_dummy(contents: dict[str, AnnotationFile]) -> dict[str, AnnotationF
         for entries in content.annotations.values()
         for entry in entries
     }
-    parents = {category.get("supercategory") for content in contents.values() for category in content.categories}
+    categories = [category for content in contents.values() for category in content.categories]
+    parents = {parent for category in categories if isinstance(parent := category.get("supercategory"), str)}
     return {
         split: replace(
             content,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from regionclip.data.datasets.annotation_file import report_left_out, side
+from regionclip.data.datasets.annotation_file import id_key, report_left_out, side
 from regionclip.data.own_datasets.dataset import ALL, OwnDataset
 from regionclip.data.own_datasets.readers import BOX_DECIMALS, as_record
 from regionclip.errors import user_error
@@ -46,10 +48,13 @@ def read_label_studio(path: Path, tasks: Sequence[Any], image_root: Path | None 
     boxes = [(task, list(_boxes(task, regions, path, left_out))) for task, regions in found if regions is not None]
     names = tuple(sorted({name for _, own in boxes for name, _ in own}))
     records = []
-    for number, (task, own) in enumerate(boxes, start=1):
+    given = {id_key(task["id"]) for task, _ in boxes if task.get("id") is not None}
+    unused = (number for number in itertools.count(1) if id_key(number) not in given)
+    for task, own in boxes:
         image = _image_file(task, image_root or path.parent, path)
         objects = [(names.index(name), box) for name, box in own]
-        records.append(as_record(image, task.get("id", number), _size(task), objects))
+        image_id = next(unused) if task.get("id") is None else task["id"]
+        records.append(as_record(image, image_id, _size(task), objects))
     report_left_out(str(path), left_out)
     return OwnDataset(path, LABEL_STUDIO, names, {ALL: records})
 
@@ -72,7 +77,8 @@ def _regions(task: Any, left_out: Counter[str]) -> list[Region] | None:
         return None
     if "data" not in task:  # JSON-MIN: the regions stand under the name of their control
         return [{"value": region, **region} for region in _with_kind(task.values())]
-    done = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
+    entries = [entry for entry in task.get("annotations") or () if isinstance(entry, dict)]
+    done = [entry for entry in entries if not entry.get("was_cancelled")]
     if not done:
         left_out["tasks without annotation"] += 1
         return None
@@ -106,7 +112,8 @@ def _boxes(
             raise user_error(where, expected, f"{type(error).__name__}: {error}", _FIX) from error
         left, right = min(x for x, _ in corners), max(x for x, _ in corners)
         top, bottom = min(y for _, y in corners), max(y for _, y in corners)
-        yield str(value[kind][0]), [round(edge, BOX_DECIMALS) for edge in (left, top, right - left, bottom - top)]
+        label = value[kind] if isinstance(value[kind], str) else str(value[kind][0])
+        yield label, [round(edge, BOX_DECIMALS) for edge in (left, top, right - left, bottom - top)]
 
 
 def _corners(value: Region, kind: str, size: tuple[Any, Any]) -> list[tuple[float, float]]:
@@ -137,10 +144,24 @@ def _size(task: Any) -> tuple[int | None, int | None]:
 def _image_file(task: Any, root: Path, path: Path) -> Path:
     """Return the file of a task's image: where it says, or by its name in `root`."""
     data = task.get("data", task)
-    address = data.get("image") or next((value for value in data.values() if isinstance(value, str)), "")
-    if not address:
-        raise user_error(f"{path}: task {task.get('id', '?')}", "an image", "none", _FIX)
-    parts = urlsplit(str(address))
+    texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    addresses = [data["image"]] if isinstance(data, dict) and isinstance(data.get("image"), str) else texts
+    where = f"{path}: task {task.get('id', '?')}"
+    if not any(addresses):
+        raise user_error(where, "an image", "none", _FIX)
+    found = next((file for address in addresses if (file := _file_of(address, root)) is not None), None)
+    if found is None:
+        fix = "name the folder of the images with --images"
+        raise user_error(where, f"its image {' or '.join(addresses)[:80]} in {root}", "no such file", fix)
+    return found
+
+
+def _file_of(address: str, root: Path) -> Path | None:
+    """Return the file that an address of an export names: where it says, or by its name in a folder; None without."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
     place = unquote(parse_qs(parts.query).get("d", [parts.path])[0]).replace("\\", "/")
     name = PurePosixPath(place).name if parts.scheme != "data" else ""
     original = _UPLOADED.sub("", name)
@@ -149,8 +170,4 @@ def _image_file(task: Any, root: Path, path: Path) -> Path:
         *(folder / own for own in (name, original) for folder in (root, root / "images")),
     ]
     places = [Path(place), *places] if Path(place).is_absolute() else places
-    found = next((file for file in places if name and file.is_file()), None)
-    if found is None:
-        where, fix = f"{path}: task {task.get('id', '?')}", "name the folder of the images with --images"
-        raise user_error(where, f"its image {name or str(address)[:40]} in {root}", "no such file", fix)
-    return found
+    return next((file for file in places if name and os.path.isfile(file)), None)  # noqa: PTH113 - Path.is_file raises for impossible names

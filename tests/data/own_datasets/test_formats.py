@@ -298,6 +298,23 @@ def test_label_studio_turns_rectangles_and_takes_the_truth(tmp_path):
     assert boxes_of(read_own_dataset(tmp_path / "export.json").splits[ALL]) == {"0.png": [(0, 48.0, 32.0, 20.0, 10.0)]}
 
 
+def test_label_studio_with_odd_tasks(tmp_path):
+    write_images(tmp_path)
+    size = {"original_width": 96, "original_height": 64}
+    region = {**size, "value": {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": "cat"}}
+    done = [None, {"result": [region]}]
+    tasks = [
+        {"id": 1, "data": {"caption": "a dog", "picture": "0.png"}, "annotations": done},
+        {"id": None, "data": {"image": "1.png"}, "annotations": done},
+        {"data": {"image": "2.png"}, "annotations": done},
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    dataset = read_own_dataset(tmp_path / "export.json")
+    assert dataset.names == ("cat",)
+    assert [record["image_id"] for record in dataset.splits[ALL]] == [1, 2, 3]
+    assert list(boxes_of(dataset.splits[ALL])) == ["0.png", "1.png", "2.png"]
+
+
 def yolo_with(text):
     def write(folder):
         file = write_yolo(folder)
@@ -389,6 +406,10 @@ REFUSED = {
     ),
     "label studio: no image": (
         label_studio_with(lambda task: task.update(data={})),
+        "task 4: expected an image",
+    ),
+    "label studio: no data": (
+        label_studio_with(lambda task: task.update(data=None)),
         "task 4: expected an image",
     ),
     "label studio: lost image": (
