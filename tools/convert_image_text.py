@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from regionclip.data.image_text.opening import FACTORIES, open_pairs
 from regionclip.data.image_text.pairs import Pair
 from regionclip.data.image_text.writing import PAIRS_IN_FILE, write_shards, write_tsv
+from regionclip.engine.arguments import positive
 from regionclip.engine.command import DONE, SOME_FAILED, log_to_console, run_command
 from regionclip.progress import progress_bar
 
@@ -22,7 +23,7 @@ def convert() -> int:
     parser.add_argument("--format", required=True, choices=FACTORIES, help="of --input")
     parser.add_argument("--to", required=True, choices=WRITERS)
     parser.add_argument("--output", required=True, help="folder to write to")
-    parser.add_argument("--size", type=int, default=PAIRS_IN_FILE, help="pairs of a file")
+    parser.add_argument("--size", type=positive, default=PAIRS_IN_FILE, help="pairs of a file")
     args = parser.parse_args()
     failures: list[str] = []
 

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from regionclip.config.loading import load_config
 from regionclip.data.region_features.formats import SHARD_KINDS
+from regionclip.engine.arguments import positive
 from regionclip.engine.command import (
     DONE,
     SOME_FAILED,
@@ -57,14 +58,6 @@ def parse_arguments(arguments: Sequence[str] | None, program: str | None) -> arg
     parser.add_argument("--objectness", action="store_true", help="keep all proposals, and write their objectness")
     parser.add_argument("--min-objectness", type=float, default=0.0, help="with --objectness: leave out what has less")
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """Return a number above 0; argparse reports any other."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
-    return number
 
 
 def extract(args: argparse.Namespace) -> int:

@@ -43,3 +43,11 @@ class DetectorArgumentParser(argparse.ArgumentParser):
         }
         action = exact or (next(iter(matches.values())) if len(matches) == 1 else None)
         return 1 if action is not None and action.nargs is None else 0
+
+
+def positive(text: str) -> int:
+    """Return a number above 0; argparse reports any other."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {number}")
+    return number

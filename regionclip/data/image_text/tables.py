@@ -82,4 +82,8 @@ def import_parquet(what: str) -> Any:
 
 
 def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
-    return import_parquet(str(path)).read_table(path).to_pylist()
+    parquet = import_parquet(str(path))
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise user_error(str(path), "a Parquet file", str(error)[:200], "write or copy it again") from error
