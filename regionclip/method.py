@@ -65,6 +65,8 @@ class Method:
     """Allowed config values by key in region feature extraction; empty if not supported."""
     class_conditioned: tuple[str, ...] = ()
     """Those of `meta_architectures` whose own proposals depend on class names; they have no other proposal source."""
+    half_precision: tuple[tuple[str, ...], ...] = ()
+    """Those of `meta_architectures`, some only with certain RoI heads, that compute in INFERENCE_PRECISION."""
     add_ons: tuple[str, ...] = ()
     """Config keys that switch parts of the method on in detectors of other methods too."""
 

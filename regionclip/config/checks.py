@@ -19,15 +19,12 @@ from regionclip.config.resolve import (
     uses_clip_backbone,
 )
 from regionclip.errors import Problem, UserError
-from regionclip.method import methods_of
+from regionclip.method import methods, methods_of
 
 logger = logging.getLogger(__name__)
 
 ALWAYS_REGISTERED = "coco_2017_ovd_all_test"
 """A dataset that tells whether `regionclip.data.datasets.builtin` was imported."""
-
-HALF_PRECISION = {("CLIPFastRCNN", "CLIPRes5ROIHeads"), ("CropCLIP",)}
-"""Meta-architectures, and RoI heads, that compute in INFERENCE_PRECISION."""
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -112,7 +109,8 @@ def _check_names(cfg: CfgNode) -> Iterator[Problem]:
 
 def _check_precision(cfg: CfgNode) -> Iterator[Problem]:
     key, parts = "MODEL.CLIP.INFERENCE_PRECISION", (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME)
-    if get_value(cfg, key) != "float32" and not {parts, parts[:1]} & HALF_PRECISION:
+    supported = {detector for method in methods() for detector in method.half_precision}
+    if get_value(cfg, key) != "float32" and not {parts, parts[:1]} & supported:
         yield Problem(key, f"float32 with {' and '.join(parts)}", repr(get_value(cfg, key)), "leave it out")
 
 

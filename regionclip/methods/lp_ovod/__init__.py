@@ -12,6 +12,7 @@ METHOD = Method(
         "LPOVOD": "regionclip.methods.lp_ovod.detector",
         "CropCLIP": "regionclip.methods.lp_ovod.crop_clip",
     },
+    half_precision=(("CropCLIP",),),
     keys=KEYS,
     checks="regionclip.methods.lp_ovod.checks",
     checkpoints="regionclip.methods.lp_ovod.checkpoints",

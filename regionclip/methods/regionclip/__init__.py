@@ -19,6 +19,7 @@ METHOD = Method(
         "PretrainRes5ROIHeads": "regionclip.methods.regionclip.pretraining",
     },
     image_text_architectures=("PretrainFastRCNN",),
+    half_precision=(("CLIPFastRCNN", "CLIPRes5ROIHeads"),),
     keys=KEYS,
     dead_keys=DEAD_KEYS,
     dead_nodes=DEAD_NODES,

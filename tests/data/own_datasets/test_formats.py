@@ -304,7 +304,7 @@ def test_label_studio_with_odd_tasks(tmp_path):
     region = {**size, "value": {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": "cat"}}
     done = [None, {"result": [region]}]
     tasks = [
-        {"id": 1, "data": {"caption": "a dog", "picture": "0.png"}, "annotations": done},
+        {"id": 1, "data": {"caption": "a dog", "photo": "0.png"}, "annotations": done},
         {"id": None, "data": {"image": "1.png"}, "annotations": done},
         {"data": {"image": "2.png"}, "annotations": done},
     ]
