@@ -169,6 +169,12 @@ def check_default_detector() -> Finding:
     chosen = os.environ.get("REGIONCLIP_MODEL")
     if chosen:
         return Finding("default detector", f"{chosen}, named by REGIONCLIP_MODEL", required=False)
+    from regionclip.hub.default import default_model
+    from regionclip.hub.zoo import EMBEDDED
+
+    found = default_model()
+    if found.name != EMBEDDED:
+        return Finding("default detector", f"{found.name}, {found.reason}", required=False)
     folder = REPOSITORY / "pretrained_ckpt" / "emoji"
     if (folder / "model.safetensors").is_file():
         return Finding("default detector", f"emoji in {_relative(folder)}", required=False)

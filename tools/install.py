@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Install missing dependencies into the environment of the running Python; needs only package registries.
 
-Installed packages are not changed, in particular the user's torch and Detectron2.
+The user's torch, torchvision, numpy, Pillow, OpenCV, pycocotools and Detectron2 are not changed.
 """
 
 from __future__ import annotations

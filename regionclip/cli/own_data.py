@@ -47,7 +47,8 @@ def train(
     data: Data,
     images: Images = None,
     val_data: Annotated[
-        Path | None, typer.Option(help="Dataset to evaluate on; else a split of --data, or every fifth image.")
+        Path | None,
+        typer.Option(help="Dataset to evaluate on; else a split of --data, or about a fifth of the images."),
     ] = None,
     val_images: Annotated[Path | None, typer.Option(help="Folder of the images of --val-data.")] = None,
     model: shared.Model = "",
@@ -85,7 +86,7 @@ def evaluate(
     data: Data,
     images: Images = None,
     split: Annotated[
-        str, typer.Option(help="Split to evaluate on: val, train, test, or all; without splits, every fifth image.")
+        str, typer.Option(help="Split to evaluate on: val, train, test, or all; without splits, the held-out fifth.")
     ] = "val",
     model: shared.Model = "",
     novel: Novel = "",

@@ -53,7 +53,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.RPN.MIN_POS_IOU",
             0.0,
-            "IoU from which an object without positive anchors takes its best ones: 0 always, published LP-OVOD 0.3",
+            "IoU from which an object without positive anchor gets its best ones: 0 always, published LP-OVOD 0.3",
             limits=IOU,
         ),
         Key("MODEL.CLIP.OFFLINE_RPN_CONFIG", None, "YAML that describes the detector whose RPN proposes", is_file=True),
@@ -88,7 +88,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.ENSEMBLE.LOW_QUALITY_MATCHES",
             False,
-            "an object takes its best regions above the threshold, even if they overlap another more (published RALF)",
+            "an object also gets its regions of highest IoU, even if they overlap another more (published RALF)",
         ),
     ),
     *section(
@@ -103,9 +103,9 @@ KEYS: tuple[Key, ...] = (
         Key(
             "MODEL.OLN.OBJ_IOU_THRESHOLDS",
             [0.1, 0.3],
-            "for the quality: IoU below which an anchor is negative, and of positive ones",
+            "loss of the quality: anchors below the first IoU are negative, from the second on positive",
         ),
-        Key("MODEL.OLN.OBJ_BATCH", 256, "anchors of an image that the loss of the quality is of", limits=COUNT),
+        Key("MODEL.OLN.OBJ_BATCH", 256, "anchors per image that are sampled for the loss of the quality", limits=COUNT),
         Key("MODEL.OLN.OBJ_POSITIVE_FRACTION", 1.0, "highest fraction of positive ones", limits=FRACTION),
         Key("MODEL.OLN.OBJ_FILL_NEGATIVES", True, "take negative anchors, of quality 0, for the rest, as published"),
         Key("MODEL.OLN.MIN_POS_IOU", 0.3, "an object takes its best anchors if their IoU is at least this", limits=IOU),
@@ -283,8 +283,6 @@ KEYS: tuple[Key, ...] = (
         Key("DATASETS.LOG_SAMPLES", False, "write the ids of the images of each step to samples.jsonl"),
         Key("DATASETS.FACTORY_TRAIN", (), "classes of the pretraining datasets, parallel to DATASETS.TRAIN"),
         Key("DATASETS.PATH_TRAIN", (), "folders of the pretraining datasets, parallel to DATASETS.TRAIN"),
-        Key("DATASETS.FACTORY_TEST", (), "classes of image-text test datasets"),
-        Key("DATASETS.PATH_TEST", (), "folders of image-text test datasets"),
         Key("AUG.TRAIN.IMAGE_SIZE", [224, 224], "pretraining: two numbers crop, one number resizes the shorter side"),
         Key("AUG.TRAIN.MAX_SIZE", None, "pretraining: longest side with a one-number IMAGE_SIZE", limits=COUNT),
         Key(
@@ -307,7 +305,7 @@ KEYS: tuple[Key, ...] = (
         Key(
             "TEST.RECALL_PROTOCOL",
             "coco",
-            "of proposals: 'coco'; 'oln' adds the recall of novel objects when those of base objects cost no budget",
+            "of proposals: 'coco'; 'oln' adds novel objects, with proposals of base objects removed before counting",
             choices=("coco", "oln"),
         ),
         Key(

@@ -262,5 +262,5 @@ def _require_fitting(dim: int, concepts: Tensor, classes: Tensor, settings: Augm
             actual, fix = f"width {table.shape[1]}", "embed them with the CLIP of the regions"
             raise user_error(option, f"width {dim}, of the region embeddings", actual, fix)
     if len(concepts) < settings.concepts:
-        expected, fix = f"at least {settings.concepts} concepts", "add concepts, or lower --per-region"
+        expected, fix = f"at least {settings.concepts} concepts", "add concepts, or lower --topk-concept"
         raise user_error("--concepts", expected, str(len(concepts)), fix)

@@ -7,7 +7,11 @@ from regionclip.config.key import COUNT, FACTOR, NOT_NEGATIVE, PROBABILITY, TEMP
 PRETRAINING_KEYS = section(
     "Pretraining",
     Key("MODEL.CLIP.PRETRAIN_IMG_TXT_LEVEL", True, "enable the image-text loss"),
-    Key("MODEL.CLIP.PRETRAIN_ONLY_EOT", False, "pool a caption as the embedding of its end-of-text token"),
+    Key(
+        "MODEL.CLIP.PRETRAIN_ONLY_EOT",
+        False,
+        "pool a caption as its end-of-text token's embedding; True with the image-text loss",
+    ),
     Key("MODEL.CLIP.PRETRAIN_RPN_REGIONS", None, "proposals per image in pretraining", limits=COUNT),
     Key(
         "MODEL.CLIP.PRETRAIN_SAMPLE_REGIONS",
@@ -127,6 +131,8 @@ DEAD_KEYS = section(
     Key("MODEL.CLIP.OPENSET_TEST_NUM_CLASSES", None, "the count is taken from the embedding file"),
     Key("MODEL.CLIP.RUN_CVPR_OVR", False, "never read"),
     Key("MODEL.CLIP.GRID_REGIONS", False, "never read"),
+    Key("DATASETS.FACTORY_TEST", (), "never read"),
+    Key("DATASETS.PATH_TEST", (), "never read"),
     Key("DATASETS.AUX", (), "unreachable"),
     Key("DATASETS.FACTORY_AUX", (), "unreachable"),
     Key("DATASETS.PATH_AUX", (), "unreachable"),
