@@ -80,6 +80,13 @@ def test_tables_of_captions(ending, tmp_path):
         assert found == [(photo.read_bytes(), CAPTIONS[photo.name][0]) for photo in PHOTOS]
 
 
+def test_a_damaged_table_is_one_error(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "captions.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(UserError, match=r"captions\.parquet: expected a Parquet file"):
+        open_pairs(str(tmp_path / "captions.parquet"), "CaptionTable")
+
+
 def test_coco_captions_are_read_with_all_captions_of_an_image(tmp_path):
     found = contents(open_pairs(str(write_coco(tmp_path)), "COCOCaptions"))
     assert found == [(photo.read_bytes(), json.dumps({"captions": CAPTIONS[photo.name]})) for photo in PHOTOS]
@@ -109,6 +116,9 @@ def test_the_converter_goes_both_ways(run_tool, tmp_path):
         assert code == 0, printed
         assert f"files in {tmp_path / output}, 0 pairs left out" in printed
 
+    places = ["--input", tmp_path / "a", "--format", "ImageTextShards", "--to", "tsv", "--output", tmp_path / "none"]
+    code, printed = run_tool("convert_image_text.py", *places, "--size", 0)
+    assert code == 2 and "expected a number above 0, got 0" in printed and not (tmp_path / "none").exists()
     convert("a", "ImageTextShards", "tsv", "b")
     convert("b", "CLIPImgTxtPairTSVDataset", "shards", "c")
     assert contents(open_pairs(str(tmp_path / "c"), "ImageTextShards")) == [(p.image, p.text) for p in pairs(5)]

@@ -217,6 +217,11 @@ def test_instances_are_taken_and_a_dummy_category_is_not(tmp_path):
     assert boxes_of(dataset.splits[VAL])["2.png"] == objects_of(2)
 
 
+def test_a_supercategory_may_be_anything(tmp_path):
+    file = coco_with(lambda content: content["categories"][0].update(supercategory=["x"]))(tmp_path)
+    assert read_own_dataset(file).names == read_own_dataset(write_coco(tmp_path / "plain")).names
+
+
 def test_lists_of_lvis_follow_the_ids_of_the_training_set(tmp_path):
     first = read_own_dataset(write_dataset(tmp_path / "a", "LVIS"))
     file = write_dataset(tmp_path / "b", "LVIS")
