@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
     from regionclip.engine.command import DONE
     from regionclip.engine.ownership import own_folder
     from regionclip.errors import user_error
-    from regionclip.hub.calibration import read_calibration, with_calibration
+    from regionclip.hub.calibration import with_calibration
     from regionclip.hub.card import read_evaluation
     from regionclip.hub.packing import pack_detector
     from regionclip.hub.pretrained import load_pretrained
@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
     shared.fetch_files(args.model, agreed=args.yes)
     evaluations = [read_evaluation(path) for path in args.card]
     notes = read_text(args.notes, "notes for the card") if args.notes else ""
-    fitted = read_calibration(args.calibration) if args.calibration else None
+    fitted = _fitted(args) if args.calibration else None
     with own_folder(args.output, f"--output {args.output}"):
         detector = load_pretrained(
             args.model,
@@ -98,6 +98,17 @@ def run(args: Namespace) -> int:
     if args.as_json:
         shared.print_json({"output": args.output, "bytes": {file.path.name: file.size for file in files}})
     return DONE
+
+
+def _fitted(args: Namespace) -> dict[str, float]:
+    """Return the calibration of a command line; raises `UserError` if it is of other weights."""
+    from regionclip.engine.checkpoint.reading import backbone_hash
+    from regionclip.hub.calibration import read_calibration
+    from regionclip.hub.pretrained import find_pretrained
+
+    pairs = shared.override_pairs(args.overrides)
+    found = find_pretrained(args.model, args.config, pairs, args.text_weights, "cpu", trust_pickle=args.trust_pickle)
+    return read_calibration(args.calibration, backbone_hash(found.weights, trust_pickle=args.trust_pickle))
 
 
 def _write_card(args: Namespace, cfg: CfgNode, evaluations: Sequence[Evaluation], notes: str) -> None:

@@ -50,7 +50,8 @@ def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> int:
     open_output(cfg, args)
     reports = evaluate(cfg, model, jobs)
     if cfg.TEST.PAGE and comm.is_main_process():
-        write_pages(cfg, model, jobs, {name: report.metrics for name, report in reports.items()}, Path(weights).parent)
+        metrics = {name: report.metrics for name, report in reports.items()}
+        write_pages(cfg, model, jobs, metrics, weights, trust_pickle=args.trust_pickle)
     comm.synchronize()  # a process that exits early would end the others
     return SOME_FAILED if any(report.failures for report in reports.values()) else DONE
 

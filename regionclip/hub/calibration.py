@@ -14,11 +14,15 @@ from regionclip.modeling.score_scale import calibrated
 KEYS = ("temperature", "best_temperature", "threshold_of_highest_f1")
 
 
-def read_calibration(path: Path) -> dict[str, float]:
+def read_calibration(path: Path, weights: str) -> dict[str, float]:
     """Return the `calibration.json` that an evaluation wrote next to its page.
 
+    Args:
+        path: the file.
+        weights: hash of the backbone to calibrate, `engine.checkpoint.reading.backbone_hash`; empty if unknown.
+
     Raises:
-        UserError: another file, or an evaluation in which no detection was right, or each.
+        UserError: another file, an evaluation in which no detection was right, or each, or one of other weights.
     """
     content = read_json_file(path)
     missing = [key for key in KEYS if not isinstance((content or {}).get(key), float | int)]
@@ -27,6 +31,10 @@ def read_calibration(path: Path) -> dict[str, float]:
         fix = "name the calibration.json of an evaluation with right and wrong detections (`regionclip eval`)"
         raise user_error(str(path), f"a calibration, with {', '.join(KEYS)}", actual, fix)
     assert content is not None
+    measured = content.get("weights")
+    if measured and weights and measured != weights:
+        fix = "evaluate the weights that you pack (`regionclip eval`)"
+        raise user_error(str(path), f"a calibration of weights {weights}", f"one of {measured}", fix)
     return {key: float(content[key]) for key in KEYS}
 
 

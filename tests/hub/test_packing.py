@@ -9,6 +9,7 @@ import pytest
 
 from regionclip import RegionCLIP
 from regionclip.cli.main import main
+from regionclip.engine.checkpoint.reading import backbone_hash
 from regionclip.hub.packing import pack_detector
 from regionclip.hub.pretrained import load_pretrained
 from tests.helpers.paths import DATA
@@ -139,6 +140,16 @@ def test_no_calibration_of_probabilities_becomes_a_threshold_of_fused_scores(pac
     assert code == 2
     assert "MODEL.CLIP.VIS=False" in error
     assert not (tmp_path / "packed" / "config.yaml").exists()
+
+
+def test_a_calibration_of_other_weights_is_refused(pack, tmp_path, detector_folder):
+    fitted = {"temperature": 1.0, "best_temperature": 2.5, "threshold_of_highest_f1": 0.4}
+    (own,) = detector_folder.glob("model*")
+    for weights, expected in ((backbone_hash(str(own)), 0), ("0123456789abcdef", 2)):
+        file = calibration(tmp_path, **fitted, weights=weights)
+        code, _, error = pack("--set", "MODEL.CLIP.VIS=False", "--calibration", str(file))
+        assert code == expected, error
+    assert f"expected a calibration of weights {backbone_hash(str(own))}, got one of 0123456789abcdef" in error
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from regionclip import RegionCLIP
 from regionclip.config.loading import load_config
 from regionclip.data.class_lists import parse_names
+from regionclip.engine.checkpoint.reading import backbone_hash
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import flat
@@ -61,6 +62,9 @@ def test_a_dataset_becomes_a_detector_with_a_page(command, data, detector_folder
     )
     assert code == 0, output + error
     assert metrics_of(tmp_path / "again")["metrics"] == last["metrics"]
+    calibration = json.loads((mine / "evaluation" / "inference" / "calibration.json").read_text())
+    (packed,) = (mine / "detector").glob("model.*")
+    assert calibration["weights"] == backbone_hash(str(packed)) != ""
     code, output, error = command("detect", tmp_path / "my" / "images", "--model", "mine/detector", "--output", "found")
     assert code == 0, output + error
     code, output, error = command("train", *options, "--output", "mine")

@@ -19,6 +19,7 @@ from torch import Tensor
 from regionclip.config.resolve import find_weights
 from regionclip.errors import UserError, user_error
 from regionclip.files import is_pickle
+from regionclip.fingerprints import hash_tensors
 
 STATE_KEYS = ("model_ema", "model", "state_dict", "model_state")
 """Keys under which trainers store the state dict: the average of DETR's family; Detectron2, open_clip, pycls."""
@@ -76,6 +77,16 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False, averaged: bool = T
         raise user_error(
             path, "a readable checkpoint", f"{type(error).__name__}: {reason}", "download or copy the file again"
         ) from error
+
+
+def backbone_hash(path: str, *, trust_pickle: bool = False) -> str:
+    """Return a hash of the backbone's weights in a checkpoint, which packing keeps; empty if it has none.
+
+    Errors are those of `read_checkpoint`.
+    """
+    state = read_checkpoint(path, trust_pickle=trust_pickle).state
+    backbone = {key: value for key, value in sorted(state.items()) if key.startswith("backbone.")}
+    return hash_tensors([backbone]) if backbone else ""
 
 
 def _read_content(path: Path, trust_pickle: bool) -> Any:

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from regionclip.data.datasets.annotation_file import by_id
+from regionclip.engine.checkpoint.reading import backbone_hash
 from regionclip.engine.evaluation.evaluate import EvaluationJob, protocol
 from regionclip.engine.training.writers import METRICS_FILE
 from regionclip.evaluation.coco import COCODetectionEvaluator
@@ -35,7 +36,9 @@ def write_pages(
     model: nn.Module,
     jobs: Sequence[EvaluationJob],
     metrics: Mapping[str, Mapping[str, Any]],
-    training_folder: Path,
+    weights: str,
+    *,
+    trust_pickle: bool = False,
 ) -> list[Path]:
     """Write the page of each dataset with objects and detections; other datasets have none.
 
@@ -44,12 +47,14 @@ def write_pages(
         model: the evaluated detector.
         jobs: finished jobs.
         metrics: of each dataset, by task.
-        training_folder: folder of the weights; its training log, if there is one, is shown too.
+        weights: file of the evaluated weights; the training log next to it, if there is one, is shown too.
+        trust_pickle: allow that file to run code.
     """
     scale: ScoreScale = model.score_scale if isinstance(model, OpenVocabularyDetector) else SameScores()
     scale = calibrated(scale, cfg.MODEL.CLIP.SCORE_TEMPERATURE)
-    log = training_folder / METRICS_FILE
+    log = Path(weights).parent / METRICS_FILE
     written = []
+    identity = backbone_hash(weights, trust_pickle=trust_pickle) if weights else ""
     for job in jobs:
         evaluator, found = job.evaluator, metrics[job.dataset_name].get("bbox")
         if not isinstance(evaluator, COCODetectionEvaluator | LVISDetectionEvaluator):
@@ -71,6 +76,7 @@ def write_pages(
             is_federated=is_federated,
             shown=_Shown(scale),
             temperature=cfg.MODEL.CLIP.SCORE_TEMPERATURE,
+            weights=identity,
             training_log=log if log.is_file() else None,
         )
         written.append(write_page(job.output_dir / PAGE, evaluated))

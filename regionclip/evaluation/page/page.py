@@ -65,6 +65,8 @@ class Evaluated:
     """From a detector's scores to those in [0, 1] that users see."""
     temperature: float = 1.0
     """SCORE_TEMPERATURE in `shown`."""
+    weights: str = ""
+    """Hash of the evaluated backbone; empty if unknown."""
     training_log: Path | None = None
     """`metrics.json` of the training whose weights these are."""
 
@@ -92,7 +94,7 @@ def write_page(path: Path, evaluated: Evaluated) -> Path:
     )
     with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))
-    write_json(path.with_name(CALIBRATION), report.as_dict())
+    write_json(path.with_name(CALIBRATION), {**report.as_dict(), "weights": evaluated.weights})
     return path
 
 
