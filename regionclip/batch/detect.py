@@ -377,5 +377,5 @@ def run_fingerprint(
     parts += [
         (v.names, content_hash(v.embeddings)) for v in (detector.vocabulary, detector.background) if v is not None
     ]
-    parts += [(file.name, file.version or _address_of(file)) for file in files]
+    parts += [(file.name, file.version if any(file.version) else _address_of(file)) for file in files]
     return fingerprint(parts)

@@ -16,10 +16,13 @@ class Limits:
     lowest: float
     highest: float = math.inf
     excludes_lowest: bool = False
+    are_whole: bool = False
 
     def contain(self, value: Any) -> bool:
         """Return whether `value` is a finite number within the limits."""
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if self.are_whole else int | float):
+            return False
+        if not math.isfinite(value):
             return False
         return self.lowest <= value <= self.highest and not (self.excludes_lowest and value == self.lowest)
 
@@ -32,7 +35,7 @@ FACTOR = Limits("a factor from 0", 0)
 POSITIVE_FACTOR = Limits("a factor above 0", 0, excludes_lowest=True)
 POSITIVE = Limits("a number above 0", 0, excludes_lowest=True)
 TEMPERATURE = Limits("a temperature above 0", 0, excludes_lowest=True)
-COUNT = Limits("at least 1", 1)
+COUNT = Limits("a whole number, at least 1", 1, are_whole=True)
 NOT_NEGATIVE = Limits("a number from 0", 0)
 
 

@@ -11,7 +11,10 @@ SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 """Folders of macOS archives and network drives with metadata copies of the files next to them."""
 
 RESULTS_MARK = ".regionclip_results"
-"""File in a folder of results, whose drawings and thumbnails are no inputs."""
+"""File in the output folder of `detect`."""
+
+RESULT_FOLDERS = frozenset({"crops", "drawings", "thumbnails", "videos"})
+"""Its subfolders with images and videos, which are no inputs."""
 
 ENDING = "ending "
 """Prefix of the skip reason for a file extension."""
@@ -57,7 +60,7 @@ def files_in_folder(
 ) -> list[Path]:
     """Return the files of a folder, sorted; symlinked folders are visited once, so that loops end.
 
-    Subfolders with results of `detect` are skipped.
+    Images that `detect` wrote are skipped.
 
     Args:
         folder: where to search.
@@ -66,7 +69,7 @@ def files_in_folder(
         recursive: search subfolders.
         without: a subfolder to skip.
     """
-    search = _Search(folder, endings, left_out, without)
+    search = _Search(endings, left_out, without)
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         # Symlinked folders last, so that files reachable without a symlink keep their plain path.
@@ -82,8 +85,7 @@ def files_in_folder(
 
 
 class _Search:
-    def __init__(self, root: Path, endings: Collection[str], left_out: LeftOut, without: Path | None) -> None:
-        self.root = root
+    def __init__(self, endings: Collection[str], left_out: LeftOut, without: Path | None) -> None:
         self.endings, self.left_out = endings, left_out
         self.without = None if without is None else os.path.realpath(without)
         self.found: list[Path] = []
@@ -113,14 +115,14 @@ class _Search:
         except OSError:
             self.left_out["folders that cannot be opened"] += 1
             return []
-        if folder != self.root and any(entry.name == RESULTS_MARK for entry in entries):
-            self.left_out["folder of results"] += 1
-            return []
+        skipped = RESULT_FOLDERS if any(entry.name == RESULTS_MARK for entry in entries) else frozenset()
         folders = []
         for entry in entries:
             path = folder / entry.name
             if is_hidden(entry.name):
                 self.left_out["hidden"] += 1
+            elif entry.name in skipped and entry.is_dir():
+                self.left_out["folder of results"] += 1
             elif entry.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where one may not look
                 self.left_out["broken links"] += 1
             elif entry.is_dir():
@@ -135,9 +137,9 @@ class _Search:
 
 
 def is_among_results(path: Path, root: Path) -> bool:
-    """Return whether a file below a folder lies in results of `detect` in one of its subfolders."""
+    """Return whether `detect` wrote a file below a folder, which was not named itself."""
     folders = [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
-    return any(os.path.lexists(folder / RESULTS_MARK) for folder in folders)
+    return any(folder.name in RESULT_FOLDERS and os.path.lexists(folder.parent / RESULTS_MARK) for folder in folders)
 
 
 def once(paths: Iterable[Path]) -> list[Path]:

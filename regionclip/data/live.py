@@ -104,15 +104,14 @@ def is_live(name: str) -> bool:
         return len(name) < 4 and not os.path.exists(name)  # noqa: PTH110 - Path.exists raises for impossible names
     if name.startswith("/dev/video"):
         return True
-    if "://" not in name[:10]:
-        return False
+    scheme, mark, _ = name.partition("://")
+    if not mark or scheme.lower() not in WEB_SCHEMES:
+        return bool(mark) and scheme.lower() in STREAM_SCHEMES
     try:
-        address = urlsplit(name)
+        path = urlsplit(name).path
     except ValueError as error:  # without the rest, which can hold a password
-        what, fix = f"{name.partition('://')[0]}://...", "correct the address"
-        raise user_error(what, "an address", str(error), fix) from None
-    is_file = Path(address.path).suffix.lower() in FILE_ENDINGS
-    return address.scheme.lower() in STREAM_SCHEMES or (address.scheme.lower() in WEB_SCHEMES and not is_file)
+        raise user_error(f"{scheme}://...", "an address", str(error), "correct the address") from None
+    return Path(path).suffix.lower() not in FILE_ENDINGS
 
 
 class Capture(Protocol):

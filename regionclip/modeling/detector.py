@@ -24,7 +24,7 @@ class Selection:
     topk: int | None = None
     """Maximum number of detections."""
     per_class: bool | None = None
-    """Suppress duplicates within each class, as published; else across classes: each object keeps its best class."""
+    """Suppress duplicates within each class, as published, or across classes: each object keeps its best class."""
 
 
 @dataclass(frozen=True)

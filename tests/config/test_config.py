@@ -146,7 +146,7 @@ WRONG_NUMBERS = {
     "MODEL.CLIP.CLSS_TEMP": (math.nan, "a temperature above 0"),
     "MODEL.CLIP.SCORE_TEMPERATURE": (0.0, "a temperature above 0"),
     "MODEL.CLIP.OFFLINE_RPN_NMS_THRESH": (70.0, "an IoU in [0, 1]"),
-    "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": (0, "at least 1"),
+    "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": (100.5, "a whole number, at least 1"),
     "MODEL.CLIP.FOCAL_SCALED_LOSS": (-2.0, "a factor from 0"),
     "MODEL.CLIP.TEACHER_CLSS_TEMP": (0.0, "a temperature above 0"),
     "MODEL.CLIP.DISTILL_LOSS_WEIGHT": (-1.0, "a factor from 0"),

@@ -128,6 +128,7 @@ def test_images_of_which_only_the_address_is_known_are_told_apart(detector_folde
 def test_an_address_that_is_none_is_one_error():
     with pytest.raises(UserError, match=r"http://\.\.\.: expected an address, got Invalid IPv6 URL"):
         is_live("http://[user:password@host/photo.jpg")
+    assert not is_live("zip://[ab]*.jpg::photos.zip")  # a pattern
 
 
 def test_a_protocol_whose_library_is_missing_is_one_error(monkeypatch):

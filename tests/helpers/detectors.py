@@ -25,6 +25,10 @@ TINY = {
 }
 
 
+OLN_YAML = "  PROPOSAL_GENERATOR:\n    NAME: OLN\n  OLN:\n    BOX_ON: False\n  RPN:"
+"""In the place of `  RPN:`, makes tests/data/tiny_rpn.yaml an OLN without its second stage."""
+
+
 def flat(overrides):
     """Turn a dict of overrides into the list that command lines take."""
     return [part for pair in overrides.items() for part in pair]

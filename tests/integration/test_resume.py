@@ -128,6 +128,8 @@ def test_adam_is_resumed_with_the_same_bits_and_never_as_another_optimizer(world
     kill_after_a_checkpoint(world, tmp_path / "killed", **settings)
     with pytest.raises(UserError, match=r"SOLVER.OPTIMIZER: expected the optimizer of the run"):
         train(world, tmp_path / "killed", **(settings | {"SOLVER__OPTIMIZER": "SGD"}))
+    with pytest.raises(UserError, match=r"--resume: expected an optimizer with groups of \[.*\] parameters, got"):
+        train(world, tmp_path / "killed", **settings, SOLVER__WEIGHT_DECAY_BIAS=0.0001)
     trainer, _ = train(world, tmp_path / "killed", **settings)
     assert trainer.start_iter >= 7
     assert isinstance(trainer.optimizer, torch.optim.AdamW)

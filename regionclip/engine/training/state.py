@@ -89,13 +89,17 @@ def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) 
         state: `state_dict` of the optimizer that wrote the checkpoint.
 
     Raises:
-        UserError: the checkpoint has another kind of optimizer.
+        UserError: the checkpoint has another kind of optimizer, or one of other groups of parameters.
     """
     configured = [dict(group) for group in optimizer.param_groups]
     told, wants = (groups[0].keys() & SETTINGS for groups in (state["param_groups"], configured))
     if told != wants:
         expected, fix = f"the optimizer of the run, told {sorted(told)}", "resume with it, or start again"
         raise user_error("SOLVER.OPTIMIZER", expected, f"one that is told {sorted(wants)}", fix)
+    sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], configured)]
+    if sizes[0] != sizes[1]:
+        actual, fix = f"groups of {sizes[1]} parameters", "resume with the version and the config of the run"
+        raise user_error("--resume", f"an optimizer with groups of {sizes[0]} parameters", actual, fix)
     optimizer.load_state_dict(state)
     for i, (group, wanted) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
         base, rate = group.get("initial_lr", group["lr"]), wanted["initial_lr"]

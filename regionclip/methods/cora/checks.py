@@ -26,6 +26,9 @@ def config_problems(cfg: CfgNode) -> Iterator[Problem]:
     key = "MODEL.CLIP.CROP_REGION_TYPE"
     if cfg.MODEL.CLIP.CROP_REGION_TYPE not in SOURCES:
         yield Problem(key, " or ".join(SOURCES), repr(cfg.MODEL.CLIP.CROP_REGION_TYPE), f"add {key} GT")
+    elif cfg.MODEL.CLIP.CROP_REGION_TYPE == "RPN" and not cfg.MODEL.CLIP.OFFLINE_RPN_CONFIG:
+        fix = "name one of configs/*/mask_rcnn_R_50_*.yaml, or use ground-truth boxes (GT)"
+        yield Problem("MODEL.CLIP.OFFLINE_RPN_CONFIG", "the YAML of the detector that proposes boxes", "nothing", fix)
 
 
 def training_problems(cfg: CfgNode) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_json_file, write_json
-from regionclip.fingerprints import hash_tensors
+from regionclip.fingerprints import fingerprint, hash_tensors
 from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
 
@@ -126,11 +126,12 @@ class CachedProposals:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / LOCK_FILE):  # if two RPNs claim it at once, the second sees the first
                 found = read_json_file(path) or self._claim(path, wanted)
-        for name in sorted({*wanted, *found}):
-            if found.get(name) != wanted.get(name):
+        known = {"anchors": wanted["anchors"], **found}  # folders of earlier versions do not say theirs
+        for name in sorted({*wanted, *known}):
+            if known.get(name) != wanted.get(name):
                 expected = f"boxes of an RPN with {name} {wanted.get(name)}"
                 raise user_error(
-                    f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {found.get(name)}", _FIX
+                    f"MODEL.CLIP.PROPOSAL_CACHE {self.folder}", expected, f"{name} {known.get(name)}", _FIX
                 )
 
     def _claim(self, path: Path, wanted: dict[str, str]) -> dict[str, str]:
@@ -178,21 +179,24 @@ def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
     }
     if threshold := getattr(generator, "score_threshold", 0.0):
         settings["score_threshold"] = threshold
-    settings["anchors"] = _anchors_of(generator)
     states = [rpn.backbone.state_dict(), rpn.proposal_generator.state_dict()]
-    return {"weights": hash_tensors(states), "settings": json.dumps(settings, sort_keys=True)}
+    return {
+        "weights": hash_tensors(states),
+        "settings": json.dumps(settings, sort_keys=True),
+        "anchors": fingerprint([_anchors_of(getattr(generator, "rpn", generator))]),
+    }
 
 
-def _anchors_of(generator: RPN) -> dict[str, Any]:
-    """Return what turns the RPN's outputs into boxes, which no weight tells."""
-    anchors = generator.anchor_generator
+def _anchors_of(rpn: Any) -> dict[str, Any]:
+    """Return what turns the outputs of an RPN, or of OLN's first stage, into boxes, which no weight tells."""
+    anchors = rpn.anchor_generator
     parts: dict[str, Any] = {
         "cells": [cell.tolist() for cell in getattr(anchors, "cell_anchors", ())],
         "strides": list(getattr(anchors, "strides", ())),
         "offset": getattr(anchors, "offset", 0.0),
-        "maps": list(generator.in_features),
+        "maps": list(rpn.in_features),
     }
-    return {**parts, "deltas": list(getattr(generator.box2box_transform, "weights", ()))}
+    return {**parts, "deltas": list(getattr(getattr(rpn, "box2box_transform", None), "weights", ()))}
 
 
 def _precision_of(rpn: RPNProposals) -> dict[str, str]:

@@ -24,7 +24,7 @@ class OwnProposals(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[ImageInput]) -> list[dict[str, Any]]:
-        """Return for each image `proposal_boxes`, clipped to the original image, and `objectness_logits`, if any."""
+        """Return for each image `proposal_boxes`, clipped to the original image, and `objectness_logits`, or zeros."""
         encodings = self.detector.encode_images(batched_inputs)
         pairs = zip(batched_inputs, encodings, strict=True)
         return [{"proposals": _of_original(encoding.proposals, image)} for image, encoding in pairs]

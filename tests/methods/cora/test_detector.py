@@ -107,12 +107,16 @@ def test_boxes_are_clipped_unless_the_config_says_otherwise():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"MODEL__CORA__NUM_QUERIES": 0}, "MODEL.CORA.NUM_QUERIES: expected at least 1, got 0"),
+        ({"MODEL__CORA__NUM_QUERIES": 0}, "MODEL.CORA.NUM_QUERIES: expected a whole number, at least 1, got 0"),
         ({"MODEL__CORA__NHEADS": 7}, "MODEL.CORA.NHEADS: expected a divisor of 256, got 7"),
         ({"MODEL__CORA__SPLIT_PROBABILITY": 1.5}, r"SPLIT_PROBABILITY: expected a probability in \[0, 1\], got 1.5"),
         ({"MODEL__CORA__NOVEL_FACTOR": 0.0}, "NOVEL_FACTOR: expected a factor above 0"),
         ({"MODEL__CORA__NOVEL_FACTOR": 8.0}, "NOVEL_CLASSES: expected the novel class names of NOVEL_FACTOR, got none"),
         ({"MODEL__CORA__PREMATCHING_POOL": "cheap"}, "PREMATCHING_POOL: expected published or exact, got 'cheap'"),
+        (
+            {"MODEL__META_ARCHITECTURE": "RegionPromptCLIP", "MODEL__CLIP__CROP_REGION_TYPE": "RPN"},
+            "OFFLINE_RPN_CONFIG: expected the YAML of the detector that proposes boxes, got nothing",
+        ),
         (
             {"MODEL__META_ARCHITECTURE": "RegionPromptCLIP", "MODEL__CLIP__CROP_REGION_TYPE": "BOXES"},
             "CROP_REGION_TYPE: expected GT or FILE or GRID or NONE or RPN, got 'BOXES'",

@@ -209,7 +209,7 @@ def empty_file(tmp_path):
         (lambda path: {"OFFSET": 0.9, "FUSION": "scale"}, "RAF.OFFSET: expected a number from -0.26 to 0.26"),
         (lambda path: {"WEIGHTS": "absent.pth"}, "RAF.WEIGHTS: expected a file of weights, got absent.pth"),
         (lambda path: {"BOX_SOURCE": "final"}, "RAF.BOX_SOURCE: expected proposal with EMBEDDING regions"),
-        (lambda path: {"TOPK": 0}, "RAF.TOPK: expected at least 1, got 0"),
+        (lambda path: {"TOPK": 0}, "RAF.TOPK: expected a whole number, at least 1, got 0"),
         (lambda path: {"FUSION": "sum"}, "RAF.FUSION: expected scale or log_add or prob_add"),
         (lambda path: {"CLIP": "ViT-Z/1", "EMBEDDING": "crops"}, "ViT-Z/1"),
     ],

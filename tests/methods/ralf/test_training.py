@@ -175,7 +175,7 @@ def other_width(world):
         ),
         (lambda world: {"CLASSES": "person,unicorn,dog"}, "negative words of each trained class, got none of unicorn"),
         (lambda world: {"CLASSES": "person,car"}, "expected 3 names, one for each row of .*, got 2 names: person, car"),
-        (lambda world: {"NUM_SAMPLES": 0}, "NUM_SAMPLES: expected at least 1, got 0"),
+        (lambda world: {"NUM_SAMPLES": 0}, "NUM_SAMPLES: expected a whole number, at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(world, changes, message):

@@ -1,5 +1,7 @@
 """Proposals on disk: those of the RPN, of nobody else, and asked for once."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from regionclip.modeling.proposals import cache as proposal_cache
 from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals, flush_proposals
 from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.testing.deterministic import fill_deterministic
+from tests.helpers.detectors import OLN_YAML
+from tests.helpers.paths import DATA
 from tests.helpers.training import differing, final_state, logged, train, training_config, write_images
 
 STEADY = {"INPUT__MIN_SIZE_TRAIN": "(64,)", "SOLVER__MAX_ITER": 24, "DATASETS__TEST": "()", "SOLVER__STEPS": "()"}
@@ -216,8 +220,31 @@ def test_other_anchors_are_another_rpn(detector):
     other = detector()
     for cell in other.offline_proposal_generator.anchor_generator.cell_anchors:
         cell.mul_(2)
-    with pytest.raises(UserError, match="expected boxes of an RPN with settings"):
+    with pytest.raises(UserError, match="expected boxes of an RPN with anchors"):
         other.proposal_source.propose(images(), torch.device("cpu"))
+
+
+def test_folders_of_earlier_versions_are_taken(detector, tmp_path):
+    model, device = detector(), torch.device("cpu")
+    expected = model.proposal_source.propose(images(), device)
+    model.proposal_source.flush()
+    manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
+    del manifest["anchors"]
+    (tmp_path / "cache" / MANIFEST).write_text(json.dumps(manifest))
+    again = detector()
+    calls = counting(again)
+    assert same(again.proposal_source.propose(images(), device), expected)
+    assert not calls
+
+
+def test_boxes_of_oln_are_kept_too(detector, tmp_path):
+    text = (DATA / "tiny_rpn.yaml").read_text().replace("  RPN:", OLN_YAML)
+    (tmp_path / "oln.yaml").write_text(text)
+    model = detector(MODEL__CLIP__OFFLINE_RPN_CONFIG=tmp_path / "oln.yaml", MODEL__CLIP__RPN_SCORE_FUSION="sigmoid")
+    source, device = model.prepare_for_inference().proposal_source, torch.device("cpu")
+    expected = [source.rpn.propose([image], device)[0] for image in images()]
+    assert same(source.propose(images(), device), expected)
+    assert set(json.loads((tmp_path / "cache" / MANIFEST).read_text())) == {"weights", "settings", "anchors"}
 
 
 def test_entries_do_not_depend_on_the_padding_of_a_batch(detector):
