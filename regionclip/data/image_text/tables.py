@@ -85,5 +85,5 @@ def _parquet_rows(path: Path) -> Iterable[dict[str, Any]]:
     parquet = import_parquet(str(path))
     try:
         return parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except (OSError, ValueError, NotImplementedError) as error:  # as which pyarrow's errors can be caught
         raise user_error(str(path), "a Parquet file", str(error)[:200], "write or copy it again") from error

@@ -77,14 +77,23 @@ def _regions(task: Any, left_out: Counter[str]) -> list[Region] | None:
         return None
     if "data" not in task:  # JSON-MIN: the regions stand under the name of their control
         return [{"value": region, **region} for region in _with_kind(task.values())]
-    entries = [entry for entry in task.get("annotations") or () if isinstance(entry, dict)]
+    entries = _dicts(task.get("annotations"))
     done = [entry for entry in entries if not entry.get("was_cancelled")]
     if not done:
         left_out["tasks without annotation"] += 1
         return None
     chosen = next((entry for entry in done if entry.get("ground_truth")), done[-1])
-    regions = [region for region in chosen.get("result") or () if isinstance(region, dict)]
-    return [region for region in regions if isinstance(region.get("value"), dict)]
+    return [region for region in _dicts(chosen.get("result")) if isinstance(region.get("value"), dict)]
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+def _label(value: Any) -> str:
+    """Return the class name of a region; empty if there is none."""
+    label = value[0] if isinstance(value, list) and value else value
+    return label if isinstance(label, str) else ""
 
 
 def _with_kind(values: Any) -> list[Region]:
@@ -98,7 +107,7 @@ def _boxes(
     """Yield name and box xywh in pixels of each region."""
     for region in regions:
         value = region["value"]
-        kind = next((kind for kind in _KINDS if value.get(kind)), None)
+        kind = next((kind for kind in _KINDS if _label(value.get(kind))), None)
         if kind is None:
             left_out["regions that are neither rectangles nor polygons, or have no label"] += 1
             continue
@@ -112,8 +121,7 @@ def _boxes(
             raise user_error(where, expected, f"{type(error).__name__}: {error}", _FIX) from error
         left, right = min(x for x, _ in corners), max(x for x, _ in corners)
         top, bottom = min(y for _, y in corners), max(y for _, y in corners)
-        label = value[kind] if isinstance(value[kind], str) else str(value[kind][0])
-        yield label, [round(edge, BOX_DECIMALS) for edge in (left, top, right - left, bottom - top)]
+        yield _label(value[kind]), [round(edge, BOX_DECIMALS) for edge in (left, top, right - left, bottom - top)]
 
 
 def _corners(value: Region, kind: str, size: tuple[Any, Any]) -> list[tuple[float, float]]:
@@ -145,7 +153,8 @@ def _image_file(task: Any, root: Path, path: Path) -> Path:
     """Return the file of a task's image: where it says, or by its name in `root`."""
     data = task.get("data", task)
     texts = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
-    addresses = [data["image"]] if isinstance(data, dict) and isinstance(data.get("image"), str) else texts
+    image = data.get("image") if isinstance(data, dict) else None
+    addresses = [image] if image and isinstance(image, str) else texts
     where = f"{path}: task {task.get('id', '?')}"
     if not any(addresses):
         raise user_error(where, "an image", "none", _FIX)

@@ -307,11 +307,13 @@ def test_label_studio_with_odd_tasks(tmp_path):
     write_images(tmp_path)
     size = {"original_width": 96, "original_height": 64}
     region = {**size, "value": {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": "cat"}}
-    done = [None, {"result": [region]}]
+    odd = [{**size, "value": {**region["value"], "rectanglelabels": label}} for label in (5, {"a": 1}, [None], [])]
+    done = [None, {"result": [region, *odd]}]
     tasks = [
         {"id": 1, "data": {"caption": "a dog", "photo": "0.png"}, "annotations": done},
         {"id": None, "data": {"image": "1.png"}, "annotations": done},
-        {"data": {"image": "2.png"}, "annotations": done},
+        {"data": {"image": "", "photo": "2.png"}, "annotations": done},
+        {"data": {"image": "3.png"}, "annotations": 7},
     ]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     dataset = read_own_dataset(tmp_path / "export.json")
