@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,22 @@ def native_operators() -> dict:
         # Apart from the other, so that one is there when a toolkit does not fit.
         folders = toolkit_libraries(compiler) if compiler else []
         extensions.append(extension(CUDAExtension, "_native_cuda", "module.cpp", "cuda/*.cu", library_dirs=folders))
-    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
+
+    class BuildOperators(BuildExtension):
+        """Builds what can be built."""
+
+        def build_extensions(self) -> None:
+            """Build without CUDA where the toolkit is not that of torch; errors of compilers are warnings."""
+            try:
+                super().build_extensions()
+            except RuntimeError as error:
+                print(f"warning: {error}", file=sys.stderr)
+                rest = [extension for extension in self.extensions if "cuda" not in extension.name]
+                if len(rest) < len(self.extensions):
+                    self.extensions = rest
+                    self.build_extensions()
+
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildOperators}}
 
 
 def toolkit_libraries(compiler: str) -> list[str]:

@@ -104,7 +104,9 @@ def is_missing(package: Package) -> bool:
 
 def installed_versions(kept: tuple[str, ...]) -> list[str]:
     """Return constraints on installed packages: pip may install others, but not change these."""
-    installed = {distribution.metadata["Name"]: distribution.version for distribution in distributions()}
+    # What an interrupted installation left behind has no name.
+    found = [(distribution.metadata["Name"], distribution) for distribution in distributions()]
+    installed = {name.lower(): distribution.version for name, distribution in found if name}
     return [f"{name}=={version}" for name, version in sorted(installed.items()) if name in kept]
 
 
@@ -175,11 +177,18 @@ def install_this_package() -> None:
 
 
 def operators_are_outdated() -> bool:
-    """Return whether the native operators are not built, or older than their sources."""
+    """Return whether native operators that can be built are not, or are older than their sources."""
     folder = REPOSITORY / "regionclip" / "ops"
-    built = folder / "_native.abi3.so"
-    sources = (path for path in (folder / "csrc").rglob("*") if path.is_file())
-    return not built.is_file() or any(path.stat().st_mtime > built.stat().st_mtime for path in sources)
+    built = [folder / "_native.abi3.so", *([folder / "_native_cuda.abi3.so"] if builds_for_cuda() else [])]
+    newest = max(path.stat().st_mtime for path in (folder / "csrc").rglob("*") if path.is_file())
+    return any(not path.is_file() or path.stat().st_mtime < newest for path in built)
+
+
+def builds_for_cuda() -> bool:
+    """Return whether setup.py builds the operators for GPUs."""
+    import torch
+
+    return os.environ.get("FORCE_CUDA", "1" if shutil.which("nvcc") and torch.version.cuda else "0") == "1"
 
 
 def has_compiler() -> bool:
