@@ -132,7 +132,7 @@ class Detections:
         """Return the detections of several runs on one image, best first; boxes are not compared.
 
         The vocabulary has the class names of all parts. The most probable classes are kept as far as all parts have
-        them, embeddings if all parts do.
+        them, embeddings if all parts have some of one width.
 
         Raises:
             UserError: no parts, or parts of images of different sizes.
@@ -146,9 +146,13 @@ class Detections:
         ranked = min(part.top_class_ids.shape[1] for part in parts)
         moved = [part._renumbered([place[name] for name in part.vocabulary], ranked) for part in parts]
         shared = [name for name in _SHAPES if all(name in rows for rows in moved)]
+        if "embeddings" in shared and len({rows["embeddings"].shape[1] for rows in moved}) > 1:
+            shared.remove("embeddings")
         joined = {name: np.concatenate([rows[name] for rows in moved]) for name in shared}
         order = np.argsort(-joined["scores"], kind="stable")
-        base = replace(parts[0][:0], vocabulary=names, image=parts[0].image)
+        image = next((part.image for part in parts if part.image is not None), None)
+        warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+        base = replace(parts[0][:0], vocabulary=names, image=image, warnings=warnings)
         return base._with_rows({name: rows[order] for name, rows in joined.items()})
 
     def _rows(self) -> dict[str, NDArray[Any]]:

@@ -69,6 +69,15 @@ def test_filtered_by_score_and_class(three):
         three.of("Dog")
 
 
+def test_merged_detections_keep_what_fits_together(three):
+    width = 8 if three.embeddings is None else three.embeddings.shape[1]
+    first = dataclasses.replace(three, embeddings=np.ones((len(three), width), np.float32), warnings=("a", "b"))
+    second = dataclasses.replace(three, embeddings=np.ones((len(three), width + 1), np.float32), warnings=("b", "c"))
+    merged = Detections.merge([first, second])
+    assert merged.embeddings is None and merged.warnings == ("a", "b", "c")
+    assert Detections.merge([first, first]).embeddings.shape == (2 * len(three), width)
+
+
 def test_merged_by_score_over_both_vocabularies(three):
     other = make([0.75, 0.1], [1, 0], words=("bird", "cat"), ranked=1)
     merged = Detections.merge([three, other])

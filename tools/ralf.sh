@@ -28,6 +28,11 @@ read_options() {
         ;;
       --eval | bbox | segm | proposal) ;; # boxes and masks are evaluated whenever there are any
       --cfg-options) ;;
+      [A-Z]*)
+        if [ $# -lt 2 ]; then fail "name a value of $1"; fi
+        options+=("$1" "$2")
+        shift
+        ;;
       model.roi_head.prompt_path=*)
         options+=(MODEL.CLIP.TEXT_EMB_PATH "${1#*=}" MODEL.CLIP.OPENSET_TEST_TEXT_EMB_PATH "${1#*=}")
         ;;

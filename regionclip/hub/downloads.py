@@ -169,6 +169,8 @@ def _fetch_with_retries(address: str, part: Path, progress: Progress) -> str:
         except WebPageError:
             forget(part)
             raise user_error(address, "a file", "a web page", fix) from None
+        except UserError:
+            raise
         except ValueError as error:
             expected = "https://..., file://..., hf://... or drive://..."
             raise user_error(address, expected, str(error), "correct the address") from error

@@ -51,9 +51,10 @@ class Slices:
             return None
         side, _, overlap = text.partition(":")
         try:
-            return cls(int(side), float(overlap) if overlap else cls.overlap)
+            numbers = int(side), float(overlap) if overlap else cls.overlap
         except ValueError as error:
             raise user_error(f"slices {text}", "SIDE:OVERLAP", repr(text), "such as 640:0.2") from error
+        return cls(*numbers)
 
     def tiles(self, size: tuple[int, int]) -> list[Tile]:
         """Return the tiles of an image of (height, width), row by row; one that covers it if it is not larger."""

@@ -11,6 +11,7 @@ For example:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ except ImportError as error:
 class RegionCLIPBaseModel(DetectionBaseModel):
     """A detector whose class names are the prompts of an ontology."""
 
-    def __init__(self, ontology: Any, model: str | RegionCLIP = "clip_rn50", threshold: float | None = None) -> None:
+    def __init__(
+        self, ontology: Any, model: str | Path | RegionCLIP = "clip_rn50", threshold: float | None = None
+    ) -> None:
         """Load a detector and set its vocabulary.
 
         Args:
@@ -35,7 +38,7 @@ class RegionCLIPBaseModel(DetectionBaseModel):
             model: a detector, or its name or folder.
             threshold: minimum score; None takes that of the detector.
         """
-        self.detector = RegionCLIP.from_pretrained(model) if isinstance(model, str) else model
+        self.detector = model if isinstance(model, RegionCLIP) else RegionCLIP.from_pretrained(model)
         self.threshold = threshold
         self.set_ontology(ontology)
 

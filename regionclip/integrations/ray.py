@@ -116,8 +116,8 @@ def _image_of(row: dict[str, Any]) -> str | BinaryIO:
     return str(row[PATH])
 
 
-def _as_words(words: Sequence[Word] | Vocabulary) -> list[Word] | Vocabulary:
-    return words if isinstance(words, Vocabulary) else list(words)
+def _as_words(words: str | Path | Sequence[Word] | Vocabulary) -> str | Path | list[Word] | Vocabulary:
+    return words if isinstance(words, str | Path | Vocabulary) else list(words)
 
 
 class TableDetector(ImageDetector):

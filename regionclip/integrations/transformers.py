@@ -11,6 +11,7 @@ For example:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from regionclip.errors import user_error
@@ -71,7 +72,7 @@ class ZeroShotObjectDetectionPipeline:
 
 
 def pipeline(
-    task: str = TASK, model: str | RegionCLIP = "clip_rn50", **options: Any
+    task: str = TASK, model: str | Path | RegionCLIP = "clip_rn50", **options: Any
 ) -> ZeroShotObjectDetectionPipeline:
     """Return a pipeline of a detector, or of its name with the options of `RegionCLIP.from_pretrained`.
 
@@ -81,5 +82,5 @@ def pipeline(
     if task != TASK:
         raise user_error("task", TASK, repr(task), "name this one")
     return ZeroShotObjectDetectionPipeline(
-        RegionCLIP.from_pretrained(model, **options) if isinstance(model, str) else model
+        model if isinstance(model, RegionCLIP) else RegionCLIP.from_pretrained(model, **options)
     )

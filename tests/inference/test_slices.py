@@ -40,6 +40,8 @@ def test_invalid_slices_are_one_error(text):
 
 
 def test_options_are_parsed():
+    with pytest.raises(UserError, match=r"^slices: expected a side from 32 pixels, .* got 16:0\.2"):
+        Slices.parse("16")
     assert Slices.parse("") is None
     assert Slices.parse("640") == Slices(640, 0.2) and Slices.parse("320:0.5") == Slices(320, 0.5)
 

@@ -47,6 +47,13 @@ def test_a_row_of_each_image_has_lists_and_a_broken_one_its_error(detector_folde
         answer({"url": "http://example.com/a.jpg"})
 
 
+def test_a_class_list_and_a_file_are_no_letters(detector_folder, tmp_path):
+    (tmp_path / "words.txt").write_text("cat\ntraffic cone\n")
+    for words in (str(tmp_path / "words.txt"), tmp_path / "words.txt"):
+        answer = ImageDetector(words, str(detector_folder), device="cpu")
+        assert answer.detector.vocabulary.names == ("cat", "traffic cone")
+
+
 def test_ray_that_is_not_there_is_one_error(monkeypatch):
     from regionclip.integrations import ray as adapter
 

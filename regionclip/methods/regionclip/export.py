@@ -48,6 +48,7 @@ def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
     backbone = BackboneGraph(model)
     yield Part("backbone", backbone, {"image": image}, {"image": sides}, ("features",))
     if model.offline_backbone is not None:
+        _require_rpn(model)
         yield Part("rpn", RPNGraph(model), {"image": image}, {"image": sides}, ("boxes", "objectness"))
     dim = model.text_space.dim
     inputs = {
@@ -65,6 +66,14 @@ def export_parts(model: CLIPFastRCNN) -> Iterator[Part]:
         "image_size": {},
     }
     yield Part("head", head, inputs, sizes, ("boxes", "scores", "classes"))
+
+
+def _require_rpn(model: CLIPFastRCNN) -> None:
+    """Raise a `UserError` for proposals that no graph computes."""
+    if not isinstance(model.offline_proposal_generator, RPN):
+        actual = type(model.offline_proposal_generator).__name__
+        fix = "name the YAML of an RPN, or export with MODEL.CLIP.CROP_REGION_TYPE NONE, for boxes of your own"
+        raise user_error("MODEL.CLIP.OFFLINE_RPN_CONFIG", "an RPN", actual, fix)
 
 
 class BackboneGraph(nn.Module):
@@ -171,7 +180,7 @@ class HeadGraph(nn.Module):
         scorable = selector.fusion.scorable(objectness)
         scores = selector.fusion(probabilities, torch.where(scorable, objectness, 0)[:, None].expand_as(probabilities))
         scores = torch.where(scorable[:, None], scores, LOWEST).T  # [K, R]
-        limit = selector.max_detections or LARGEST
+        limit = LARGEST if selector.max_detections is None else selector.max_detections
         found = best_boxes(boxes, scores, self.iou_threshold, selector.score_threshold, limit)
         category, row = found[:, 0], found[:, 1]
         known = probabilities[row, category]

@@ -16,7 +16,7 @@ from regionclip.errors import UserError
 from regionclip.hub.pretrained import Pretrained
 from regionclip.modeling.build import build_model
 from regionclip.testing.deterministic import deterministic_text_embeddings, fill_deterministic
-from tests.helpers.detectors import LVIS_CUSTOM, TINY, flat
+from tests.helpers.detectors import LVIS_CUSTOM, OLN_YAML, TINY, flat
 from tests.helpers.paths import DATA, REPOSITORY
 
 pytest.importorskip("onnxscript")
@@ -210,6 +210,15 @@ def test_what_onnx_lacks_is_refused(key, value, message, embeddings, tmp_path):
     overrides = {key: value, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "False"}
     with pytest.raises(UserError, match=message):
         export(detector(embeddings, **overrides), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_proposals_that_are_no_rpns_are_refused(embeddings, tmp_path):
+    text = (DATA / "tiny_rpn.yaml").read_text().replace("  RPN:", OLN_YAML)
+    (tmp_path / "oln.yaml").write_text(text)
+    options = {"MODEL.CLIP.OFFLINE_RPN_CONFIG": str(tmp_path / "oln.yaml"), "MODEL.CLIP.RPN_SCORE_FUSION": "sigmoid"}
+    with pytest.raises(UserError, match="OFFLINE_RPN_CONFIG: expected an RPN, got OLN"):
+        export(detector(embeddings, **options), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
