@@ -53,7 +53,8 @@ def native_operators() -> dict:
             try:
                 super().build_extensions()
             except RuntimeError as error:
-                print(f"warning: {error}", file=sys.stderr)
+                message = str(error.args[0]) % error.args[1:] if len(error.args) > 1 else str(error)
+                print(f"warning: not all native operators are built: {message}", file=sys.stderr)
                 rest = [extension for extension in self.extensions if "cuda" not in extension.name]
                 if len(rest) < len(self.extensions):
                     self.extensions = rest
