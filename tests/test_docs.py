@@ -42,9 +42,15 @@ def test_config_page_is_current():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_lead_to_files(page):
-    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    broken = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
-    assert not broken
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in target]
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        place = page.parent / file if file else page
+        assert place.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", place.read_text(), re.M)
+            slugs = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target
 
 
 def test_readme_commands_name_files_that_exist():

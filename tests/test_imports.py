@@ -35,13 +35,24 @@ BASE = {
 }
 WITHOUT_DETECTRON2 = ("ops", "clip")
 
+PARTS = {path.stem for path in (REPOSITORY / "regionclip").iterdir()}
+"""Packages and modules."""
+
 
 def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
             yield node.module
+            if node.module == "regionclip" or node.module.startswith("regionclip."):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_package_has_its_layer():
+    packages = {path.parent.name for path in (REPOSITORY / "regionclip").glob("*/__init__.py")}
+    assert packages == {*LAYERS, "cli", "testing"}  # above everything, and for tests
 
 
 @pytest.mark.parametrize("package", LAYERS)
@@ -51,6 +62,7 @@ def test_a_package_imports_nothing_above_it(package):
         if package == "methods" and path.parent.name == "cli":
             continue  # part of the command line
         own = [name.split(".")[1] for name in imported(path) if name.startswith("regionclip.")]
+        own = [name for name in own if name in PARTS]  # what `from regionclip import` names may also be a class
         assert set(own) <= allowed, f"{path.name} imports {set(own) - allowed}"
         if package in WITHOUT_DETECTRON2:
             assert not [name for name in imported(path) if name.startswith("detectron2")], path

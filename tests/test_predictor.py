@@ -6,14 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from safetensors.torch import load_file
 
 from regionclip import RegionCLIP, VocabularyOptions
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.images import UnreadableImageError
 from regionclip.data.test_loader import TestMapper
-from regionclip.drawing import color_of, place_labels
+from regionclip.detections import Detections
+from regionclip.drawing import color_of, draw_detections, place_labels
 from regionclip.errors import UserError
 from tests.helpers.detectors import LVIS_CUSTOM
 from tests.helpers.paths import DATA
@@ -338,6 +339,17 @@ def test_images_are_drawn_on_what_was_detected(detector):
     assert np.array_equal(np.array(detector.predict(threshold=1.1).draw()), found.image)
     with pytest.raises(UserError, match="image to draw on: expected"):
         found.draw(np.zeros((5, 5, 3), np.uint8))
+
+
+def test_a_box_is_drawn_where_it_is():
+    one = {"boxes": np.array([[60.4, 70.2, 140.0, 160.0]], np.float32), "scores": np.array([0.9], np.float32)}
+    best = {"class_ids": np.array([0]), "top_class_ids": np.array([[0]]), "top_scores": np.array([[0.9]], np.float32)}
+    found = Detections(**one, **best, vocabulary=("cat",), image_size=(200, 300))
+    drawn = np.array(draw_detections(np.zeros((200, 300, 3), np.uint8), found))
+    color = ImageColor.getrgb(color_of("cat"))
+    for x, y in ((60, 100), (140, 100), (100, 160), (60, 70), (140, 160)):
+        assert tuple(drawn[y, x]) == color, (x, y)
+    assert not drawn[90:150, 80:130].any() and not drawn[:40].any() and not drawn[:, 200:].any()
 
 
 def test_a_config_that_is_not_used_is_said(detector_folder, caplog):

@@ -22,6 +22,7 @@ from regionclip.evaluation.page.matching import UNMATCHED, match_classes
 from regionclip.evaluation.page.mistakes import wrong_detections
 from regionclip.evaluation.page.page import Evaluated, write_page
 from regionclip.evaluation.page.precision import (
+    Interval,
     average_precisions,
     bootstrap_weights,
     interval,
@@ -119,6 +120,11 @@ def test_intervals_hold_the_value_and_do_not_change(tmp_path):
     measured = interval(samples)
     assert measured.low < measured.value < measured.high
     np.testing.assert_array_equal(bootstrap_weights(matches), weights)
+
+
+def test_an_interval_has_19_of_20_samples():
+    samples = np.array([50.0, *range(101), np.nan, np.inf])  # the first is the value itself
+    assert interval(samples) == Interval(50.0, 2.5, 97.5)
 
 
 def scene(*boxes):

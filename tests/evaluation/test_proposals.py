@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torchvision.ops import box_iou
 
 from regionclip.evaluation.proposals import LIMITS, ProposalEvaluator
+from regionclip.evaluation.unseen_recall import unseen_recalls
 
 NAMES = {"cat": 3, "dog": 5, "bird": 9}
 GROUPS = {"novel": ["bird"], "base": ["cat", "dog"]}
@@ -84,6 +85,24 @@ def test_recalls_are_those_of_the_definition(backend, world, tmp_path):
     results = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert len(results) == 6 * 47
     assert {result["category_id"] for result in results} == {3}
+
+
+def test_olns_protocol_removes_what_is_of_base_objects(world, tmp_path, monkeypatch):
+    path, _, proposals = world
+    removed = []
+
+    def noted(content, results, seen, *arguments):
+        removed.append(seen)
+        return unseen_recalls(content, results, seen, *arguments)
+
+    monkeypatch.setattr("regionclip.evaluation.proposals.unseen_recalls", noted)
+    options = {"class_ids": NAMES, "class_groups": GROUPS, "unseen_budget": True}
+    evaluator = ProposalEvaluator(str(path), tmp_path, **options)
+    evaluator.process([{"image_id": image} for image in proposals], [{"proposals": p} for p in proposals.values()])
+    metrics = evaluator.evaluate()["proposals"]
+    numbers = {name: number for number, name in enumerate(NAMES, start=1)}
+    assert removed == [{numbers[name] for name in GROUPS["base"]}]
+    assert metrics["AR@100-unseen"] >= metrics["AR@100-novel"] > 0
 
 
 def test_nothing_found_and_nothing_there_are_no_number(world, tmp_path):

@@ -86,19 +86,17 @@ def test_the_demonstration_finds_names(tmp_path):
     assert re.search(r"novel +right", done.stdout)
 
 
-def test_detect_takes_it_when_nothing_is_named(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "REGIONCLIP_MODEL"}
+@pytest.fixture
+def no_detector_of_photos(monkeypatch):
+    """Let no detector of photos be on this machine, whatever its user has downloaded."""
+    monkeypatch.delenv("REGIONCLIP_MODEL", raising=False)
+    monkeypatch.setattr("regionclip.hub.default.PHOTO_MODELS", ())
+
+
+def test_detect_takes_it_when_nothing_is_named(command, no_detector_of_photos, tmp_path):
     scene = sorted(SCENES.glob("*.jpg"))[0]
-    command = [sys.executable, "-m", "regionclip", "detect", str(scene), "--output", str(tmp_path / "out"), "--json"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, _, error = command("detect", scene, "--output", tmp_path / "out", "--json")
+    assert code == 0, error[-2000:]
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert len(content["categories"]) == 1174
     # The detector's own threshold, not the general one: few boxes.
@@ -108,13 +106,12 @@ def test_detect_takes_it_when_nothing_is_named(tmp_path):
     assert max(scores) < 1
 
 
-def test_an_installation_without_weights_says_where_they_are(tmp_path, monkeypatch):
+def test_an_installation_without_weights_says_where_they_are(no_detector_of_photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "SHIPPED", {"emoji": "gone"})
     with pytest.raises(
         UserError, match=r"detector emoji: expected its files in .*gone, got no .*install the package again"
     ):
         RegionCLIP.from_pretrained("emoji")
-    monkeypatch.delenv("REGIONCLIP_MODEL", raising=False)
     assert doctor.check_default_detector().state == "emoji in pretrained_ckpt/emoji"
     monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
     finding = doctor.check_default_detector()

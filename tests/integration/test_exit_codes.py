@@ -132,6 +132,10 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(detector_folder, tmp_
     assert len(lines) == 1 and "expected space to write" in lines[0] and str(tmp_path / "out") in lines[0]
     assert "Traceback" not in done.stderr + done.stdout
     assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".tmp"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 4
+    assert len(list((tmp_path / "out" / "drawings").iterdir())) == 4
 
 
 def test_a_reader_that_goes_away_does_not_end_the_work(detector_folder, tmp_path):

@@ -14,6 +14,7 @@ from regionclip.config.keys import all_keys
 from regionclip.config.loading import load_config
 from regionclip.config.reference import config_page
 from regionclip.data.class_lists import parse_names
+from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import UserError
 from regionclip.inference.classifier import BackgroundClassifier
 from regionclip.method import METHODS, method_of, methods
@@ -98,11 +99,14 @@ def test_losses_are_finite_and_reach_the_weights(tiny_method):
 def test_weights_survive_their_file(tiny_method, tmp_path):
     _, _, build = tiny_method
     _, model = build()
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     _, other = build()
-    for weight in other.parameters():
-        weight.data.zero_()
-    other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
+    configured = {key for key in other.state_dict() if key.endswith(("cls_score.weight", "cls_bg_score.weight"))}
+    for key, value in other.state_dict().items():
+        if key not in configured and value.is_floating_point():
+            value.zero_()
+    report = load_weights(other, str(tmp_path / "weights.pth"))
+    assert not report.missing and not report.reshaped
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
 
 
@@ -134,6 +138,25 @@ def test_an_evaluation_suppresses_across_classes_when_asked(tiny_method):
     found = found[found.pred_boxes.nonempty()]
     assert torch.equal(found.pred_classes, expected.pred_classes)
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_a_batch_gives_what_its_images_give_alone(tiny_method):
+    _, _, build = tiny_method
+    _, model = build()
+    model.eval()
+    inputs = [image_input(1), image_input(2)]  # of one size: padding changes what is next to it
+    inputs[1]["image"] = inputs[1]["image"] // 8  # dark
+    boxes = Boxes(torch.tensor([[4.0, 4, 40, 44], [20, 10, 70, 60], [30, 30, 80, 84]]))
+    with torch.no_grad():
+        together = [model.embed_regions(encoding, boxes) for encoding in model.encode_images(inputs)]
+        alone = [model.embed_regions(model.encode_images([item])[0], boxes) for item in inputs]
+        found = [model.detect(encoding, None, Selection()) for encoding in model.encode_images(inputs)]
+        expected = [model.detect(model.encode_images([item])[0], None, Selection()) for item in inputs]
+    assert not torch.allclose(alone[0], alone[1], atol=0.01)
+    for actual, wanted in zip(together, alone, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-3)
+    for actual, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual.scores, wanted.scores, atol=1e-4, rtol=1e-3)
 
 
 def test_the_optimized_form_agrees_with_the_plain_one(tiny_method):

@@ -429,7 +429,8 @@ def test_training_losses_of_recorded_predictions_agree(golden_detector):
     computed = {}
     for name, changes in LOSS_VARIANTS.items():
         settings = {"focal_exponent": 0.5, "background_weight": 0.2} | changes
-        predictor.classification_loss = build_classification_loss(**settings)
+        if changes:  # the first is that of the config
+            predictor.classification_loss = build_classification_loss(**settings)
         with EventStorage() as storage:
             losses = predictor.losses(predictions, regions)
         computed |= {f"{name}/{k}": v.detach().cpu().numpy() for k, v in losses.items()}

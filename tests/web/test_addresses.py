@@ -73,15 +73,26 @@ def test_what_is_no_image_is_refused(site, path, options, status):
 
 
 def test_private_addresses_are_refused_by_name_number_and_redirect(site, monkeypatch):
-    for url in (
-        f"{site}/image",
-        "http://localhost:1/",
-        "http://[::1]/",
-        "http://2130706433/",
-        "http://0x7f.1/",
-        "http://10.0.0.7/",
-    ):
-        assert refused(url)[0] == 422
+    port = int(site.rpartition(":")[2])
+    monkeypatch.setattr(addresses, "_PORTS", {"http": port})
+    asked = []
+    monkeypatch.setattr(Handler, "do_GET", lambda handler: asked.append(handler.path))
+    hosts = (
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.0.0.7",
+        "169.254.169.254",
+    )
+    for host in hosts:
+        with pytest.raises(RequestError) as error:
+            fetch_image(f"http://{host}:{port}/image", 1000, 5.0)
+        assert error.value.problem.expected == "an address of the public internet", host
+    assert not asked
+    monkeypatch.undo()
     allowed = []
 
     def only_first(address):

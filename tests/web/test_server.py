@@ -330,6 +330,34 @@ def test_a_key_is_asked_for_and_clients_have_a_limit(pool, monkeypatch):
     stop()
 
 
+def test_the_options_of_the_command_are_in_force(detector_folder, tmp_path):
+    (tmp_path / "pets.txt").write_text("cat\ndog\n")
+    port = free_port()
+    options = {"--vocabulary": "pets=pets.txt", "--max-words": 2, "--max-megabytes": 0.3, "--per-client": 4}
+    flags = [str(part) for option in options.items() for part in option]
+    command = [sys.executable, "-m", "regionclip", "serve", "--model", str(detector_folder), "--allow-urls", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "REGIONCLIP_PORT": str(port), "REGIONCLIP_API_KEY": "secret"}
+    key = JSON | {"X-API-Key": "secret"}
+
+    def post(headers=key, **values):
+        status, content, _ = ask(port, "POST", "/detect", json.dumps(GOOD | values), headers)
+        return status, content
+
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert "Serving" in process.stdout.readline()
+        try:
+            assert post(JSON)[0] == 401 and post()[0] == 200
+            status, content = post(words="", vocabulary="pets", threshold=0)
+            assert status == 200 and {found["word"] for found in content["detections"]} <= {"cat", "dog"}
+            assert post(words=["a", "b", "c"])[0] == 422
+            assert post(image="A" * 400_000)[0] == 413
+            status, content = post(image="", url="http://localhost/a.jpg")
+            assert (status, content["error"]["expected"]) == (422, "an address of the public internet")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
 def test_the_command_serves_until_a_signal_and_finishes_what_it_has(detector_folder, tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "regionclip", "serve", "--model", str(detector_folder)]

@@ -1,5 +1,6 @@
 """Training as a user runs it: what is learned, logged, left out, and kept."""
 
+import copy
 import json
 import logging
 import math
@@ -12,9 +13,10 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
 from torch.amp import GradScaler
+from torch.nn.modules.module import register_module_forward_hook
 
 from regionclip.config.loading import load_config
-from regionclip.config.training_checks import training_problems
+from regionclip.config.training_checks import class_problems, training_problems
 from regionclip.data.datasets.cleaning import clean_records
 from regionclip.data.datasets.lvis import load_lvis
 from regionclip.data.datasets.registered import read_records
@@ -22,6 +24,7 @@ from regionclip.data.sampling import TrainingBatches, endless_order
 from regionclip.data.test_loader import build_test_loader
 from regionclip.data.training_loader import TrainingMapper, read_training_data, read_training_records, training_batches
 from regionclip.engine.checkpoint.reading import read_checkpoint
+from regionclip.engine.training.averaging import WeightAverage
 from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.engine.workflows import scale_to_processes
 from regionclip.errors import UserError
@@ -377,6 +380,33 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(world, tmp_path, monk
     assert torch.equal(resumed.average.state_dict()[name], average[name])
 
 
+def test_the_average_of_a_short_run_warms_up():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    for warms_up in (True, False):
+        layer.weight.data.fill_(0.0)
+        average = WeightAverage(layer, 0.9, warms_up=warms_up)
+        layer.weight.data.fill_(1.0)
+        average.update(0)
+        # A decay of (1 + 0) / (10 + 0) with it, and from (1 + t) / (10 + t) = 0.9 on that of the config.
+        assert average.state_dict()["weight"].item() == pytest.approx(0.9 if warms_up else 0.1)
+        average.update(199)
+        assert average.state_dict()["weight"].item() == pytest.approx(0.91 if warms_up else 0.19)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_images_are_cropped_before_they_are_resized(world, share):
+    """DETR's crop, with its probability: boxes stay on what is left, and those outside are gone."""
+    folder, _ = world
+    cfg = training_config(folder, folder / "out", INPUT__CROP_FIRST=share, INPUT__RANDOM_FLIP="none")
+    mapper, sizes = TrainingMapper(cfg), set()
+    (record, *_) = read_training_records(cfg)
+    for seed in range(12):
+        np.random.seed(seed)
+        sizes.add(tuple(mapper(copy.deepcopy(record))["image"].shape[1:]))
+    ratios = {round(width / height, 1) for height, width in sizes}
+    assert (len(ratios) > 1) == bool(share)
+
+
 @pytest.mark.parametrize("clipping", ["full_model", "norm"])
 def test_gradients_are_clipped_at_their_own_scale(world, tmp_path, monkeypatch, clipping):
     """Half precision on a GPU scales losses, by a power of two; the weights are those without."""
@@ -412,8 +442,16 @@ def test_mixed_precision_trains_on_a_cpu_and_is_replaced_where_it_is_emulated(
 ):
     monkeypatch.setattr("regionclip.modeling.inference.precision.is_native", lambda *_: native)
     folder, _ = world
-    trainer, report = train(folder, tmp_path / "out", SOLVER__AMP__ENABLED=True, **SHORT)
+    computed = set()
+    hook = register_module_forward_hook(
+        lambda module, _, output: computed.add(output.dtype) if isinstance(module, torch.nn.Conv2d) else None
+    )
+    try:
+        trainer, report = train(folder, tmp_path / "out", SOLVER__AMP__ENABLED=True, **SHORT)
+    finally:
+        hook.remove()
     assert report.iterations == 4
+    assert (torch.bfloat16 in computed) == native
     assert trainer.autocast == (torch.bfloat16 if native else None)
     assert ("SOLVER.AMP.ENABLED: this processor emulates bfloat16" in caplog.text) != native
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])
@@ -497,9 +535,15 @@ def test_full_supervision_of_lvis_keeps_all_classes(small_lvis):
     records = load_lvis(small_lvis, "images")
     assert [[a["category_id"] for a in r["annotations"]] for r in records][3:] == [[0, 1], [0], [1]]
     assert {"lvis_v1_train_fullysup", "lvis_v1_val_fullysup"} <= set(DatasetCatalog.list())
+    metadata = MetadataCatalog.get("lvis_v1_train_fullysup")
+    assert len(metadata.thing_classes) == 1203
     cfg = load_config(CONFIG)
     cfg.merge_from_list(["DATASETS.TRAIN", ("lvis_v1_train_fullysup",), "MODEL.ROI_HEADS.NUM_CLASSES", 866])
-    assert any("1203" in str(problem) or "no such file" in str(problem) for problem in training_problems(cfg))
+    (problem,) = class_problems(cfg, "lvis_v1_train_fullysup")
+    assert (problem.what, problem.expected) == (
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "1203, the classes of lvis_v1_train_fullysup",
+    )
 
 
 def test_a_milestone_at_the_end_is_refused(world, tmp_path):

@@ -59,7 +59,11 @@ def test_a_batch_gives_what_its_images_give_alone():
     for encoding, item in zip(model.encode_images(inputs), inputs, strict=True):
         (alone,) = model.encode_images([item])
         assert encoding.image.image_sizes == alone.image.image_sizes
-        assert len(model.detect(encoding, known, Selection(threshold=0.0))) > 0
+        found, expected = (model.detect(image, known, Selection(threshold=0.0)) for image in (encoding, alone))
+        # Padding changes the cells next to it a little; boxes of the other image are 17 pixels away.
+        apart = torch.cdist(found.pred_boxes.tensor, expected.pred_boxes.tensor, p=torch.inf).min(dim=1).values
+        assert len(found) == len(expected) > 10 and float(apart.median()) < 3
+        torch.testing.assert_close(found.scores, expected.scores, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (16, 300), (33, 31)])

@@ -58,6 +58,10 @@ def test_vit_equals_timm_at_the_size_of_its_position_table():
     expected = reference.fc_norm(tokens).transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(ours.feature_map(images(64, 64)), expected, atol=1e-5, rtol=0)
     assert ours.feature_map(images(70, 95)).shape == (2, 32, 4, 5)  # whole patches only
+    grid = ours.pos_embed[:, 1:].transpose(1, 2).reshape(1, 32, 4, 4)
+    wide = torch.nn.functional.interpolate(grid, (4, 5), mode="bicubic", align_corners=False)
+    expected = torch.cat([ours.pos_embed[:, :1], wide.reshape(1, 32, 20).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(ours._positions(4, 5), expected)
 
 
 @torch.no_grad()
@@ -395,7 +399,10 @@ def test_position_table_of_another_size_is_resized(tmp_path):
         torch.save({"image_encoder.pos_embed": torch.ones(1, count, 768)}, tmp_path / "weights.pth")
         with pytest.raises(UserError, match="pos_embed"):
             load_weights(model, str(tmp_path / "weights.pth"), required=("backbone.pos_embed",))
-    table = torch.ones(1, 1 + 24 * 24, 768)
+    table = torch.rand(1, 1 + 24 * 24, 768, generator=torch.Generator().manual_seed(0))
     torch.save({"image_encoder.pos_embed": table}, tmp_path / "weights.pth")
     load_weights(model, str(tmp_path / "weights.pth"), required=())
-    torch.testing.assert_close(model.backbone.pos_embed.data, torch.ones(1, 197, 768))
+    grid = table[:, 1:].transpose(1, 2).reshape(1, 768, 24, 24)
+    resized = torch.nn.functional.interpolate(grid, (14, 14), mode="bicubic", align_corners=False)
+    expected = torch.cat([table[:, :1], resized.reshape(1, 768, 196).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(model.backbone.pos_embed.data, expected)
