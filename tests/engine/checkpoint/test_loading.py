@@ -137,8 +137,13 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("rpn", RPNS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+FIRST_LAYOUT, FIRST_RPN = next(iter(LAYOUTS)), next(iter(RPNS))
+
+
+@pytest.mark.parametrize(
+    ("layout", "rpn"),
+    [*((layout, FIRST_RPN) for layout in LAYOUTS), *((FIRST_LAYOUT, rpn) for rpn in RPNS if rpn != FIRST_RPN)],
+)
 def test_every_layout_loads_completely(detector, tmp_path, layout, rpn):
     model = detector(**RPNS[rpn])
     ending, save = LAYOUTS[layout]
