@@ -150,6 +150,13 @@ def plan_processes(args: argparse.Namespace) -> tuple[int, bool]:
 class _LogFile(logging.FileHandler):
     """Logs to a file until writing fails."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one log record; a file that is opened again may be in a folder that is gone."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Report once that the log file ends here."""
         for name in _LOGGERS:

@@ -18,6 +18,7 @@ from PIL import Image
 from regionclip import RegionCLIP
 from regionclip.batch.detect import DetectOptions, detect
 from regionclip.config.loading import load_config
+from regionclip.data.image_listing import RESULTS_MARK
 from regionclip.data.image_sources import find_images
 from regionclip.engine import workflows
 from regionclip.engine.features.extraction import ExtractionJob, extract_region_features
@@ -110,7 +111,7 @@ def rounds(count, detectors, files, folder):
             content = json.loads((output / "detections.json").read_text())
             assert [category["name"] for category in content["categories"]] == WORDS[place]
         assert not waiting
-        left = {path.name for path in output.iterdir() if not path.name.endswith(".tmp")}
+        left = {path.name for path in output.iterdir() if path.name != RESULTS_MARK and path.suffix != ".tmp"}
         assert left == {"detections.json", "drawings", "report.html", "thumbnails"}
     return ends, resumed
 

@@ -26,7 +26,7 @@ TINY = {
 
 
 OLN_YAML = "  PROPOSAL_GENERATOR:\n    NAME: OLN\n  OLN:\n    BOX_ON: False\n  RPN:"
-"""In the place of `  RPN:`, makes tests/data/tiny_rpn.yaml an OLN without its second stage."""
+"""Written for `  RPN:` in tests/data/tiny_rpn.yaml, it makes an OLN without its second stage."""
 
 
 def flat(overrides):

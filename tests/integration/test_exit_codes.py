@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -178,6 +179,19 @@ def test_a_log_file_that_is_full_is_told_once(tmp_path, small_files, capsys, mon
     error = capsys.readouterr().err
     assert error.count("log.txt cannot be written further") == 1
     assert "Logging error" not in error
+
+
+def test_a_log_file_whose_folder_is_gone_is_told_once(tmp_path, capsys, monkeypatch):
+    package = logging.getLogger("regionclip")
+    (tmp_path / "out").mkdir()
+    handler = command_module._LogFile(tmp_path / "out" / "log.txt")
+    monkeypatch.setattr(package, "handlers", [handler])
+    monkeypatch.setattr(package, "propagate", False)
+    handler.close()
+    shutil.rmtree(tmp_path / "out")
+    for _ in range(2):
+        package.warning("still here")
+    assert capsys.readouterr().err.count("log.txt cannot be written further") == 1
 
 
 def test_images_are_never_replaced_by_what_is_drawn_of_them(tmp_path):
