@@ -40,7 +40,8 @@ COPY configs configs
 COPY datasets datasets
 COPY pretrained_ckpt pretrained_ckpt
 COPY regionclip regionclip
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . && pip install --no-deps /wheel/*.whl
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . && pip install --no-deps /wheel/*.whl && \
+  { cat regionclip/ops/build_problem.txt 2> /dev/null || true; }
 # A build of the operators that fails does not stop the installation, but an image without them is not wanted.
 WORKDIR /wheel
 RUN python -c 'import sys; from regionclip.ops import native_problem; sys.exit(native_problem(sys.argv[1]) or 0)' \

@@ -12,6 +12,9 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 OPERATORS = ROOT / "regionclip" / "ops" / "csrc"
+BUILD_PROBLEM = ROOT / "regionclip" / "ops" / "build_problem.txt"
+"""Where it is written why operators are not built, since pip is quiet about it."""
+
 OLDEST_TORCH = "0x020a000000000000"
 """torch 2.10: the stable interface of which the operators use, so that one build serves later versions."""
 
@@ -55,11 +58,13 @@ def native_operators() -> dict:
             except RuntimeError as error:
                 message = str(error.args[0]) % error.args[1:] if len(error.args) > 1 else str(error)
                 print(f"warning: not all native operators are built: {message}", file=sys.stderr)
+                BUILD_PROBLEM.write_text(message)
                 rest = [extension for extension in self.extensions if "cuda" not in extension.name]
                 if len(rest) < len(self.extensions):
                     self.extensions = rest
                     self.build_extensions()
 
+    BUILD_PROBLEM.unlink(missing_ok=True)
     return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildOperators}}
 
 

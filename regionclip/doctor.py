@@ -169,13 +169,10 @@ def check_default_detector() -> Finding:
     chosen = os.environ.get("REGIONCLIP_MODEL")
     if chosen:
         return Finding("default detector", f"{chosen}, named by REGIONCLIP_MODEL", required=False)
-    try:
-        from regionclip.hub.default import default_model
-        from regionclip.hub.zoo import EMBEDDED
+    from regionclip.hub.default import default_model
+    from regionclip.hub.zoo import EMBEDDED
 
-        found = default_model()
-    except Exception as error:  # a dependency that another row names
-        return Finding("default detector", f"unknown: {error}", "see the other rows", required=False)
+    found = default_model()
     if found.name != EMBEDDED:
         return Finding("default detector", f"{found.name}, {found.reason}", required=False)
     folder = REPOSITORY / "pretrained_ckpt" / "emoji"
@@ -203,7 +200,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 def main(*, as_json: bool = False) -> int:
     """Print the table, with `as_json` also one line of JSON; return 1 if a required part has a problem, else 0."""
-    findings = [check() for check in CHECKS]
+    findings = [_checked(check) for check in CHECKS]
     names, states = (max(len(getattr(f, part)) for f in findings) for part in ("component", "state"))
     for finding in findings:
         mark = "ok" if not finding.fix else ("FIX" if finding.required else "-")
@@ -211,6 +208,15 @@ def main(*, as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
     return int(any(finding.fix and finding.required for finding in findings))
+
+
+def _checked(check: Callable[[], Finding]) -> Finding:
+    """Return the row of a check, also where it needs something that is broken, which another row names."""
+    try:
+        return check()
+    except Exception as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return Finding(name, f"unknown: {_first_line(error)}", "see the other rows", required=False)
 
 
 def _import(module: str) -> tuple[str, str]:

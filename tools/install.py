@@ -87,6 +87,9 @@ DEVELOPMENT = (
 )
 """What building, and testing with all extras, needs too."""
 
+BUILD_PROBLEM = REPOSITORY / "regionclip" / "ops" / "build_problem.txt"
+"""Where setup.py writes why operators are not built."""
+
 COMMAND = "regionclip.cli.main:main"
 """What the command `regionclip` runs, as pyproject.toml says."""
 
@@ -174,6 +177,8 @@ def install_this_package() -> None:
     if not is_installed or (operators_are_outdated() and has_compiler()):
         print("building the native operators (a minute or two)", flush=True)
         pip_install("--no-deps", "--no-build-isolation", "--editable", str(REPOSITORY))
+        if BUILD_PROBLEM.is_file():  # pip is quiet about it
+            print(f"warning: not all native operators are built: {BUILD_PROBLEM.read_text()}", file=sys.stderr)
 
 
 def operators_are_outdated() -> bool:
@@ -185,10 +190,16 @@ def operators_are_outdated() -> bool:
 
 
 def builds_for_cuda() -> bool:
-    """Return whether setup.py builds the operators for GPUs."""
-    import torch
-
-    return os.environ.get("FORCE_CUDA", "1" if shutil.which("nvcc") and torch.version.cuda else "0") == "1"
+    """Return whether setup.py builds the operators for GPUs, and did not fail to when it was last tried."""
+    if "FORCE_CUDA" in os.environ:
+        return os.environ["FORCE_CUDA"] == "1"
+    if not shutil.which("nvcc") or BUILD_PROBLEM.is_file():
+        return False
+    try:
+        import torch
+    except Exception:  # the table at the end says what is wrong with it
+        return False
+    return bool(torch.version.cuda)
 
 
 def has_compiler() -> bool:

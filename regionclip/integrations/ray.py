@@ -21,6 +21,7 @@ from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.image_contents import NamedBytes, from_text
 from regionclip.data.images import WHITE, decode_image
 from regionclip.errors import UserError, user_error
+from regionclip.files import existing_file
 from regionclip.inference.slices import Slices
 from regionclip.integrations.parquet_parts import checkpoint_of, drop_repeated, recover
 from regionclip.predictor import OWN_WORDS, RegionCLIP
@@ -34,7 +35,7 @@ class ImageDetector:
 
     def __init__(
         self,
-        words: Sequence[Word] | Vocabulary,
+        words: str | Path | Sequence[Word] | Vocabulary,
         model: str = "clip_rn50",
         *,
         threshold: float | None = None,
@@ -117,7 +118,11 @@ def _image_of(row: dict[str, Any]) -> str | BinaryIO:
 
 
 def _as_words(words: str | Path | Sequence[Word] | Vocabulary) -> str | Path | list[Word] | Vocabulary:
-    return words if isinstance(words, str | Path | Vocabulary) else list(words)
+    """Return words for an actor, which has a working directory of its own."""
+    if isinstance(words, str | Path):
+        file = existing_file(str(words))
+        return words if file is None else file.absolute()
+    return words if isinstance(words, Vocabulary) else list(words)
 
 
 class TableDetector(ImageDetector):
@@ -143,7 +148,7 @@ class TableDetector(ImageDetector):
 
 def detect(
     dataset: Any,
-    words: Sequence[Word] | Vocabulary,
+    words: str | Path | Sequence[Word] | Vocabulary,
     model: str = "clip_rn50",
     *,
     concurrency: int | tuple[int, int] = 1,
@@ -155,7 +160,7 @@ def detect(
 
     Args:
         dataset: with a column `path` or `bytes`.
-        words: class names, or lists of synonyms; or a vocabulary.
+        words: class names, or lists of synonyms; a class list or file by name; or a vocabulary.
         model: name or folder of a detector.
         concurrency: number of actors, or the fewest and the most.
         num_cpus: logical CPUs that an actor reserves. Reading and writing need one more: with actors on all CPUs, a job
@@ -181,7 +186,7 @@ def detect(
 
 def detect_to_parquet(
     dataset: Any,
-    words: Sequence[Word] | Vocabulary,
+    words: str | Path | Sequence[Word] | Vocabulary,
     output: str,
     model: str = "clip_rn50",
     *,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from regionclip.errors import user_error
 from regionclip.files import atomic_write, read_json_file, write_json
-from regionclip.fingerprints import fingerprint, hash_tensors
+from regionclip.fingerprints import hash_tensors
 from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.modeling.proposals.sources import ImageInput, RPNProposals
 
@@ -36,7 +36,7 @@ class CachedProposals:
 
     The RPN processes images one by one, as in testing, so that an entry does not depend on the rest of
     its batch. A key consists of the image id, the size, and a hash of the pixels; the folder belongs to
-    one RPN, identified by the hash of its weights and settings.
+    one RPN, identified by the hashes of its weights and anchors, and its settings.
     """
 
     def __init__(self, rpn: RPNProposals, folder: str | Path) -> None:
@@ -167,7 +167,7 @@ _FIX = "name an empty folder, or remove this one"
 
 
 def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
-    """Return what the boxes of an RPN depend on, by name: weights and settings."""
+    """Return what the boxes of an RPN depend on, by name: weights, settings, and anchors."""
     generator = cast(RPN, rpn.proposal_generator)
     settings = {
         "selection": [generator.pre_nms_topk[False], generator.post_nms_topk[False], generator.nms_thresh],
@@ -183,20 +183,28 @@ def describe_rpn(rpn: RPNProposals) -> dict[str, str]:
     return {
         "weights": hash_tensors(states),
         "settings": json.dumps(settings, sort_keys=True),
-        "anchors": fingerprint([_anchors_of(getattr(generator, "rpn", generator))]),
+        "anchors": hashlib.sha256(json.dumps(_geometry_of(generator), sort_keys=True).encode()).hexdigest()[:16],
     }
 
 
-def _anchors_of(rpn: Any) -> dict[str, Any]:
-    """Return what turns the outputs of an RPN, or of OLN's first stage, into boxes, which no weight tells."""
-    anchors = rpn.anchor_generator
+def _geometry_of(generator: Any) -> dict[str, Any]:
+    """Return what turns the outputs of an RPN, or of both stages of OLN, into boxes, which no weight tells."""
+    rpn = getattr(generator, "rpn", generator)
+    anchors, box = rpn.anchor_generator, getattr(generator, "box", None)
     parts: dict[str, Any] = {
         "cells": [cell.tolist() for cell in getattr(anchors, "cell_anchors", ())],
         "strides": list(getattr(anchors, "strides", ())),
         "offset": getattr(anchors, "offset", 0.0),
         "maps": list(rpn.in_features),
     }
-    return {**parts, "deltas": list(getattr(getattr(rpn, "box2box_transform", None), "weights", ()))}
+    parts["deltas"] = list(getattr(getattr(rpn, "box2box_transform", None), "weights", ()))
+    if box is not None:
+        poolers = [
+            [*level.output_size, level.spatial_scale, level.sampling_ratio, bool(level.aligned)]
+            for level in box.pooler.level_poolers
+        ]
+        parts["second stage"] = [list(box.transform.weights), list(box.in_features), poolers]
+    return parts
 
 
 def _precision_of(rpn: RPNProposals) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from regionclip.errors import UserError
 from regionclip.modeling.build import build_model
 from regionclip.modeling.proposals import cache as proposal_cache
-from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals, flush_proposals
+from regionclip.modeling.proposals.cache import MANIFEST, CachedProposals, describe_rpn, flush_proposals
 from regionclip.modeling.proposals.resized import ResizedProposals
 from regionclip.testing.deterministic import fill_deterministic
 from tests.helpers.detectors import OLN_YAML
@@ -17,6 +17,15 @@ from tests.helpers.training import differing, final_state, logged, train, traini
 
 STEADY = {"INPUT__MIN_SIZE_TRAIN": "(64,)", "SOLVER__MAX_ITER": 24, "DATASETS__TEST": "()", "SOLVER__STEPS": "()"}
 """Eight images of one size, landscape or portrait, flipped or not: 16 entries, seen three times."""
+
+BOX_HEAD = """  ROI_HEADS:
+    IN_FEATURES: ["res4"]
+  ROI_BOX_HEAD:
+    POOLER_RESOLUTION: 4
+    NUM_FC: 1
+    FC_DIM: 16
+"""
+"""Second stage of an OLN."""
 
 
 @pytest.fixture
@@ -239,12 +248,26 @@ def test_folders_of_earlier_versions_are_taken(detector, tmp_path):
 
 def test_boxes_of_oln_are_kept_too(detector, tmp_path):
     text = (DATA / "tiny_rpn.yaml").read_text().replace("  RPN:", OLN_YAML)
+    model, mark, rest = text.replace("BOX_ON: False", "BOX_ON: True").partition("INPUT:")
+    text = model + BOX_HEAD + mark + rest
     (tmp_path / "oln.yaml").write_text(text)
     model = detector(MODEL__CLIP__OFFLINE_RPN_CONFIG=tmp_path / "oln.yaml", MODEL__CLIP__RPN_SCORE_FUSION="sigmoid")
     source, device = model.prepare_for_inference().proposal_source, torch.device("cpu")
     expected = [source.rpn.propose([image], device)[0] for image in images()]
     assert same(source.propose(images(), device), expected)
     assert set(json.loads((tmp_path / "cache" / MANIFEST).read_text())) == {"weights", "settings", "anchors"}
+    source.rpn.proposal_generator.box.transform.weights = (1.0, 1.0, 1.0, 1.0)
+    other = CachedProposals(source.rpn, tmp_path / "cache")
+    with pytest.raises(UserError, match="expected boxes of an RPN with anchors"):
+        other.propose(images(), device)
+
+
+def test_another_version_of_the_package_shares_the_folder(detector, monkeypatch):
+    first = detector()
+    first.proposal_source.propose(images(), torch.device("cpu"))
+    monkeypatch.setattr("regionclip.__version__", "9.9.9")
+    assert describe_rpn(first.proposal_source.rpn) == describe_rpn(detector().proposal_source.rpn)
+    detector().proposal_source.propose(images(), torch.device("cpu"))
 
 
 def test_entries_do_not_depend_on_the_padding_of_a_batch(detector):
