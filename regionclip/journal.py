@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,7 +83,7 @@ class Journal:
         return file
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.name}.*.jsonl"))
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}.[0-9]*.jsonl"))
 
 
 def _complete(lines: Iterable[str]) -> list[Any]:

@@ -160,6 +160,11 @@ def same_to_clip(word: str) -> str:
     return " ".join(fill_template("{}", word).lower().split())
 
 
+def plain_name(name: str) -> str:
+    """Return a class name as CLIP reads it, without underscores and the like: datasets spell names differently."""
+    return same_to_clip(clean_name(name))
+
+
 def clean_name(name: str) -> str:
     """Return a class name without underscores, parentheses and dataset suffixes.
 

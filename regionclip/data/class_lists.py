@@ -15,6 +15,7 @@ from regionclip.clip.class_name_files import read_class_names, split_synonyms
 from regionclip.clip.prompts import clean_name
 from regionclip.data.datasets.coco_split import ALL_CATEGORIES, BASE_CATEGORIES, NOVEL_CATEGORIES
 from regionclip.data.emoji_scenes.concepts import BASE, NOVEL, read_concepts
+from regionclip.errors import user_error
 from regionclip.files import existing_file
 
 
@@ -67,6 +68,9 @@ def names_of_embeddings(path: str | Path) -> list[str]:
     return read_names(path) or names_of_published(path)
 
 
+NAME_FILES = frozenset({".txt", ".json", ".yaml", ".yml", ".csv"})
+"""Endings that no class name has."""
+
 NAMES_MARK = "names:"
 """Start of a config value with class names as JSON, which can be no list, file or number."""
 
@@ -82,6 +86,9 @@ def parse_names(text: str, *, synonyms: bool = True) -> list[str]:
     Args:
         text: the value.
         synonyms: return all synonyms of a class; else the first.
+
+    Raises:
+        UserError: a file that is not there.
     """
     groups: Sequence[str | Sequence[str]] = []
     if text.startswith(NAMES_MARK):
@@ -90,6 +97,9 @@ def parse_names(text: str, *, synonyms: bool = True) -> list[str]:
         groups = CLASS_LISTS[text]()
     elif text and existing_file(text) is not None:
         groups = read_class_names(text)
+    elif Path(text).suffix.lower() in NAME_FILES:
+        fix = "correct the path, or separate names by commas"
+        raise user_error(text, "a file of class names", "no such file", fix)
     elif text:
         groups = [split_synonyms(part) for part in text.split(",")]
     listed = [[group] if isinstance(group, str) else list(group) for group in groups]

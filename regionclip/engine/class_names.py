@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from regionclip.clip.class_embeddings import load_class_embeddings
-from regionclip.clip.prompts import clean_name, same_to_clip
+from regionclip.clip.prompts import plain_name
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.class_lists import names_of_embeddings, parse_names
 from regionclip.errors import Problem
@@ -52,7 +52,7 @@ def are_same_labels(names: Sequence[str], classes: Sequence[str]) -> bool:
     Underscores and parentheses do not count. Of long lists one name in a hundred may be another for the same class, as
     in LVIS, but no class may be at another place.
     """
-    pairs = [(_plain(a), _plain(b)) for a, b in zip(names, classes, strict=False)]
+    pairs = [(plain_name(a), plain_name(b)) for a, b in zip(names, classes, strict=False)]
     different = [(a, b) for a, b in pairs if a != b]
     known = {a for a, _ in pairs}, {b for _, b in pairs}
     moved = any(a in known[1] or b in known[0] for a, b in different)
@@ -66,7 +66,3 @@ def label_problems(names: Sequence[str], datasets: Sequence[str], key: str) -> I
         if classes is not None and not are_same_labels(names, classes):
             expected = f"the {len(classes)} classes of {dataset}, in their order: {', '.join(classes[:5])}"
             yield Problem(key, expected, f"{len(names)} names: {', '.join(names[:5])}", "name their class list or file")
-
-
-def _plain(name: str) -> str:
-    return same_to_clip(clean_name(name))

@@ -6,6 +6,7 @@ import pytest
 
 from regionclip.clip.class_name_files import names_alone
 from regionclip.clip.vocabulary import read_class_names
+from regionclip.data.class_lists import parse_names
 from regionclip.engine.concept_pool import read_concept_names
 from regionclip.errors import UserError
 from regionclip.files import read_lines
@@ -107,3 +108,10 @@ def test_synonyms_are_refused_where_each_line_is_a_concept(tmp_path):
     with pytest.raises(UserError, match=r"concepts.txt: expected a word in each place, got synonyms, 'carrot \| root'"):
         names_alone(read_class_names(tmp_path / "concepts.txt"), "concepts.txt")
     assert names_alone(["wood", "carrot"], "concepts.txt") == ["wood", "carrot"]
+
+
+@pytest.mark.parametrize("name", ["my/names.txt", "names.json", "list.YAML"])
+def test_a_file_that_is_not_there_is_no_class_name(name):
+    with pytest.raises(UserError, match="expected a file of class names, got no such file"):
+        parse_names(name)
+    assert parse_names("mini skirt, traffic cone") == ["mini skirt", "traffic cone"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,9 @@ def export_pseudo_boxes(cfg: CfgNode, model: OpenVocabularyDetector, job: Pseudo
     model.eval()
     words = job.vocabulary.names, content_hash(job.vocabulary.embeddings)
     names = sorted(job.names_of_image.items())
-    run = fingerprint([*config_parts(cfg), file_state(job.annotations), names, words, job.threshold])
+    run = fingerprint(
+        [*config_parts(cfg), file_state(job.annotations), os.path.realpath(job.images), names, words, job.threshold]
+    )
     journal = Journal(job.output.parent, run, job.output.stem)
     finished = each_image(cfg, content["images"], job.images, job.annotations, journal, _OwnNames(model, job))
     report = PseudoBoxReport()

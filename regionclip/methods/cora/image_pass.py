@@ -27,6 +27,8 @@ def each_image(
 ) -> list[dict[str, Any]]:
     """Compute an entry for each image, and return the entries of all processes in the main one; empty in others.
 
+    Images that could not be read are tried again.
+
     The journal stays until `Journal.remove`, so that an interrupted pass goes on where it stopped.
 
     Args:
@@ -42,7 +44,7 @@ def each_image(
         UserError: the folder has results of another unfinished run.
     """
     journal.require_own()
-    finished = {entry["image_id"] for entry in journal.finished()}
+    finished = {entry["image_id"] for entry in journal.finished() if "error" not in entry}
     missing = [image for image in images if id_key(image["id"]) not in finished]
     comm.synchronize()  # before any process writes
     mapper = TestMapper(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT, keep_annotations=False)

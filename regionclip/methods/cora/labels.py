@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes
 from detectron2.utils import comm
 
+from regionclip.data.class_lists import names_of_embeddings
 from regionclip.data.datasets.annotation_file import Entry, by_id, id_key, read_annotation_file
+from regionclip.engine.class_names import are_same_labels
 from regionclip.errors import user_error
 from regionclip.files import atomic_write
 from regionclip.fingerprints import config_parts, file_state, fingerprint
@@ -61,11 +64,11 @@ def relabel(
     """
     content = read_annotation_file(annotations, what=FORMAT, fix=FIX)
     categories = [category["id"] for category in by_id(content["categories"])]
-    _require_classes(model, content, str(annotations))
+    _require_classes(model, content, str(annotations), names_of_embeddings(cfg.MODEL.CLIP.TEXT_EMB_PATH))
     of_image: dict[str | None, list[int]] = defaultdict(list)
     for place, annotation in enumerate(content.get("annotations") or ()):
         of_image[id_key(annotation.get("image_id"))].append(place)
-    run = fingerprint([*config_parts(cfg), file_state(Path(annotations))])
+    run = fingerprint([*config_parts(cfg), file_state(Path(annotations)), os.path.realpath(image_root)])
     model.eval()
 
     def label(image: Entry, mapped: MappedImage) -> dict[str, Any]:
@@ -81,12 +84,17 @@ def relabel(
     return report
 
 
-def _require_classes(model: RegionPromptCLIP, content: dict[str, Any], source: str) -> None:
+def _require_classes(model: RegionPromptCLIP, content: dict[str, Any], source: str, names: Sequence[str]) -> None:
+    """Raise a `UserError` unless the categories, by id, are the classes of the model; `names` may be unknown."""
     classes, categories = model.train_classes, by_id(content["categories"])
     known = 0 if classes is None else classes.classes
     if classes is None or known != len(categories):
         fix = "name the embeddings of exactly these classes in MODEL.CLIP.TEXT_EMB_PATH"
         raise user_error(f"{source}: categories", f"the {known} classes of the model", f"{len(categories)}", fix)
+    listed = [str(category["name"]) for category in categories]
+    if names and not are_same_labels(names, listed):
+        expected, fix = f"{', '.join(names[:5])}, as the embeddings", "embed these names in the order of their ids"
+        raise user_error(f"{source}: categories", expected, ", ".join(listed[:5]), fix)
 
 
 @torch.no_grad()

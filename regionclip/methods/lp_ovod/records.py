@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from regionclip.clip.prompts import same_to_clip
+from regionclip.clip.prompts import plain_name
 from regionclip.config.resolve import clip_architecture
 from regionclip.data.region_features.training import with_stored_embeddings
+from regionclip.engine.class_names import are_same_labels
 from regionclip.errors import user_error
 from regionclip.methods.lp_ovod.classes import TaughtNames
 from regionclip.records import Record
@@ -33,7 +34,7 @@ def extend_records(cfg: CfgNode, records: list[Record]) -> list[Record]:
     classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
     if cfg.MODEL.LP_OVOD.STAGE == "probe":
         return _with_prototypes(records, classes, names)
-    if list(map(same_to_clip, classes)) != list(map(same_to_clip, names.base)):
+    if not are_same_labels(names.base, classes):
         expected, fix = "the classes of DATASETS.TRAIN, in their order", "name their class list or file"
         raise user_error("MODEL.LP_OVOD.BASE_CLASSES", expected, cfg.MODEL.LP_OVOD.BASE_CLASSES, fix)
     if not cfg.MODEL.LP_OVOD.DISTILL_WEIGHT:
@@ -43,8 +44,8 @@ def extend_records(cfg: CfgNode, records: list[Record]) -> list[Record]:
 
 
 def _with_prototypes(records: Sequence[Record], classes: Sequence[str], names: TaughtNames) -> list[Record]:
-    rows = {same_to_clip(name): row for row, name in enumerate(names.novel)}
-    row_of_class = [rows.get(same_to_clip(name)) for name in classes]
+    rows = {plain_name(name): row for row, name in enumerate(names.novel)}
+    row_of_class = [rows.get(plain_name(name)) for name in classes]
     found = [row for row in row_of_class if row is not None]
     if len(found) < len(names.novel):
         missing = [name for row, name in enumerate(names.novel) if row not in found]

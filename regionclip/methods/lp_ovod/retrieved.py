@@ -21,6 +21,8 @@ class StoredImage:
     height: int
     count: int
     """Number of its regions."""
+    file_name: str = ""
+    """In the dataset; empty if the same."""
 
 
 def retrieved_dataset(
@@ -65,7 +67,12 @@ def retrieved_dataset(
             )
     return {
         "images": [
-            {"id": image.image_id, "file_name": image.name, "width": image.width, "height": image.height}
+            {
+                "id": image.image_id,
+                "file_name": image.file_name or image.name,
+                "width": image.width,
+                "height": image.height,
+            }
             for image in used.values()
         ],
         "annotations": annotations,

@@ -181,6 +181,10 @@ def _feature_problems(cfg: CfgNode) -> Iterator[Problem]:
         if raf[name] and not find_weights(raf[name]).is_file():
             fix = "correct the path (docs/methods/ralf.md says where it comes from)"
             yield Problem(f"MODEL.RALF.RAF.{name}", "a file of weights", raf[name], fix)
+    if cfg.MODEL.META_ARCHITECTURE == "DetPro" and embeds_names(cfg):
+        expected = f"{clip_architecture(cfg).name}, in whose space DetPro's learned background is"
+        fix = "take this CLIP, or add MODEL.RALF.RAF.EMBEDDING regions"
+        yield Problem("MODEL.RALF.RAF.CLIP", expected, raf.CLIP, fix)
     dim = augmenter_dim(cfg)
     if dim % HEADS:
         yield Problem(

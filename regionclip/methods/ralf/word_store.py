@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regionclip.clip.embedder import NameEmbedder
-from regionclip.clip.prompts import PROMPT_ENSEMBLES, clean_name, same_to_clip
+from regionclip.clip.prompts import PROMPT_ENSEMBLES, plain_name
 from regionclip.data.class_lists import CLASS_LISTS, parse_names
 from regionclip.errors import user_error
 from regionclip.methods.ralf.vocabulary import VARIANCES, retrieve_words, sample_words
@@ -44,17 +44,13 @@ def read_words(source: str, classes: Sequence[str]) -> list[str]:
         if source == DEFAULT_WORDS
         else parse_names(source, synonyms=False)
     )
-    taken = {_plain(name) for name in classes}
-    words = {_plain(word): word for word in reversed(listed) if _plain(word) not in taken}
+    taken = {plain_name(name) for name in classes}
+    words = {plain_name(word): word for word in reversed(listed) if plain_name(word) not in taken}
     if not words:
         raise user_error(f"--words {source}", "words other than the class names", "none", "name a longer list")
     if len(words) < len(listed):
         logger.info("%d of %d words are class names or the same word again", len(listed) - len(words), len(listed))
     return list(reversed(words.values()))
-
-
-def _plain(name: str) -> str:
-    return same_to_clip(clean_name(name))
 
 
 def embed_words(names: Sequence[str], embedder: NameEmbedder) -> Tensor:

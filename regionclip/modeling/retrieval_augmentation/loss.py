@@ -72,7 +72,10 @@ class RetrievalAugmentedLoss(nn.Module):
         labels = torch.cat([target.gt_classes for target in targets])
         boxes = mean_over_processes(len(labels), labels.device)
         if not len(labels):
-            zero = self.store.anchors.new_zeros(())
+            # Other processes may share norms and gradients of the box head, which each has to compute.
+            first, *others = (target.gt_boxes for target in targets)
+            stand_in = Boxes(first.tensor.new_tensor([[0.0, 0.0, 1.0, 1.0]]))
+            zero = embed([stand_in, *others]).sum() * 0.0
             return {"loss_hard_negatives": zero, "loss_easy_negatives": zero.clone()}
         drawn = [
             self.store.draw(target.gt_classes, self.count, _generator(image))

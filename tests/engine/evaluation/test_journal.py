@@ -133,3 +133,13 @@ def test_fingerprint_covers_the_rpn(cfg, tmp_path):
 def test_training_without_test_set_evaluates_nothing(cfg):
     cfg.DATASETS.TEST = ()
     assert DetectorTrainer.test(cfg, Stub()) == {}
+
+
+def test_names_of_files_may_have_any_characters(tmp_path):
+    """`new[1]` is no pattern, and `new` is another run than `new.val`."""
+    for name in ("new[1]", "new", "new.val"):
+        journal = Journal(tmp_path, f"run of {name}", name)
+        journal.append([{"image_id": name}])
+        again = Journal(tmp_path, f"run of {name}", name)
+        again.require_own()
+        assert again.finished() == [{"image_id": name}]

@@ -11,9 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from regionclip.cli.main import app
+from regionclip.clip.vocabulary import Vocabulary
 from regionclip.config.loading import load_config
 from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import UserError
+from regionclip.journal import Journal
+from regionclip.methods.cora.image_pass import each_image
 from regionclip.modeling.build import build_model
 from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
@@ -181,18 +184,38 @@ def test_relabeling_changes_category_ids_only(world, tmp_path):
 
 
 def test_relabeling_with_other_classes_is_an_error(world, tmp_path):
-    torch.save(torch.randn(4, 32), tmp_path / "four.pth")
-    more = ("MODEL.ROI_HEADS.NUM_CLASSES", "4", "MODEL.CLIP.TEXT_EMB_PATH", tmp_path / "four.pth")
-    options = [*map(str, more)]
     done = relabel(world, tmp_path / "new.json")
     assert done.exit_code == 0
     content = json.loads((world / "annotations.json").read_text())
     content["categories"].append({"id": 90, "name": "toothbrush"})
     (world / "more.json").write_text(json.dumps(content))
-    done = relabel(world, tmp_path / "other.json", "--annotations", world / "more.json", *options[:0])
+    done = relabel(world, tmp_path / "other.json", "--annotations", world / "more.json")
     assert done.exit_code == 2
     assert "categories: expected the 3 classes of the model, got 4" in done.output
     assert not (tmp_path / "other.json").exists()
+
+
+def test_relabeling_with_classes_in_another_order_is_an_error(world, tmp_path):
+    names = tuple(category["name"] for category in json.loads((world / "annotations.json").read_text())["categories"])
+    rows, files = torch.load(world / "embeddings.pth", weights_only=True), {}
+    for listed in (names, names[::-1]):
+        file = tmp_path / f"{listed[0]}.safetensors"
+        Vocabulary(listed, torch.nn.functional.normalize(rows, dim=1), torch.arange(3)).save(file)
+        arguments = relabel_arguments(world, tmp_path / f"{listed[0]}.json", "--num-gpus", "0")
+        files[listed] = run(*arguments, "MODEL.CLIP.TEXT_EMB_PATH", file)
+    assert files[names].exit_code == 0, files[names].output
+    assert files[names[::-1]].exit_code == 2
+    assert f"categories: expected {', '.join(names[::-1])}, as the embeddings" in files[names[::-1]].output
+
+
+def test_images_that_could_not_be_read_are_tried_again(world, tmp_path):
+    cfg = training_config(world, tmp_path, **settings(world, "prompt"))
+    images = json.loads((world / "annotations.json").read_text())["images"]
+    (tmp_path / "empty").mkdir()
+    for root, failed in ((tmp_path / "empty", len(images)), (world / "images", 0)):
+        journal = Journal(tmp_path, "run", "new[1]")
+        entries = each_image(cfg, images, root, world / "annotations.json", journal, lambda image, mapped: {"seen": 1})
+        assert len(entries) == len(images) and sum("error" in entry for entry in entries) == failed
 
 
 def test_the_prompt_of_a_training_is_written_alone(world, tmp_path):

@@ -213,6 +213,21 @@ def test_retrieval_writes_a_dataset_and_its_page(command, published):
     assert (folder / "retrieved.html").read_text().count("data:image/jpeg") == 8
 
 
+def test_a_retrieved_dataset_has_the_file_names_and_spelling_of_its_annotations(command, published):
+    folder, _ = published
+    assert convert(command, folder, *whole(folder))[0] == 0
+    content = json.loads((folder / "annotations.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"yard/{image['file_name']}"
+    for category in content["categories"]:
+        category["name"] = category["name"].replace("dog", "hot_dog_(food)")
+    (folder / "annotations.json").write_text(json.dumps(content))
+    code, _, error = retrieve(command, folder, save_names(folder, ("hot dog food",)), "--per-word", "2")
+    assert code == 0, error
+    written = json.loads((folder / "retrieved.json").read_text())
+    assert {image["file_name"] for image in written["images"]} <= {image["file_name"] for image in content["images"]}
+
+
 def test_what_retrieval_cannot_use_is_an_error(command, published):
     folder, _ = published
     assert convert(command, folder, *whole(folder))[0] == 0

@@ -111,6 +111,7 @@ def test_draws_depend_on_the_seed_of_the_image_alone(world):
 def test_a_batch_without_objects_has_losses_of_zero(world):
     losses = losses_of(build_model(config(world)), batch(0))
     assert [float(losses[name]) for name in LOSSES] == [0, 0]
+    assert all(losses[name].requires_grad for name in LOSSES)  # other processes wait for the box head's gradients
 
 
 def test_a_class_with_few_words_takes_all_of_them(world):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from regionclip.clip.prompts import same_to_clip
+from regionclip.clip.prompts import plain_name
 from regionclip.clip.vocabulary import Vocabulary
 from regionclip.data.class_lists import names_of_embeddings
 from regionclip.data.datasets.annotation_file import Entry, read_annotation_file
@@ -47,8 +47,8 @@ def retrieve_file(
         actual = f"width {vocabulary.dim} of {vocabulary.model or 'an unknown CLIP'}"
         raise user_error(f"--embeddings {embeddings}", expected, actual, "embed the names with the same CLIP")
     content = read_annotation_file(annotations, what="COCO's JSON format", fix="name its file", key="categories")
-    ids = {same_to_clip(category["name"]): category["id"] for category in content["categories"]}
-    if unknown := [name for name in vocabulary.names if same_to_clip(name) not in ids]:
+    ids = {plain_name(category["name"]): category["id"] for category in content["categories"]}
+    if unknown := [name for name in vocabulary.names if plain_name(name) not in ids]:
         expected = f"categories of {annotations}"
         raise user_error(f"--embeddings {embeddings}", expected, ", ".join(unknown[:5]), "name the novel classes only")
     stored = _stored_images(folder, content["images"])
@@ -57,7 +57,7 @@ def retrieve_file(
     if nothing := [name for name, best in zip(vocabulary.names, found, strict=True) if not len(best.rows)]:
         fix = "lower --min-objectness or --min-cosine"
         raise user_error("retrieval", "regions for each class", f"none for {', '.join(nothing)}", fix)
-    wanted = [ids[same_to_clip(name)] for name in vocabulary.names]
+    wanted = [ids[plain_name(name)] for name in vocabulary.names]
     dataset = retrieved_dataset(found, wanted, content["categories"], stored, folder)
     write_json(output, dataset)
     if images is not None:
@@ -73,7 +73,7 @@ def _stored_images(folder: FeatureFolder, images: list[Entry]) -> list[StoredIma
     """Return the images of an annotation file that have stored regions, in the order of the file."""
     named = zip(images, folder.find_all([image["file_name"] for image in images]), strict=True)
     stored = [
-        StoredImage(name, image["id"], image["width"], image["height"], folder.rows(name).number)
+        StoredImage(name, image["id"], image["width"], image["height"], folder.rows(name).number, image["file_name"])
         for image, name in named
         if name is not None
     ]
