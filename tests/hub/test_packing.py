@@ -9,10 +9,18 @@ import pytest
 
 from regionclip import RegionCLIP
 from regionclip.cli.main import main
+from regionclip.clip.embedder import NameEmbedder
+from regionclip.clip.text_encoder import TextEncoder
+from regionclip.config.loading import load_config
+from regionclip.config.resolve import clip_architecture
+from regionclip.data.class_lists import parse_names
 from regionclip.engine.checkpoint.reading import backbone_hash
 from regionclip.hub.packing import pack_detector
-from regionclip.hub.pretrained import load_pretrained
+from regionclip.hub.pretrained import Pretrained, load_pretrained
+from regionclip.modeling.build import build_model
+from tests.helpers.detectors import flat
 from tests.helpers.paths import DATA
+from tests.methods.lp_ovod import tiny as lp_ovod
 
 PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
 FILES = {
@@ -167,3 +175,21 @@ def test_what_is_no_calibration_is_said_before_anything_is_written(values, said,
     assert code == 2
     assert "calibration.json" in error and said in error and "regionclip eval" in error
     assert not (tmp_path / "packed").exists()
+
+
+def test_files_of_class_names_come_along(tmp_path, monkeypatch, embedding_file):
+    """A packed LP-OVOD knows its base and novel classes in any place."""
+    listed = {"BASE_CLASSES": parse_names("coco48"), "NOVEL_CLASSES": parse_names("coco17")}
+    for key, names in listed.items():
+        (tmp_path / f"{key}.txt").write_text("\n".join(names))
+    files = {f"MODEL.LP_OVOD.{key}": str(tmp_path / f"{key}.txt") for key in listed}
+    options = lp_ovod.OVERRIDES | {lp_ovod.EMBEDDINGS: embedding_file("packed", 65, 32, parse_names("coco65"))}
+    cfg = load_config(lp_ovod.CONFIG, flat(options | files))
+    embedder = NameEmbedder(TextEncoder(clip_architecture(cfg)), "tiny", "cpu")
+    pack_detector(Pretrained(build_model(cfg), cfg, lambda: embedder), tmp_path / "packed")
+    for key in listed:
+        (tmp_path / f"{key}.txt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    packed = load_config(str(tmp_path / "packed" / "config.yaml"))
+    assert {key: parse_names(packed.MODEL.LP_OVOD[key]) for key in listed} == listed

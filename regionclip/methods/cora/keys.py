@@ -37,7 +37,13 @@ KEYS = section(
         "of class splitting in an iteration of training (split_class_p)",
         limits=PROBABILITY,
     ),
-    Key("MODEL.CORA.NOVEL_CLASSES", "", "class list, file, or names with commas, whose probability is multiplied"),
+    Key(
+        "MODEL.CORA.NOVEL_CLASSES",
+        "",
+        "class list, file, or names with commas, whose probability is multiplied",
+        is_file=True,
+        is_packed=True,
+    ),
     Key(
         "MODEL.CORA.NOVEL_FACTOR",
         1.0,

@@ -15,8 +15,20 @@ KEYS = section(
         "what is trained: the detector on 'base' classes, or the prototypes of novel ones by linear 'probe'",
         choices=STAGES,
     ),
-    Key("MODEL.LP_OVOD.BASE_CLASSES", "coco48", "class list, file, or names with commas, of the base prototypes"),
-    Key("MODEL.LP_OVOD.NOVEL_CLASSES", "", "the same of the novel ones; they have prototypes from stage 'probe' on"),
+    Key(
+        "MODEL.LP_OVOD.BASE_CLASSES",
+        "coco48",
+        "class list, file, or names with commas, of the base prototypes",
+        is_file=True,
+        is_packed=True,
+    ),
+    Key(
+        "MODEL.LP_OVOD.NOVEL_CLASSES",
+        "",
+        "the same of the novel ones; they have prototypes from stage 'probe' on",
+        is_file=True,
+        is_packed=True,
+    ),
     Key("MODEL.LP_OVOD.ALPHA", 0.0, "exponent of CLIP's probability of base classes (alpha)", limits=EXPONENT),
     Key("MODEL.LP_OVOD.BETA", 0.8, "exponent of the prototype's probability of novel classes (beta)", limits=EXPONENT),
     Key(

@@ -15,6 +15,7 @@ KEYS = (
             "MODEL.RALF.RAL.CLASSES",
             "",
             "class list, file, or names with commas, of the labels of RegionCLIP; '' takes those of TEXT_EMB_PATH",
+            is_file=True,
         ),
         Key("MODEL.RALF.RAL.NUM_SAMPLES", 10, "hard, and easy, negatives drawn for each box (random_q)", limits=COUNT),
         Key(
@@ -92,7 +93,13 @@ KEYS = (
     ),
     *section(
         "RALF: DetPro",
-        Key("MODEL.RALF.BASE_CLASSES", "lvis866", "class list, file, or names with commas, of the base classes"),
+        Key(
+            "MODEL.RALF.BASE_CLASSES",
+            "lvis866",
+            "class list, file, or names with commas, of the base classes",
+            is_file=True,
+            is_packed=True,
+        ),
         Key(
             "MODEL.RALF.TEST_TEMPERATURE", 0.007, "divides the cosines of both heads in evaluation", limits=TEMPERATURE
         ),
