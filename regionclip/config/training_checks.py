@@ -22,6 +22,9 @@ def training_problems(cfg: CfgNode, processes: int = 1) -> Iterator[Problem]:
     if cfg.SOLVER.MAX_ITER in cfg.SOLVER.STEPS:
         expected = "milestones other than SOLVER.MAX_ITER"
         yield Problem("SOLVER.STEPS", expected, str(cfg.SOLVER.MAX_ITER), "leave it out: it has no effect")
+    if cfg.SOLVER.CHECKPOINT_PERIOD < 1:
+        key = "SOLVER.CHECKPOINT_PERIOD"
+        yield Problem(key, "at least 1", str(cfg.SOLVER.CHECKPOINT_PERIOD), f"add {key} 5000")
     images = cfg.SOLVER.IMS_PER_BATCH
     if images < 1 or images % processes:
         fix = f"use SOLVER.IMS_PER_BATCH {max(images // processes, 1) * processes}"

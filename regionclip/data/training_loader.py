@@ -50,6 +50,8 @@ MAX_UNREADABLE = 100
 class TrainingMapper(DatasetMapper):
     """Detectron2's mapper with this package's image reader and optional large-scale jitter."""
 
+    recompute_boxes: bool
+
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -91,8 +93,18 @@ class TrainingMapper(DatasetMapper):
             if self.recompute_boxes or isinstance(annotation.get("segmentation"), dict):
                 annotation["segmentation"] = as_run_lengths(annotation["segmentation"], height, width)
         result["annotations"] = record["annotations"]
-        self._transform_annotations(result, transforms, augmented.image.shape[:2])
+        self._transform(result, transforms, augmented.image.shape[:2])
         return result
+
+    def _transform(self, result: MappedImage, transforms: T.Transform, size: tuple[int, ...]) -> None:
+        """Make the instances of an image; Detectron2 recomputes boxes from masks, of which an empty image has none."""
+        recomputes = self.recompute_boxes
+        has_objects = any(not annotation.get("iscrowd") for annotation in result["annotations"])
+        self.recompute_boxes = recomputes and has_objects
+        try:
+            self._transform_annotations(result, transforms, size)
+        finally:
+            self.recompute_boxes = recomputes
 
 
 def _regions(rows: StoredRows, transforms: T.Transform, size: Sequence[int]) -> Instances:

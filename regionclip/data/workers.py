@@ -27,11 +27,14 @@ def arriving(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         UserError: a batch did not arrive.
     """
+    iterator = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except RuntimeError as error:
         if not str(error).startswith("DataLoader timed out"):
             raise
+        for worker in getattr(iterator, "_workers", ()):
+            worker.kill()  # one that hangs in a read heeds nothing else, and would be waited for at the end
         expected, actual = f"a batch within {loader.timeout:g} s", "none"
         fix = "see the errors above; run the same command again (training with --resume), or with NUM_WORKERS 0"
         raise user_error("worker process of DATALOADER.NUM_WORKERS", expected, actual, fix) from error

@@ -20,6 +20,7 @@ from regionclip.engine.detector import load_detector
 from regionclip.engine.evaluation.evaluate import check_test_sets, evaluate, prepare_evaluation
 from regionclip.engine.evaluation.pages import write_pages
 from regionclip.engine.ownership import own_folder
+from regionclip.engine.training.state import require_agreement
 from regionclip.engine.training.trainer import DetectorTrainer, TrainingReport
 from regionclip.errors import UserError, user_error
 
@@ -43,6 +44,7 @@ def evaluate_only(args: argparse.Namespace) -> int:
 def _evaluate_only(cfg: CfgNode, args: argparse.Namespace) -> int:
     weights, slots = cfg.MODEL.WEIGHTS, weight_files(cfg)
     newest = RunCheckpoints(cfg.OUTPUT_DIR).newest() if args.resume else None
+    require_agreement(newest)
     if newest is not None:
         weights, slots = str(newest), {}  # the checkpoint of a run has all parts
     jobs = prepare_evaluation(cfg, [name for name in (weights, *slots.values()) if name], args.allow_missing)
@@ -98,7 +100,13 @@ def scale_to_processes(cfg: CfgNode) -> CfgNode:
     if reference and images % reference:
         fix = "name the processes that IMS_PER_BATCH is for"
         raise user_error("SOLVER.REFERENCE_WORLD_SIZE", f"a divisor of {images}, IMS_PER_BATCH", str(reference), fix)
-    return DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    scaled.defrost()
+    # Periods are rounded to whole steps, and 0 means never.
+    scaled.SOLVER.CHECKPOINT_PERIOD = max(scaled.SOLVER.CHECKPOINT_PERIOD, min(cfg.SOLVER.CHECKPOINT_PERIOD, 1))
+    scaled.TEST.EVAL_PERIOD = max(scaled.TEST.EVAL_PERIOD, min(cfg.TEST.EVAL_PERIOD, 1))
+    scaled.freeze()
+    return scaled
 
 
 def _summarise(report: TrainingReport, max_iterations: int, args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from regionclip.config.loading import load_config
 from regionclip.data.datasets.coco_json import load_coco
 from regionclip.engine.distributed import Place, free_port, join
 from regionclip.engine.training.trainer import DetectorTrainer
+from regionclip.fingerprints import hash_tensors
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.detectors import TINY, flat
 
@@ -99,7 +100,7 @@ def train(folder, output, resume=True, **overrides):
     """Train in this process and return the trainer and its report."""
     torch.set_num_threads(1)
     cfg = training_config(folder, output, **overrides)
-    seed_all_rng(cfg.SEED)
+    seed_all_rng(cfg.SEED + comm.get_rank())  # as the commands do
     trainer = DetectorTrainer(cfg, allow_missing=("offline_",))
     trainer.resume_or_load(resume)
     return trainer, trainer.train()
@@ -119,8 +120,11 @@ def train_among(rank, world_size, port, folder, output, overrides):
 
 
 def note_losses(folder, output, overrides):
-    """Train, and write the losses of each step into `losses.json`."""
+    """Train, and write the losses of each step into `losses.json`, and each process's hash of averaged weights."""
     trainer, _ = train(folder, output, **overrides)
+    if trainer.average:
+        average = hash_tensors([trainer.average.state_dict()])
+        (Path(output) / f"average.{comm.get_rank()}").write_text(average)
     if comm.is_main_process():
         losses = {k: [v for v, _ in h.values()] for k, h in trainer.storage.histories().items() if "loss" in k}
         (Path(output) / "losses.json").write_text(json.dumps(losses))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -45,11 +47,28 @@ def restore_random_state_of_process(states: list[dict[str, Any]], seed: int, ite
         torch.manual_seed(derived_seed(seed, iteration, comm.get_rank()))
 
 
+def best_of(cfg: CfgNode) -> list[str]:
+    """Return what the best value of a run is of: the metric, and the test sets."""
+    return [cfg.SOLVER.BEST_CHECKPOINT_METRIC, *cfg.DATASETS.TEST]
+
+
+def best_value_of(run: dict[str, Any], cfg: CfgNode) -> float:
+    """Return the best value in the state of a run; minus infinity if it is one of something else."""
+    if run.get("best_of", best_of(cfg)) == best_of(cfg):
+        return float(run["best_value"])
+    logger.warning("The best weights so far were those by %s: the search starts again", ", ".join(run["best_of"]))
+    return -math.inf
+
+
 def recent_metrics(storage: EventStorage) -> dict[str, dict[str, Any]]:
     """Return the recent values that the medians of the next log lines need, by metric."""
     hints = storage.smoothing_hints()
+    # A metric has several values in a step whose batch is computed in parts.
     return {
-        name: {"values": list(history.values()[-PERIOD:]), "smooth": hints[name]}
+        name: {
+            "values": [pair for pair in history.values() if pair[1] > history.values()[-1][1] - PERIOD],
+            "smooth": hints[name],
+        }
         for name, history in storage.histories().items()
     }
 
@@ -80,13 +99,14 @@ SETTINGS = {"weight_decay", "momentum", "nesterov", "betas", "eps"}
 """Optimizer options set by the config, besides the learning rate."""
 
 
-def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any], max_iterations: int) -> None:
     """Load the optimizer state of a checkpoint, but keep learning rates of the config that have changed since.
 
     Args:
         optimizer: as configured.
         scheduler: with the state of the checkpoint.
         state: `state_dict` of the optimizer that wrote the checkpoint.
+        max_iterations: after which the schedule has no rate.
 
     Raises:
         UserError: the checkpoint has another kind of optimizer, or one of other groups of parameters.
@@ -109,3 +129,6 @@ def load_optimizer(optimizer: Optimizer, scheduler: Any, state: dict[str, Any]) 
             group["initial_lr"] = scheduler.base_lrs[i] = rate
         for name in wants:
             group[name] = wanted[name]
+    if scheduler.last_epoch < max_iterations:  # the schedule may be another one since
+        for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate

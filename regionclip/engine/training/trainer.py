@@ -34,6 +34,8 @@ from regionclip.engine.training.hooks import Checkpoints, Evaluation, ResourceMe
 from regionclip.engine.training.optimizer import make_optimizer
 from regionclip.engine.training.state import (
     StepStart,
+    best_of,
+    best_value_of,
     gather_random_states,
     load_optimizer,
     recent_metrics,
@@ -93,6 +95,7 @@ class DetectorTrainer(TrainerBase):
         self.unreadable: dict[str, None] = {}
         self.images_of_step: list[Any] = []
         self._resumed: dict[str, Any] = {}
+        self._resumed_from = ""
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -144,8 +147,6 @@ class DetectorTrainer(TrainerBase):
             allow_missing=self.allow_missing,
             required=parts_with_weights(self.cfg, self.model),
         )
-        if self.average:
-            self.average.restart()
 
     def _resume(self, path: Path) -> None:
         content = read_checkpoint(str(path), trust_pickle=self.trust_pickle)
@@ -154,32 +155,30 @@ class DetectorTrainer(TrainerBase):
             actual = f"weights and {', '.join(content.extra)}" if content.extra else "weights only"
             raise user_error(str(path), "the state of a training run (Detectron2 0.5 or newer)", actual, fix)
         allowed = () if "run" in content.extra else ("",)
-        load_weights(self.model, str(path), allow_missing=allowed, averaged=False)
+        load_weights(self.model, str(path), trust_pickle=self.trust_pickle, allow_missing=allowed, averaged=False)
+        self._resumed_from = path.name
         self.load_state_dict(content.extra["trainer"])
         self.start_iter = self.iter + 1
         run = content.extra.get("run")
         if run is None:
             logger.warning("%s is of Detectron2: random states and data order start again", path)
-            if self.average:
-                self.average.restart()
             return
         self._resumed = run
-        self.seed, self.best_value = run["seed"], run["best_value"]
+        self.seed, self.best_value = run["seed"], best_value_of(run, self.cfg)
         self.unreadable = dict.fromkeys(run["unreadable"])
         self.resumed_at_evaluation = not run["evaluated"]
         if run["images_per_batch"] != self.cfg.SOLVER.IMS_PER_BATCH:
             logger.warning("IMS_PER_BATCH was %d: other batches from now on", run["images_per_batch"])
-        if self.average:
-            if "average" in run:
-                self.average.load_state_dict(run["average"])
-            else:
-                self.average.restart()
+        if self.average and "average" in run:
+            self.average.load_state_dict(run["average"])
 
     def train(self) -> TrainingReport:
         """Train to SOLVER.MAX_ITER, or to the first SIGTERM or Ctrl-C, after which `--resume` continues."""
         if comm.get_world_size() > 1:
             gpu = [comm.get_local_rank()] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=gpu, broadcast_buffers=False)
+        if self.average and "average" not in self._resumed:
+            self.average.restart()  # with the initial weights, which all processes now have of the first
         self.model.train()
         self.done = self.iter = self.start_iter
         with StopSignals() as self.signals, EventStorage(self.start_iter) as self.storage:
@@ -219,9 +218,9 @@ class DetectorTrainer(TrainerBase):
     def _run_steps(self) -> None:
         if self.resumed_at_evaluation:
             self._finish_step(self.start_iter - 1)
-        elif self.start_iter >= self.max_iter and self.checkpoints.newest_name() != f"{FINAL}.pth":
+        elif self.start_iter >= self.max_iter and self._resumed_from != f"{FINAL}.pth":
             self.iter = self.storage.iter = self.start_iter - 1
-            self.save_final()  # an earlier process was killed between the last step and saving the result
+            self.save_final()  # an earlier process was killed before it was saved, or the file is damaged
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
@@ -362,6 +361,7 @@ class DetectorTrainer(TrainerBase):
                 "random": random,
                 "metrics": recent_metrics(self.storage),
                 "best_value": self.best_value,
+                "best_of": best_of(self.cfg),
                 "evaluated": evaluated,
                 "unreadable": list(self.unreadable),
             }
@@ -390,6 +390,6 @@ class DetectorTrainer(TrainerBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned; learning rate, weight decay and momentum stay those of the config."""
         super().load_state_dict(state)
-        load_optimizer(self.optimizer, self.scheduler, state["_trainer"]["optimizer"])
+        load_optimizer(self.optimizer, self.scheduler, state["_trainer"]["optimizer"], self.max_iter)
         if state["_trainer"].get("grad_scaler"):
             self.scaler.load_state_dict(state["_trainer"]["grad_scaler"])

@@ -25,13 +25,14 @@ from regionclip.data.test_loader import build_test_loader
 from regionclip.data.training_loader import TrainingMapper, read_training_data, read_training_records, training_batches
 from regionclip.engine.checkpoint.reading import read_checkpoint
 from regionclip.engine.training.averaging import WeightAverage
+from regionclip.engine.training.state import best_of, best_value_of, recent_metrics
 from regionclip.engine.training.trainer import DetectorTrainer
 from regionclip.engine.workflows import scale_to_processes
 from regionclip.errors import UserError
 from regionclip.testing.deterministic import deterministic_text_embeddings
 from tests.helpers.goldens import photo
 from tests.helpers.paths import DATA
-from tests.helpers.training import CONFIG, register, train, training_config, write_images
+from tests.helpers.training import CONFIG, register, train, train_in_processes, training_config, write_images
 
 SHORT = {"SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 2, "DATASETS__TEST": "()"}
 
@@ -380,6 +381,14 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(world, tmp_path, monk
     assert torch.equal(resumed.average.state_dict()[name], average[name])
 
 
+def test_processes_have_one_average(world, tmp_path):
+    """Each begins with other weights, until all get those of the first."""
+    folder, _ = world
+    train_in_processes(2, folder, tmp_path / "out", MODEL_EMA__ENABLED=True, MODEL_EMA__DECAY=0.9, **SHORT)
+    first, second = ((tmp_path / "out" / f"average.{rank}").read_text() for rank in range(2))
+    assert first == second
+
+
 def test_the_average_of_a_short_run_warms_up():
     layer = torch.nn.Linear(1, 1, bias=False)
     for warms_up in (True, False):
@@ -405,6 +414,56 @@ def test_images_are_cropped_before_they_are_resized(world, share):
         sizes.add(tuple(mapper(copy.deepcopy(record))["image"].shape[1:]))
     ratios = {round(width / height, 1) for height, width in sizes}
     assert (len(ratios) > 1) == bool(share)
+
+
+def test_a_damaged_result_is_written_again(world, tmp_path):
+    folder, _ = world
+    train(folder, tmp_path / "out", **SHORT)
+    final = tmp_path / "out" / "model_final.pth"
+    whole = torch.load(final, weights_only=True)["model"]
+    final.write_bytes(final.read_bytes()[:1000])
+    train(folder, tmp_path / "out", **SHORT)
+    again = torch.load(final, weights_only=True)["model"]
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_a_longer_schedule_begins_with_its_own_rate(world, tmp_path):
+    folder, _ = world
+    cosine = SHORT | {"SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR", "SOLVER__WARMUP_ITERS": 0, "SOLVER__STEPS": "()"}
+    train(folder, tmp_path / "out", **cosine)
+    resumed = DetectorTrainer(training_config(folder, tmp_path / "out", **(cosine | {"SOLVER__MAX_ITER": 8})))
+    resumed.resume_or_load(resume=True)
+    base = resumed.cfg.SOLVER.BASE_LR
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(base / 2)  # half of the way
+    assert resumed.start_iter == 4
+
+
+def test_the_best_value_is_one_of_its_metric_and_test_sets(world, tmp_path, caplog):
+    cfg = training_config(world[0], tmp_path, SOLVER__BEST_CHECKPOINT_METRIC="bbox/AP50")
+    run = {"best_value": 60.0, "best_of": best_of(cfg)}
+    assert best_value_of(run, cfg) == best_value_of({"best_value": 60.0}, cfg) == 60
+    other = training_config(world[0], tmp_path, SOLVER__BEST_CHECKPOINT_METRIC="bbox/AP50-novel")
+    assert best_value_of(run, other) == -math.inf
+
+
+def test_recent_metrics_are_those_of_the_last_steps():
+    with EventStorage() as storage:
+        for step in range(30):
+            for part in range(2):  # a batch in two parts
+                storage.put_scalar("loss", 10.0 * step + part, cur_iter=step)
+        kept = recent_metrics(storage)["loss"]["values"]
+    assert [step for _, step in kept] == [step for step in range(10, 30) for _ in range(2)]
+
+
+def test_periods_stay_whole_steps_when_scaled(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("regionclip.engine.workflows.comm.get_world_size", lambda: 8)
+    cfg = training_config(
+        world[0], tmp_path, SOLVER__REFERENCE_WORLD_SIZE=1, SOLVER__CHECKPOINT_PERIOD=3, TEST__EVAL_PERIOD=3
+    )
+    scaled = scale_to_processes(cfg)
+    assert (scaled.SOLVER.CHECKPOINT_PERIOD, scaled.TEST.EVAL_PERIOD) == (1, 1)
+    cfg = training_config(world[0], tmp_path, SOLVER__CHECKPOINT_PERIOD=0)
+    assert any(problem.what == "SOLVER.CHECKPOINT_PERIOD" for problem in training_problems(cfg))
 
 
 @pytest.mark.parametrize("clipping", ["full_model", "norm"])
@@ -599,6 +658,22 @@ def test_scale_jitter_keeps_boxes_on_their_objects(world, masks):
                     assert inside.mean(dim=(1, 2)).tolist() == pytest.approx([50, 70, 230], abs=6)
     assert looked_at > 15
     assert len(sizes) > 5
+
+
+def test_an_image_without_objects_has_masks_of_none_to_crop(world, tmp_path):
+    folder, change = world
+    change(lambda content: content.update(annotations=[]))
+    cfg = training_config(
+        folder,
+        tmp_path / "out",
+        MODEL__MASK_ON=True,
+        DATALOADER__FILTER_EMPTY_ANNOTATIONS=False,
+        INPUT__SCALE_JITTER="(0.5, 1.5)",
+        INPUT__SCALE_JITTER_SIZE=64,
+    )
+    mapper = TrainingMapper(cfg)
+    (record, *_) = read_training_records(cfg)
+    assert len(mapper(copy.deepcopy(record))["instances"]) == 0 and mapper.recompute_boxes
 
 
 def test_a_mask_detector_is_trained(world, tmp_path):
