@@ -162,6 +162,9 @@ def training_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cfg.MODEL.META_ARCHITECTURE == "CLIPFastRCNN" and clip.CROP_REGION_TYPE not in TRAINING_SOURCES:
         key, expected = "MODEL.CLIP.CROP_REGION_TYPE", f"{' or '.join(TRAINING_SOURCES)} in training"
         yield Problem(key, expected, repr(clip.CROP_REGION_TYPE), f"add {key} RPN")
+    if cfg.MODEL.META_ARCHITECTURE == "CLIPFastRCNN" and clip.GET_CONCEPT_EMB:
+        key = "MODEL.CLIP.GET_CONCEPT_EMB"
+        yield Problem(key, "False in training, which uses no text encoder", "True", f"add {key} False")
     if cfg.MODEL.META_ARCHITECTURE != "PretrainFastRCNN":
         return
     if cfg.MODEL.ROI_HEADS.NAME != "PretrainRes5ROIHeads":

@@ -78,7 +78,7 @@ class CLIPFastRCNN(nn.Module):
         rpn = rpn_of(proposal_source)
         self.offline_backbone = rpn.backbone if rpn else None
         self.backbone = backbone
-        self.lang_encoder = lang_encoder.requires_grad_(False) if lang_encoder is not None else None
+        self.lang_encoder = lang_encoder
         self.offline_proposal_generator = rpn.proposal_generator if rpn else None
         self.roi_heads = roi_heads
         self.preprocessor = preprocessor

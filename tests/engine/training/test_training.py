@@ -462,8 +462,9 @@ def test_periods_stay_whole_steps_when_scaled(world, tmp_path, monkeypatch):
     )
     scaled = scale_to_processes(cfg)
     assert (scaled.SOLVER.CHECKPOINT_PERIOD, scaled.TEST.EVAL_PERIOD) == (1, 1)
-    cfg = training_config(world[0], tmp_path, SOLVER__CHECKPOINT_PERIOD=0)
-    assert any(problem.what == "SOLVER.CHECKPOINT_PERIOD" for problem in training_problems(cfg))
+    for key, value in (("SOLVER.CHECKPOINT_PERIOD", 0), ("MODEL.CLIP.GET_CONCEPT_EMB", True)):
+        cfg = training_config(world[0], tmp_path, **{key.replace(".", "__"): value})
+        assert any(problem.what == key for problem in training_problems(cfg)), key
 
 
 @pytest.mark.parametrize("clipping", ["full_model", "norm"])
