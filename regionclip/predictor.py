@@ -342,7 +342,7 @@ class RegionCLIP:
                 embedder = self.embedder
             except UserError:
                 return vocabulary  # no file has the text encoder to compare with
-            self._require_fit(vocabulary, embedder.backbone_hash)
+            self._require_fit(vocabulary, embedder.weights_hash)
         return vocabulary
 
     def _with_examples(

@@ -59,7 +59,7 @@ class NameEmbedder:
     def of_known_weights(
         cls,
         load: Callable[[], TextEncoder],
-        backbone_hash: str,
+        weights_hash: str,
         dim: int,
         model: str,
         device: torch.device | str,
@@ -69,7 +69,7 @@ class NameEmbedder:
 
         Args:
             load: returns the text encoder.
-            backbone_hash: hash of its weights.
+            weights_hash: hash of its weights.
             dim: width D of the joint space.
             model: its CLIP size.
             device: where to compute.
@@ -77,7 +77,7 @@ class NameEmbedder:
         """
         embedder = cls.__new__(cls)
         embedder._prepare(load, dim, model, device, cache)
-        embedder.__dict__["backbone_hash"] = backbone_hash
+        embedder.__dict__["weights_hash"] = weights_hash
         return embedder
 
     def _prepare(
@@ -116,7 +116,7 @@ class NameEmbedder:
         return self._load().to(self.device).eval()
 
     @cached_property
-    def backbone_hash(self) -> str:
+    def weights_hash(self) -> str:
         """A short hash of the text encoder's weights: the same for the same values in different files.
 
         The activation belongs to them: with another one the same weights embed differently.
@@ -150,10 +150,10 @@ class NameEmbedder:
         A class embedding is the mean over its prompts: of the raw embeddings, as upstream, or of unit
         vectors if the ensemble says so.
         """
-        scope = f"{self.backbone_hash}/{ensemble.fingerprint}" if self.cache else ""
+        scope = f"{self.weights_hash}/{ensemble.fingerprint}" if self.cache else ""
         found = self.cache.get(scope, words, self.dim) if self.cache else {}
         if self._known:
-            shipped = self._known.get(f"{self.backbone_hash} {ensemble.name} {ensemble.fingerprint}", {})
+            shipped = self._known.get(f"{self.weights_hash} {ensemble.name} {ensemble.fingerprint}", {})
             found |= {word: shipped[word] for word in words if word in shipped}
         missing = [word for word in dict.fromkeys(words) if word not in found]
         hidden = len(missing) * len(ensemble.templates) < QUIET_BELOW

@@ -61,13 +61,13 @@ class EmbeddingCache:
         rows = [(word, np.asarray(tokens, np.int32).tobytes()) for word, tokens in ids.items()]
         self._write(TOKENS, "INSERT OR REPLACE INTO tokens VALUES (?, ?)", rows)
 
-    def backbone_hash(self, file: str) -> str | None:
+    def weights_hash(self, file: str) -> str | None:
         """Return the hash stored for a `file_version`, or None."""
         return self._read(FILES, "SELECT file, hash FROM weights WHERE file IN", (), [file]).get(file)
 
-    def keep_backbone_hash(self, file: str, backbone_hash: str) -> None:
+    def keep_weights_hash(self, file: str, weights_hash: str) -> None:
         """Store the hash of the weights in a file, by its `file_version`."""
-        self._write(FILES, "INSERT OR REPLACE INTO weights VALUES (?, ?)", [(file, backbone_hash)])
+        self._write(FILES, "INSERT OR REPLACE INTO weights VALUES (?, ?)", [(file, weights_hash)])
 
     def _read(self, table: str, select: str, fixed: tuple[str, ...], keys: Sequence[str]) -> dict[str, Any]:
         """Return what `select` finds of the keys; `fixed` are its parameters before them."""

@@ -110,7 +110,7 @@ class Vocabulary:
             class_of_row=owner,
             synonyms=tuple(classes),
             model=embedder.model,
-            text_weights=embedder.backbone_hash,
+            text_weights=embedder.weights_hash,
             templates=f"{ensemble.name} {ensemble.fingerprint}",
             normalized=ensemble.normalized and synonyms == "max",
         )
@@ -128,7 +128,7 @@ class Vocabulary:
             embeddings=embedder.embed(concepts, ensemble),
             class_of_row=torch.arange(len(concepts)),
             model=embedder.model,
-            text_weights=embedder.backbone_hash,
+            text_weights=embedder.weights_hash,
             templates=f"{ensemble.name} {ensemble.fingerprint}",
         )
 

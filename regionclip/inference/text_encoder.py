@@ -38,17 +38,17 @@ class TextEncoderFile:
     architecture: CLIPArchitecture
     weights: str
     trust_pickle: bool
-    backbone_hash: str = ""
+    weights_hash: str = ""
     """Hash of the weights at the file's first use; empty accepts any."""
 
     def __call__(self) -> TextEncoder:
         """Return the text encoder; raises `UserError` for an unreadable file, or one whose weights have changed."""
         module = TextEncoderModule(self.architecture)
         load_weights(module, self.weights, trust_pickle=self.trust_pickle)
-        if self.backbone_hash:
-            found = NameEmbedder(module.lang_encoder, self.architecture.name, "cpu").backbone_hash
-            if found != self.backbone_hash:
-                expected = f"text weights {self.backbone_hash}, as when it was first used"
+        if self.weights_hash:
+            found = NameEmbedder(module.lang_encoder, self.architecture.name, "cpu").weights_hash
+            if found != self.weights_hash:
+                expected = f"text weights {self.weights_hash}, as when it was first used"
                 raise user_error(self.weights, expected, found, "load them again")
         return module.lang_encoder
 
@@ -74,10 +74,10 @@ def load_embedder(
     if cache is None or not file.is_file():
         return NameEmbedder(load(), architecture.name, device, cache)
     key = f"{architecture} in {file_version(file)}"
-    known = cache.backbone_hash(key)
+    known = cache.weights_hash(key)
     if known is None:
         embedder = NameEmbedder(load(), architecture.name, device, cache)
-        cache.keep_backbone_hash(key, embedder.backbone_hash)
+        cache.keep_weights_hash(key, embedder.weights_hash)
         return embedder
     later = TextEncoderFile(architecture, str(file), trust_pickle, known)
     return NameEmbedder.of_known_weights(later, known, architecture.embedding_dim, architecture.name, device, cache)

@@ -66,7 +66,7 @@ def test_embeddings_of_another_activation_are_others(pair):
     hashes = {}
     for quick in (True, False):
         text.lang_encoder.quick_gelu = quick
-        hashes[quick] = NameEmbedder(text.lang_encoder, "tiny", "cpu").backbone_hash
+        hashes[quick] = NameEmbedder(text.lang_encoder, "tiny", "cpu").weights_hash
     assert hashes[True] != hashes[False]
 
 

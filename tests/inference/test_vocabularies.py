@@ -201,7 +201,7 @@ def test_upstreams_files_get_names(tmp_path):
 
 def test_a_vocabulary_of_another_clip_is_refused(embedder):
     vocabulary = Vocabulary.from_names(["cat"], embedder)
-    vocabulary.require_fit(32, "tiny_clip", embedder.backbone_hash)
+    vocabulary.require_fit(32, "tiny_clip", embedder.weights_hash)
     vocabulary.require_fit(32, "tiny_clip")
     for arguments, found in [
         ((1024, "RN50"), "embeddings of RN50, width 1024, got tiny_clip, width 32"),
@@ -273,7 +273,7 @@ def test_the_cache_keeps_words_by_weights_and_templates(detector_folder, tmp_pat
     assert counting.words == ["bird", "cat"]
     with torch.no_grad():
         again.encoder.positional_embedding += 1
-    again.__dict__.pop("backbone_hash")
+    again.__dict__.pop("weights_hash")
     Vocabulary.from_names(["cat"], again)
     assert counting.words == ["bird", "cat", "cat"]
 
@@ -310,7 +310,7 @@ def test_weights_that_were_replaced_are_not_taken_for_those_of_the_cache(detecto
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert file.stat().st_size == state.st_size
     other = load_embedder(TINY_CLIP, str(file), cache=cache)
-    assert other.backbone_hash != first.backbone_hash == waiting.backbone_hash
+    assert other.weights_hash != first.weights_hash == waiting.weights_hash
     with pytest.raises(UserError, match="as when it was first used"):
         Vocabulary.from_names(["cat"], waiting)
 

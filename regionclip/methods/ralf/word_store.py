@@ -130,5 +130,5 @@ def build_store(
         **{side: place[part.long()] for side, part in rows.items()},
         word_names=tuple(words[row] for row in used.tolist()),
         clip=embedder.model,
-        text_weights=embedder.backbone_hash,
+        text_weights=embedder.weights_hash,
     )
