@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,16 @@ def best_value_of(run: dict[str, Any], cfg: CfgNode) -> float:
 def recent_metrics(storage: EventStorage) -> dict[str, dict[str, Any]]:
     """Return the recent values that the medians of the next log lines need, by metric."""
     hints = storage.smoothing_hints()
-    # A metric has several values in a step whose batch is computed in parts.
     return {
-        name: {
-            "values": [pair for pair in history.values() if pair[1] > history.values()[-1][1] - PERIOD],
-            "smooth": hints[name],
-        }
+        name: {"values": _of_last_steps(history.values()), "smooth": hints[name]}
         for name, history in storage.histories().items()
     }
+
+
+def _of_last_steps(values: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the end of a history of (value, step): a step whose batch is computed in parts has several values."""
+    kept = takewhile(lambda pair: pair[1] > values[-1][1] - PERIOD, reversed(values))
+    return list(kept)[::-1]
 
 
 def restore_metrics(storage: EventStorage, metrics: dict[str, dict[str, Any]]) -> None:
