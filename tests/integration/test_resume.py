@@ -202,6 +202,17 @@ def test_a_changed_learning_rate_counts_from_the_resumption_on(world, uninterrup
     assert (rates[34], rates[35], rates[49]) == pytest.approx((0.002, 0.0005, 0.00005))
 
 
+def test_other_initial_weights_of_a_resumed_run_are_not_read_and_it_says_so(world, uninterrupted, tmp_path, caplog):
+    shutil.copytree(uninterrupted[0], tmp_path / "run")
+    entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
+    kept = [entry for entry in entries if entry["file"] <= "model_0000048.pth"]
+    (tmp_path / "run" / "checkpoints.json").write_text(json.dumps(kept))
+    with caplog.at_level(logging.WARNING):
+        train(world, tmp_path / "run", **SETTINGS, MODEL__WEIGHTS="other.pth")
+    assert f"The run in {tmp_path / 'run'} started from no weights: MODEL.WEIGHTS other.pth is not read" in caplog.text
+    assert final_state(tmp_path / "run")["run"]["initial_weights"] == ""
+
+
 def test_files_of_detectron2_are_resumed(world, uninterrupted, tmp_path):
     state = torch.load(uninterrupted[0] / "model_0000041.pth", weights_only=True)
     del state["run"]

@@ -61,6 +61,16 @@ def best_value_of(run: dict[str, Any], cfg: CfgNode) -> float:
     return -math.inf
 
 
+def warn_of_changes(run: dict[str, Any], cfg: CfgNode) -> None:
+    """Log what a resumed run does not take from its config, or takes otherwise than before."""
+    if run["images_per_batch"] != cfg.SOLVER.IMS_PER_BATCH:
+        logger.warning("IMS_PER_BATCH was %d: other batches from now on", run["images_per_batch"])
+    started = run.get("initial_weights", cfg.MODEL.WEIGHTS)
+    if started != cfg.MODEL.WEIGHTS:
+        text = "The run in %s started from %s: MODEL.WEIGHTS %s is not read; for it, start in another OUTPUT_DIR"
+        logger.warning(text, cfg.OUTPUT_DIR, started or "no weights", cfg.MODEL.WEIGHTS or "(none)")
+
+
 def recent_metrics(storage: EventStorage) -> dict[str, dict[str, Any]]:
     """Return the recent values that the medians of the next log lines need, by metric."""
     hints = storage.smoothing_hints()

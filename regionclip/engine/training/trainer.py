@@ -42,6 +42,7 @@ from regionclip.engine.training.state import (
     require_agreement,
     restore_metrics,
     restore_random_state_of_process,
+    warn_of_changes,
 )
 from regionclip.engine.training.writers import PeriodicLines
 from regionclip.errors import UserError, user_error
@@ -167,8 +168,7 @@ class DetectorTrainer(TrainerBase):
         self.seed, self.best_value = run["seed"], best_value_of(run, self.cfg)
         self.unreadable = dict.fromkeys(run["unreadable"])
         self.resumed_at_evaluation = not run["evaluated"]
-        if run["images_per_batch"] != self.cfg.SOLVER.IMS_PER_BATCH:
-            logger.warning("IMS_PER_BATCH was %d: other batches from now on", run["images_per_batch"])
+        warn_of_changes(run, self.cfg)
         if self.average and "average" in run:
             self.average.load_state_dict(run["average"])
 
@@ -362,6 +362,7 @@ class DetectorTrainer(TrainerBase):
                 "metrics": recent_metrics(self.storage),
                 "best_value": self.best_value,
                 "best_of": best_of(self.cfg),
+                "initial_weights": self._resumed.get("initial_weights", self.cfg.MODEL.WEIGHTS),
                 "evaluated": evaluated,
                 "unreadable": list(self.unreadable),
             }
