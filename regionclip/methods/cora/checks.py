@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from regionclip.clip.class_embeddings import load_class_embeddings
 from regionclip.errors import Problem, UserError
 from regionclip.methods.cora.checkpoints import META_ARCHITECTURES
+from regionclip.methods.cora.matching import INADMISSIBLE, MatchingWeights
 
 SOURCES = ("GT", "FILE", "GRID", "NONE", "RPN")
 """Values of CROP_REGION_TYPE with RegionPromptCLIP."""
@@ -71,3 +72,7 @@ def _localizer_problems(cfg: CfgNode) -> Iterator[Problem]:
     if cora.NOVEL_FACTOR != 1 and not cora.NOVEL_CLASSES:
         fix = "name them (coco17, a file, or names with commas), or add MODEL.CORA.NOVEL_FACTOR 1"
         yield Problem("MODEL.CORA.NOVEL_CLASSES", "the novel class names of NOVEL_FACTOR", "none", fix)
+    largest = MatchingWeights(*(cora.COST[term] for term in ("OBJECTNESS", "L1", "GIOU"))).largest_cost()
+    if largest >= INADMISSIBLE:
+        expected, fix = f"weights whose costs stay below {INADMISSIBLE:g}", "divide all three by the same factor"
+        yield Problem("MODEL.CORA.COST", expected, f"costs of up to {largest:.0f}", fix)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 INADMISSIBLE = 99.0
-"""Cost of a pair that must not be matched; real costs stay far below."""
+"""Cost of a pair that must not be matched; `largest_cost` of the weights has to stay below."""
 
 
 class Targets(NamedTuple):
@@ -40,6 +40,10 @@ class MatchingWeights:
     objectness: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
+
+    def largest_cost(self) -> float:
+        """Return a bound of the matching cost: a focal term of 4.61, four sides that differ by 1, a GIoU of -1."""
+        return 4.61 * self.objectness + 4 * self.l1 + self.giou
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,23 @@ def test_the_novel_factor_prefers_names_and_says_when_none_is_novel(caplog):
     assert caplog.text.count("none of the 2 class names is in NOVEL_CLASSES") == 1
 
 
+def test_the_objectness_power_is_an_exponent_of_the_score():
+    names = classifier("cat", "dog")
+    found = {}
+    for power in (0.0, 1.0, 2.0):
+        model = build(MODEL__CORA__OBJECTNESS_POWER=power, MODEL__ROI_HEADS__NMS_THRESH_TEST=1.0)
+        (encoding,) = model.encode_images([image()])
+        everything = model.detect(encoding, names, Selection(threshold=0.0))
+        pairs = zip(everything.pred_boxes.tensor.tolist(), everything.pred_classes.tolist(), strict=True)
+        found[power] = {(*box, label): score for (box, label), score in zip(pairs, everything.scores, strict=True)}
+    same = found[0.0].keys() & found[1.0].keys() & found[2.0].keys()
+    assert len(same) >= 40
+    for key in same:
+        probability, usual, squared = (float(found[power][key]) for power in (0.0, 1.0, 2.0))
+        assert squared * probability == pytest.approx(usual**2, rel=1e-4)
+        assert usual < probability
+
+
 def test_boxes_are_clipped_unless_the_config_says_otherwise():
     tops = {}
     for clips in (True, False):
@@ -116,6 +133,7 @@ def test_boxes_are_clipped_unless_the_config_says_otherwise():
         ({"MODEL__CORA__SPLIT_PROBABILITY": 1.5}, r"SPLIT_PROBABILITY: expected a probability in \[0, 1\], got 1.5"),
         ({"MODEL__CORA__NOVEL_FACTOR": 0.0}, "NOVEL_FACTOR: expected a factor above 0"),
         ({"MODEL__CORA__NOVEL_FACTOR": 8.0}, "NOVEL_CLASSES: expected the novel class names of NOVEL_FACTOR, got none"),
+        ({"MODEL__CORA__COST__L1": 25.0}, "MODEL.CORA.COST: expected weights whose costs stay below 99, got .* to 111"),
         ({"MODEL__CORA__PREMATCHING_POOL": "cheap"}, "PREMATCHING_POOL: expected published or exact, got 'cheap'"),
         (
             {"MODEL__META_ARCHITECTURE": "RegionPromptCLIP", "MODEL__CLIP__CROP_REGION_TYPE": "RPN"},

@@ -17,6 +17,7 @@ from regionclip.engine.checkpoint.loading import load_weights
 from regionclip.errors import UserError
 from regionclip.journal import Journal
 from regionclip.methods.cora.image_pass import each_image
+from regionclip.methods.cora.matching import Targets
 from regionclip.modeling.build import build_model
 from tests.helpers.cora import fill
 from tests.helpers.detectors import flat
@@ -95,6 +96,44 @@ def test_images_without_boxes_are_trained_on(world):
     loss.backward()
     assert float(loss.detach()) == 0
     assert float(prompt.get_parameter(PROMPT).grad.abs().sum()) == 0
+
+
+def losses_of(world, **weights):
+    """Return the losses of one image with two objects, for loss and cost weights of a localizer."""
+    from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    keys = {f"MODEL__CORA__{key}": value for key, value in weights.items()}
+    options = settings(world, "localizer", MODEL__CORA__SPLIT_PROBABILITY=0.0, **keys)
+    model = fill(build_model(training_config(world, "unused", **options))).train()
+    boxes = Boxes(torch.tensor([[4.0, 4, 60, 50], [30.0, 10, 90, 60]]))
+    target = Instances((64, 96), gt_boxes=boxes, gt_classes=torch.tensor([0, 1]))
+    pixels = torch.randint(0, 255, (3, 64, 96), generator=torch.Generator().manual_seed(0)).byte()
+    with EventStorage(), torch.no_grad():
+        return {name: float(loss) for name, loss in model([{"image": pixels, "instances": target}]).items()}
+
+
+@pytest.mark.parametrize(("term", "published"), [("OBJECTNESS", 2), ("L1", 5), ("GIOU", 2)])
+def test_a_loss_weight_scales_its_loss_in_every_layer(term, published, world):
+    usual = losses_of(world)
+    scaled = {name: value * (3 if f"_{term.lower()}" in name else 1) for name, value in usual.items()}
+    assert 0 < len([name for name in usual if usual[name] != scaled[name]]) < len(usual)
+    assert losses_of(world, **{f"LOSS__{term}": 3.0 * published}) == pytest.approx(scaled, rel=1e-5)
+
+
+def test_the_matching_cost_is_the_weighted_sum_of_its_terms(world):
+    target = Targets(torch.tensor([[0.5, 0.5, 0.4, 0.2], [0.2, 0.3, 0.1, 0.1]]), torch.tensor([0, 1]))
+    logits, boxes = torch.tensor([-1.0, 0.5, 2.0]), torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    costs = []
+    for weights in ((2.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 5.0), (2.0, 3.0, 5.0)):
+        keys = dict(zip(("OBJECTNESS", "L1", "GIOU"), weights, strict=True))
+        options = settings(world, "localizer", **{f"MODEL__CORA__COST__{key}": value for key, value in keys.items()})
+        model = build_model(training_config(world, "unused", **options))
+        costs.append(model.losses.matcher.cost(logits, boxes, target))
+    distance = (boxes[:, None] - target.boxes[None]).abs().sum(dim=2)
+    torch.testing.assert_close(costs[1], 3 * distance)
+    assert float(costs[2].min()) >= -5 and float(costs[2].max()) <= 5
+    torch.testing.assert_close(costs[3], costs[0] + costs[1] + costs[2])
 
 
 def test_proposals_come_from_a_loaded_rpn(world, tmp_path):

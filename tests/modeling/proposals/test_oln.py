@@ -230,6 +230,72 @@ def test_detectron2_trains_and_tests_it_as_a_proposal_network(box_on):
     assert float(overlaps.max()) <= 0.7 + 1e-4
 
 
+def losses_of(*boxes, **overrides):
+    """Return the losses of one image with objects, by the part of their names that tells them apart."""
+    model = tiny(**overrides).train()
+    nn.init.constant_(model.proposal_generator.rpn.rpn_head.anchor_deltas.bias, 0.5)  # boxes are near the anchors
+    target = Instances((96, 128), gt_boxes=Boxes(torch.tensor(boxes)), gt_classes=torch.zeros(len(boxes)).long())
+    torch.manual_seed(0)
+    with EventStorage(), torch.no_grad():
+        losses = model([{**image_input(), "instances": target}])
+    return {name.removeprefix("loss_oln_"): float(loss) for name, loss in losses.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "published", "loss"),
+    [("BOX_LOSS_WEIGHT", 10, "rpn_box"), ("OBJ_LOSS_WEIGHT", 1, "rpn_quality"), ("SCORE_LOSS_WEIGHT", 1, "quality")],
+)
+def test_a_weight_scales_its_loss_alone(key, published, loss):
+    usual = losses_of([8.0, 8, 90, 80])
+    assert usual[loss] > 0
+    expected = usual | {loss: 3 * usual[loss]}
+    assert losses_of([8.0, 8, 90, 80], **{f"MODEL__OLN__{key}": 3.0 * published}) == pytest.approx(expected, rel=1e-5)
+
+
+BORDER, INSIDE = [0.0, 0.0, 60.0, 60.0], [8.0, 8.0, 90.0, 80.0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "box", "changed"),
+    [
+        ("OBJ_TARGET", "'iou'", INSIDE, "rpn_quality"),
+        ("OBJ_IOU_THRESHOLDS", "[0.1, 0.5]", INSIDE, "rpn_quality"),
+        ("OBJ_BATCH", 16, INSIDE, "rpn_quality"),
+        ("OBJ_POSITIVE_FRACTION", 0.01, INSIDE, "rpn_quality"),
+        ("OBJ_FILL_NEGATIVES", False, INSIDE, "rpn_quality"),
+        ("SCORE_TARGET", "'centerness'", INSIDE, "quality"),
+        ("SKIP_BORDER_GT", False, BORDER, "rpn_box"),
+        ("MIN_POS_IOU", 0.9, INSIDE, "rpn_box"),
+    ],
+)
+def test_a_choice_of_targets_changes_its_loss(key, value, box, changed):
+    usual, other = losses_of(box), losses_of(box, **{f"MODEL__OLN__{key}": value})
+    assert other[changed] != pytest.approx(usual[changed], rel=1e-3)
+    if changed != "rpn_box":  # which is sampled first
+        assert other["rpn_box"] == usual["rpn_box"]
+
+
+def test_a_bias_of_half_a_side_starts_with_the_anchors():
+    model = build_model(load_config(CONFIG, flat(TINY | {"MODEL.OLN.REG_BIAS_INIT": "0.5"})))
+    anchor = torch.tensor([[16.0, 8.0, 80.0, 72.0]])
+    with torch.no_grad():
+        features = list(model.backbone(torch.zeros(1, 3, 128, 128)).values())
+        distances = model.proposal_generator.rpn.rpn_head(features)[1][0].flatten()[:4]
+    torch.testing.assert_close(decode_distances(anchor, distances[None]), anchor, atol=4.0, rtol=0)
+
+
+def test_proposals_of_low_scores_are_left_out():
+    def scores(**overrides):
+        with torch.no_grad():
+            (output,) = tiny(**overrides).eval()([image_input()])
+        return output["proposals"].objectness_logits.sigmoid()
+
+    usual = scores()
+    threshold = float(usual.median())
+    kept = scores(MODEL__OLN__SCORE_THRESH=threshold)
+    torch.testing.assert_close(kept, usual[usual > threshold])
+
+
 @pytest.mark.parametrize("objects", [0, 3])
 def test_images_without_objects_have_losses_too(objects):
     model = tiny()
