@@ -35,6 +35,7 @@ FACTOR = Limits("a factor from 0", 0)
 POSITIVE_FACTOR = Limits("a factor above 0", 0, excludes_lowest=True)
 POSITIVE = Limits("a number above 0", 0, excludes_lowest=True)
 TEMPERATURE = Limits("a temperature above 0", 0, excludes_lowest=True)
+LOG_ODDS = Limits("log odds in [-20, 20]", -20, 20)
 COUNT = Limits("a whole number, at least 1", 1, are_whole=True)
 NOT_NEGATIVE = Limits("a number from 0", 0)
 

@@ -13,6 +13,7 @@ from regionclip.config.key import (
     FACTOR,
     FRACTION,
     IOU,
+    LOG_ODDS,
     NOT_NEGATIVE,
     POSITIVE,
     PROBABILITY,
@@ -159,6 +160,7 @@ KEYS: tuple[Key, ...] = (
             "divides the log odds of shown scores; the evaluation page fits it",
             limits=TEMPERATURE,
         ),
+        Key("MODEL.CLIP.SCORE_BIAS", 0.0, "is added to these log odds after that; fitted, too", limits=LOG_ODDS),
         Key(
             "MODEL.CLIP.RPN_SCORE_FUSION",
             "upstream",

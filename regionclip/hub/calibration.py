@@ -13,6 +13,9 @@ from regionclip.modeling.score_scale import calibrated
 
 KEYS = ("temperature", "best_temperature", "threshold_of_highest_f1")
 
+BIASES = {"bias": 0.0, "best_bias": 0.0}
+"""Keys that files of earlier releases lack, and what they meant."""
+
 
 def read_calibration(path: Path, weights: str) -> dict[str, float]:
     """Return the `calibration.json` that an evaluation wrote next to its page.
@@ -25,7 +28,8 @@ def read_calibration(path: Path, weights: str) -> dict[str, float]:
         UserError: another file, an evaluation in which no detection was right, or each, or one of other weights.
     """
     content = read_json_file(path)
-    missing = [key for key in KEYS if not isinstance((content or {}).get(key), float | int)]
+    values = BIASES | (content or {})
+    missing = [key for key in (*KEYS, *BIASES) if not isinstance(values.get(key), float | int)]
     if missing:
         actual = "no such file" if content is None else f"no {', '.join(missing)}"
         fix = "name the calibration.json of an evaluation with right and wrong detections (`regionclip eval`)"
@@ -35,13 +39,13 @@ def read_calibration(path: Path, weights: str) -> dict[str, float]:
     if measured and weights and measured != weights:
         fix = "evaluate the weights that you pack (`regionclip eval`)"
         raise user_error(str(path), f"a calibration of weights {weights}", f"one of {measured}", fix)
-    return {key: float(content[key]) for key in KEYS}
+    return {key: float(values[key]) for key in (*KEYS, *BIASES)}
 
 
 def with_calibration(detector: Pretrained, calibration: dict[str, float]) -> Pretrained:
-    """Return a detector whose config has the fitted temperature, and the threshold of the highest F1.
+    """Return a detector whose config has the fitted temperature and bias, and the threshold of the highest F1.
 
-    Keys: SCORE_TEMPERATURE, and SCORE_THRESH_TEST on the detector's own scale.
+    Keys: SCORE_TEMPERATURE, SCORE_BIAS, and SCORE_THRESH_TEST on the detector's own scale.
 
     Raises:
         UserError: with MODEL.CLIP.VIS, since the threshold of a config is one of fused scores, not of those reported.
@@ -49,10 +53,14 @@ def with_calibration(detector: Pretrained, calibration: dict[str, float]) -> Pre
     if detector.cfg.MODEL.CLIP.VIS:
         fix = "evaluate and pack with --set MODEL.CLIP.VIS=False"
         raise user_error("MODEL.CLIP.VIS", "False with a calibration", "True", fix)
-    measured = calibrated(require_detector(detector.model).score_scale, calibration["temperature"])
+    scale = require_detector(detector.model).score_scale
+    measured = calibrated(scale, calibration["temperature"], calibration["bias"])
     cfg = detector.cfg.clone()
     cfg.defrost()
-    cfg.MODEL.CLIP.SCORE_TEMPERATURE = calibration["best_temperature"]
+    cfg.MODEL.CLIP.SCORE_TEMPERATURE, cfg.MODEL.CLIP.SCORE_BIAS = (
+        calibration["best_temperature"],
+        calibration["best_bias"],
+    )
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = measured.own(calibration["threshold_of_highest_f1"])
     cfg.freeze()
     return replace(detector, cfg=cfg)

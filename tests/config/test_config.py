@@ -145,6 +145,7 @@ WRONG_NUMBERS = {
     "INPUT.CROP_FIRST": (-0.1, "a probability in [0, 1]"),
     "MODEL.CLIP.CLSS_TEMP": (math.nan, "a temperature above 0"),
     "MODEL.CLIP.SCORE_TEMPERATURE": (0.0, "a temperature above 0"),
+    "MODEL.CLIP.SCORE_BIAS": (21.0, "log odds in [-20, 20]"),
     "MODEL.CLIP.OFFLINE_RPN_NMS_THRESH": (70.0, "an IoU in [0, 1]"),
     "MODEL.CLIP.OFFLINE_RPN_POST_NMS_TOPK_TEST": (100.5, "a whole number, at least 1"),
     "MODEL.CLIP.FOCAL_SCALED_LOSS": (-2.0, "a factor from 0"),

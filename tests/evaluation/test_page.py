@@ -17,7 +17,7 @@ from PIL import Image
 from regionclip.evaluation.coco import COCODetectionEvaluator, indexed
 from regionclip.evaluation.ground_truth import coco_truth, lvis_truth
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
-from regionclip.evaluation.page.calibration import best_threshold, calibration, fit_temperature
+from regionclip.evaluation.page.calibration import PlattParameters, best_threshold, calibration, fit_platt
 from regionclip.evaluation.page.matching import UNMATCHED, match_classes
 from regionclip.evaluation.page.mistakes import wrong_detections
 from regionclip.evaluation.page.page import Evaluated, write_page
@@ -193,11 +193,29 @@ def test_the_temperature_that_scores_were_sharpened_with_is_found():
     right = random.random(len(honest)) < honest
     odds = (honest / (1 - honest)) ** 2.5  # too confident
     flags = {"ignored": np.zeros((1, len(honest)), bool), "is_right": right[None]}
-    temperature, calibrated = fit_temperature([SimpleNamespace(**flags)], [odds / (1 + odds)], 0.0)
-    assert temperature == pytest.approx(2.5, rel=0.05)
+    platt, calibrated = fit_platt([SimpleNamespace(**flags)], [odds / (1 + odds)], 0.0, with_bias=False)
+    assert platt.temperature == pytest.approx(2.5, rel=0.05) and platt.bias == 0
     assert calibrated.error < 0.01 < calibration([SimpleNamespace(**flags)], [odds / (1 + odds)], 0.0).error
     never = SimpleNamespace(ignored=flags["ignored"], is_right=np.zeros_like(right)[None])
-    assert np.isnan(fit_temperature([never], [honest], 0.0)[0])
+    assert np.isnan(fit_platt([never], [honest], 0.0)[0].temperature)
+
+
+def test_temperature_and_bias_that_scores_were_moved_with_are_found():
+    random = np.random.default_rng(0)
+    honest = random.uniform(0.05, 0.95, 40_000)
+    right = random.random(len(honest)) < honest
+    log_odds = 2.5 * (np.log(honest / (1 - honest)) + 1.0)  # too confident, and too high
+    shown = 1 / (1 + np.exp(-log_odds))
+    matches = [SimpleNamespace(ignored=np.zeros((1, len(honest)), bool), is_right=right[None])]
+    platt, calibrated = fit_platt(matches, [shown], 0.0)
+    assert (platt.temperature, platt.bias) == pytest.approx((2.5, -1.0), rel=0.05)
+    tempered = fit_platt(matches, [shown], 0.0, with_bias=False)[1]
+    assert calibrated.error < 0.01 < 0.05 < tempered.error < calibration(matches, [shown], 0.0).error
+
+
+def test_parameters_follow_each_other():
+    """By hand: ((x / 2 + 1) / 4 + 3) is x / 8 + 3.25."""
+    assert PlattParameters(2.0, 1.0).then(PlattParameters(4.0, 3.0)) == PlattParameters(8.0, 3.25)
 
 
 def test_the_page_has_metrics_curves_calibration_and_images(tmp_path):

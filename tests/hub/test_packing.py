@@ -123,19 +123,20 @@ def calibration(folder, **values):
     return path
 
 
-@pytest.mark.parametrize("fusion", ["upstream", "sigmoid"])
-def test_a_calibration_changes_scores_and_threshold_but_no_order(fusion, pack, tmp_path, detector_folder):
+@pytest.mark.parametrize(("fusion", "bias"), [("upstream", 0.0), ("sigmoid", -0.5)])
+def test_a_calibration_changes_scores_and_threshold_but_no_order(fusion, bias, pack, tmp_path, detector_folder):
     score_fusion = ("--set", f"MODEL.CLIP.RPN_SCORE_FUSION={fusion}", "--set", "MODEL.CLIP.VIS=False")
     assert pack(*score_fusion)[0] == 0
     before = find(tmp_path / "packed")
     threshold = float(before.scores[4:6].mean())  # between two scores
-    file = calibration(tmp_path, temperature=1.0, best_temperature=2.5, threshold_of_highest_f1=threshold)
+    fitted = {"temperature": 1.0, "best_temperature": 2.5, "threshold_of_highest_f1": threshold}
+    file = calibration(tmp_path, **fitted, **({"bias": 0.0, "best_bias": bias} if bias else {}))  # older files lack it
     code, _, error = pack(*score_fusion, "--calibration", str(file))
     assert code == 0, error
     after = find(tmp_path / "packed")
     assert np.array_equal(after.boxes, before.boxes) and len(after) > 5
     log_odds = np.log(before.scores) - np.log1p(-before.scores)
-    np.testing.assert_allclose(after.scores, 1 / (1 + np.exp(-log_odds / 2.5)), rtol=1e-4)
+    np.testing.assert_allclose(after.scores, 1 / (1 + np.exp(-log_odds / 2.5 - bias)), rtol=1e-4)
     detector = RegionCLIP.from_pretrained(tmp_path / "packed", device="cpu")
     detector.set_image(PHOTO)
     detector.set_vocabulary(["cat", "dog", "car"], background=None)
@@ -167,6 +168,7 @@ def test_a_calibration_of_other_weights_is_refused(pack, tmp_path, detector_fold
         ({}, "no temperature, best_temperature"),
         ({"temperature": 1.0, "threshold_of_highest_f1": 0.5}, "no best_temperature"),
         ({"temperature": 1.0, "best_temperature": "hot", "threshold_of_highest_f1": 0.5}, "no best_temperature"),
+        ({"temperature": 1, "best_temperature": 2, "threshold_of_highest_f1": 0.5, "best_bias": "low"}, "no best_bias"),
     ],
 )
 def test_what_is_no_calibration_is_said_before_anything_is_written(values, said, pack, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from regionclip import RegionCLIP
 from regionclip.modeling.postprocess import SCORE_FUSIONS, ProbabilityOnly, ProbabilityTimesObjectness
-from regionclip.modeling.score_scale import OddsOfSquare, SameScores, Tempered
+from regionclip.modeling.score_scale import OddsOfSquare, PlattScaling, SameScores
 from tests.helpers.paths import DATA
 
 PHOTO = sorted((DATA / "four_photos" / "images").iterdir())[0]
@@ -39,7 +39,7 @@ def test_a_threshold_is_the_same_on_both_scales(shown):
 
 @given(st.floats(0.01, 0.99), st.floats(0.2, 5))
 def test_a_temperature_divides_log_odds(shown, temperature):
-    scale = Tempered(SameScores(), temperature)
+    scale = PlattScaling(SameScores(), temperature)
     scores = torch.tensor([shown], dtype=torch.float64)
     odds = (shown / (1 - shown)) ** (1 / temperature)
     assert float(scale.shown(scores)) == pytest.approx(odds / (1 + odds))
@@ -47,6 +47,15 @@ def test_a_temperature_divides_log_odds(shown, temperature):
     ends = scale.shown(torch.tensor([0.0, 0.5, 1.0]))
     assert ends.tolist() == [0.0, 0.5, 1.0]
     assert (scale.own(0.0), scale.own(1.0)) == (0.0, 1.0)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.2, 5), st.floats(-4, 4))
+def test_a_bias_is_added_to_log_odds(shown, temperature, bias):
+    scale = PlattScaling(SameScores(), temperature, bias)
+    odds = (shown / (1 - shown)) ** (1 / temperature) * np.exp(bias)
+    found = float(scale.shown(torch.tensor([shown], dtype=torch.float64)))
+    assert found == pytest.approx(odds / (1 + odds))
+    assert scale.own(found) == pytest.approx(shown)
 
 
 def test_a_temperature_changes_scores_and_no_detections(detector_folder):

@@ -20,6 +20,7 @@ from regionclip.engine.training.writers import METRICS_FILE
 from regionclip.evaluation.coco import COCODetectionEvaluator
 from regionclip.evaluation.ground_truth import coco_truth, lvis_truth
 from regionclip.evaluation.lvis import LVISDetectionEvaluator
+from regionclip.evaluation.page.calibration import PlattParameters
 from regionclip.evaluation.page.matching import Floats
 from regionclip.evaluation.page.page import Evaluated, write_page
 from regionclip.modeling.detector import OpenVocabularyDetector
@@ -51,7 +52,8 @@ def write_pages(
         trust_pickle: allow that file to run code.
     """
     scale: ScoreScale = model.score_scale if isinstance(model, OpenVocabularyDetector) else SameScores()
-    scale = calibrated(scale, cfg.MODEL.CLIP.SCORE_TEMPERATURE)
+    temperature, bias = cfg.MODEL.CLIP.SCORE_TEMPERATURE, cfg.MODEL.CLIP.SCORE_BIAS
+    scale = calibrated(scale, temperature, bias)
     log = Path(weights).parent / METRICS_FILE
     written = []
     identity = backbone_hash(weights, trust_pickle=trust_pickle) if weights else ""
@@ -75,7 +77,7 @@ def write_pages(
             results=evaluator.results,
             is_federated=is_federated,
             shown=_Shown(scale),
-            temperature=cfg.MODEL.CLIP.SCORE_TEMPERATURE,
+            platt=PlattParameters(temperature, bias),
             weights=identity,
             training_log=log if log.is_file() else None,
         )

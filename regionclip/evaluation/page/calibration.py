@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from regionclip.evaluation.page.matching import ClassMatches, Flags, Floats
 
 BINS = 10
+
+MAX_BIAS = 20.0
+"""Of a fit, either way."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,38 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class PlattParameters:
+    """Temperature that divides the log odds of scores, and bias that is added to them after that (Platt, 1999)."""
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def then(self, following: PlattParameters) -> PlattParameters:
+        """Return the parameters of both, one after the other."""
+        bias = self.bias / following.temperature + following.bias
+        return PlattParameters(self.temperature * following.temperature, bias)
+
+
+UNCALIBRATED = PlattParameters()
+
+UNKNOWN = PlattParameters(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
 class CalibrationReport:
-    """Calibration of an evaluation, and what a temperature and a threshold would make of it."""
+    """Calibration of an evaluation, and what Platt scaling and a threshold would make of it."""
 
     measured: Calibration
-    temperature: float
-    """SCORE_TEMPERATURE of the measured scores."""
+    platt: PlattParameters
+    """SCORE_TEMPERATURE and SCORE_BIAS of the measured scores."""
     fitted: Calibration
-    """With the best temperature."""
-    best_temperature: float
+    """With the best parameters."""
+    best: PlattParameters
     """NaN where all detections are right, or none is."""
+    tempered: Calibration
+    """With a further temperature and no further bias."""
+    single_temperature: float
+    """That further temperature."""
     threshold: float
     """With the highest F1, on the measured scale."""
     f1: float
@@ -58,10 +83,14 @@ class CalibrationReport:
         """Return the values for a JSON file: errors in percent points, without those that are unknown."""
         values = {
             "detections": self.count,
-            "temperature": self.temperature,
+            "temperature": self.platt.temperature,
+            "bias": self.platt.bias,
             "expected_calibration_error": 100 * self.measured.error,
-            "best_temperature": self.best_temperature,
-            "expected_calibration_error_with_it": 100 * self.fitted.error,
+            "single_temperature": self.single_temperature,
+            "expected_calibration_error_with_single_temperature": 100 * self.tempered.error,
+            "best_temperature": self.best.temperature,
+            "best_bias": self.best.bias,
+            "expected_calibration_error_with_both": 100 * self.fitted.error,
             "threshold_of_highest_f1": self.threshold,
             "highest_f1": self.f1,
         }
@@ -69,20 +98,29 @@ class CalibrationReport:
 
 
 def report_calibration(
-    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float, temperature: float
+    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float, platt: PlattParameters
 ) -> CalibrationReport:
-    """Measure the calibration of the detections of all classes, and fit temperature and threshold.
+    """Measure the calibration of the detections of all classes, and fit temperature, bias and threshold.
 
     Args:
         matches: of each class.
         shown: [D] scores of each class in [0, 1].
         min_score: detections with a lower one do not count.
-        temperature: SCORE_TEMPERATURE of these scores.
+        platt: parameters of these scores.
     """
-    factor, fitted = fit_temperature(matches, shown, min_score)
     threshold, f1 = best_threshold(matches, shown)
-    measured = calibration(matches, shown, min_score)
-    return CalibrationReport(measured, temperature, fitted, temperature * factor, threshold, f1)
+    alone, tempered = fit_platt(matches, shown, min_score, with_bias=False)
+    further, fitted = fit_platt(matches, shown, min_score)
+    return CalibrationReport(
+        measured=calibration(matches, shown, min_score),
+        platt=platt,
+        fitted=fitted,
+        best=platt.then(further),
+        tempered=tempered,
+        single_temperature=alone.temperature,
+        threshold=threshold,
+        f1=f1,
+    )
 
 
 def calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float) -> Calibration:
@@ -96,30 +134,33 @@ def calibration(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_sc
     return _in_bins(*_pooled(matches, shown, min_score))
 
 
-def fit_temperature(
-    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float
-) -> tuple[float, Calibration]:
-    """Return the temperature of log odds with the highest likelihood (Guo et al., 2017), and the calibration with it.
+def fit_platt(
+    matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float, *, with_bias: bool = True
+) -> tuple[PlattParameters, Calibration]:
+    """Return temperature and bias of log odds with the highest likelihood (Platt, 1999), and the calibration with them.
 
     Args:
         matches: of each class.
-        shown: [D] scores of each class in [0, 1], without a temperature.
+        shown: [D] scores of each class in [0, 1].
         min_score: detections with a lower one do not count.
+        with_bias: False fits the temperature alone (Guo et al., 2017).
 
     Returns:
-        NaN as temperature, if all counted detections are right, or none is.
+        NaN as parameters, if all counted detections are right, or none is.
     """
     scores, right = _pooled(matches, shown, min_score)
     if right.all() or not right.any():
-        return float("nan"), _in_bins(scores, right)
+        return UNKNOWN, _in_bins(scores, right)
     log_odds = logit(np.clip(scores, 1e-6, 1 - 1e-6))
     signs = np.where(right, 1.0, -1.0)
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signs * log_odds / np.exp(log_temperature)).mean())
+    def loss(parameters: Floats) -> float:
+        return float(np.logaddexp(0, -signs * (log_odds / np.exp(parameters[0]) + parameters[1])).mean())
 
-    temperature = float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
-    return temperature, _in_bins(expit(log_odds / temperature), right)
+    bias_limit = MAX_BIAS if with_bias else 0.0
+    found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-4.0, 4.0), (-bias_limit, bias_limit)]).x
+    temperature, bias = float(np.exp(found[0])), float(found[1])
+    return PlattParameters(temperature, bias), _in_bins(expit(log_odds / temperature + bias), right)
 
 
 def _pooled(matches: Sequence[ClassMatches], shown: Sequence[Floats], min_score: float) -> tuple[Floats, Flags]:

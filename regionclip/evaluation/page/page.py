@@ -13,7 +13,13 @@ from string import Template
 import numpy as np
 
 from regionclip.evaluation.ground_truth import GroundTruth
-from regionclip.evaluation.page.calibration import CalibrationReport, best_threshold, report_calibration
+from regionclip.evaluation.page.calibration import (
+    UNCALIBRATED,
+    CalibrationReport,
+    PlattParameters,
+    best_threshold,
+    report_calibration,
+)
 from regionclip.evaluation.page.charts import calibration_chart, mean_curve, precision_recall_chart, training_chart
 from regionclip.evaluation.page.crops import crop_of
 from regionclip.evaluation.page.matching import ClassMatches, Floats, match_classes
@@ -63,8 +69,8 @@ class Evaluated:
     """By LVIS's rules."""
     shown: Callable[[Floats], Floats]
     """From a detector's scores to those in [0, 1] that users see."""
-    temperature: float = 1.0
-    """SCORE_TEMPERATURE in `shown`."""
+    platt: PlattParameters = UNCALIBRATED
+    """Those in `shown`."""
     weights: str = ""
     """Hash of the evaluated backbone; empty if unknown."""
     training_log: Path | None = None
@@ -75,7 +81,7 @@ def write_page(path: Path, evaluated: Evaluated) -> Path:
     """Write the page, and next to it `calibration.json`; return the path of the page."""
     matches = match_classes(evaluated.truth, evaluated.results, is_federated=evaluated.is_federated)
     shown = [evaluated.shown(entry.scores) for entry in matches]
-    report = report_calibration(matches, shown, MIN_SHOWN, evaluated.temperature)
+    report = report_calibration(matches, shown, MIN_SHOWN, evaluated.platt)
     objects = sum(int(entry.objects.sum()) for entry in matches)
     detections = sum(len(entry.scores) for entry in matches)
     sections = [
@@ -168,13 +174,16 @@ def _calibration(report: CalibrationReport) -> Iterator[str]:
     if not report.count:
         return
     advice = (
-        f"With MODEL.CLIP.SCORE_TEMPERATURE {report.best_temperature:.2f} it is {100 * report.fitted.error:.1f}. "
-        if np.isfinite(report.best_temperature)
+        f"With MODEL.CLIP.SCORE_TEMPERATURE {report.best.temperature:.2f} and SCORE_BIAS {report.best.bias:.2f} it is "
+        f"{100 * report.fitted.error:.1f}, with a further temperature of "
+        f"{report.single_temperature:.2f} alone {100 * report.tempered.error:.1f}. "
+        if np.isfinite(report.best.temperature)
         else ""
     )
     text = (
-        f"Expected calibration error {100 * report.measured.error:.1f} percent points with a temperature of "
-        f"{report.temperature:g}, of {report.count} detections with a score of at least {MIN_SHOWN}. {advice}"
+        f"Expected calibration error {100 * report.measured.error:.1f} percent points, of {report.count} detections "
+        f"with a score of at least {MIN_SHOWN}; temperature {report.platt.temperature:g}, bias {report.platt.bias:g}. "
+        f"{advice}"
         "A detection is right if it matches an object with an IoU of at least 0.5. The highest F1, "
         f"{_number(report.f1)} %, is at a score of {report.threshold:.2f}."
     )
