@@ -28,9 +28,6 @@ OUTPUT = REPOSITORY / "output" / "demo"
 ABSENT_NAMES = ["camel", "guitar"]
 """Class names without objects, added to those of the objects."""
 
-TYPED_THRESHOLD = 0.33
-"""Below the detector's own: few classes are given, and all others take part in the softmax without being shown."""
-
 PHOTO_THRESHOLD = 0.05
 
 RIGHT = "right"
@@ -102,7 +99,7 @@ def show_typed_words(detector: RegionCLIP, scenes: dict[str, list[AnnotatedObjec
     rows, seconds = [], []
     for name, objects in scenes.items():
         began = time.perf_counter()
-        found = find(detector, SCENES / name, TYPED_THRESHOLD)
+        found = find(detector, SCENES / name)
         seconds.append(time.perf_counter() - began)
         rows += compare(SCENES / name, found, objects)
     print(tabulate(rows, headers=[f"{len(words)} words typed", "found", "score", "split", "truth"]))

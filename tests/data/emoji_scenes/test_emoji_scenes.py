@@ -480,9 +480,10 @@ def test_the_whole_recipe_runs_in_small_and_goes_on(packages, tmp_path):
     evaluated = {path.parent.parent.name for path in (tmp_path / "out").glob("*/inference/metrics.json")}
     zero_shot = {f"zero_shot_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
     style = {f"style_{boxes}_{stage}" for boxes in ("gt", "rpn") for stage in ("clip", "pretrain")}
-    assert evaluated >= {*zero_shot, *style, "shown_pretrain", "transfer_clip", "transfer_pretrain", "rpn"}
-    assert (tmp_path / "out" / "packed" / "vocabulary.safetensors").is_file()
-    card = (tmp_path / "out" / "packed" / "README.md").read_text()
+    assert evaluated >= {*zero_shot, *style, "shown_transfer_pretrain", "transfer_clip", "transfer_pretrain", "rpn"}
+    packed = tmp_path / "out" / "packed" / "emoji"
+    assert (packed / "vocabulary.safetensors").is_file()
+    card = (packed / "README.md").read_text()
     assert card.count("8 images. emoji_") == 3 and "## Limits" in card
     metrics = json.loads((tmp_path / "out" / "rpn" / "inference" / "metrics.json").read_text())["metrics"]
     assert {"AR@100", "AR@100-novel", "AR@100-base"} <= set(metrics["proposals"])
