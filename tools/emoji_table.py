@@ -70,8 +70,8 @@ def claims(metrics: Metrics) -> str:
         rows.append([f"zero-shot, {what}", teacher, student, *style])
     for name in ("AP50-novel", "AP50-base", "AP50"):
         cells = [metrics.text(seeds(f"transfer_{stage}"), name) for stage in ("clip", "pretrain")]
-        style = metrics.text(["style_rpn_transfer_pretrain"], name)
-        rows.append([f"fine-tuned on base boxes, {name}", *cells, "", style])
+        tuned_style = metrics.text(["style_rpn_transfer_pretrain"], name)
+        rows.append([f"fine-tuned on base boxes, {name}", *cells, "", tuned_style])
     headers = ["", "from CLIP", "from the pretrained student", "Fluent 3D, CLIP", "Fluent 3D, student"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
