@@ -64,6 +64,13 @@ def assert_same_run(output, uninterrupted):
     assert differing(ema, torch.load(uninterrupted / "model_final_ema.pth", weights_only=True)) == []
 
 
+def copy_until(source, target, last):
+    """Copy a run as it was when its checkpoint `last` was the newest."""
+    shutil.copytree(source, target)
+    entries = json.loads((target / "checkpoints.json").read_text())
+    (target / "checkpoints.json").write_text(json.dumps([entry for entry in entries if entry["file"] <= last]))
+
+
 def kill_after(process, seconds):
     process.join(seconds)
     if process.is_alive():
@@ -190,10 +197,7 @@ def test_a_run_killed_before_its_last_step_writes_the_same_lines(world, uninterr
 
 
 def test_a_changed_learning_rate_counts_from_the_resumption_on(world, uninterrupted, tmp_path, caplog):
-    shutil.copytree(uninterrupted[0], tmp_path / "run")
-    entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
-    kept = [entry for entry in entries if entry["file"] <= "model_0000034.pth"]
-    (tmp_path / "run" / "checkpoints.json").write_text(json.dumps(kept))
+    copy_until(uninterrupted[0], tmp_path / "run", "model_0000034.pth")
     with caplog.at_level(logging.WARNING):
         trainer, _ = train(world, tmp_path / "run", **SETTINGS, SOLVER__BASE_LR=0.0005)
     assert "The base learning rate was 0.002 and is 0.0005 from now on" in caplog.text
@@ -203,10 +207,7 @@ def test_a_changed_learning_rate_counts_from_the_resumption_on(world, uninterrup
 
 
 def test_other_initial_weights_of_a_resumed_run_are_not_read_and_it_says_so(world, uninterrupted, tmp_path, caplog):
-    shutil.copytree(uninterrupted[0], tmp_path / "run")
-    entries = json.loads((tmp_path / "run" / "checkpoints.json").read_text())
-    kept = [entry for entry in entries if entry["file"] <= "model_0000048.pth"]
-    (tmp_path / "run" / "checkpoints.json").write_text(json.dumps(kept))
+    copy_until(uninterrupted[0], tmp_path / "run", "model_0000048.pth")
     with caplog.at_level(logging.WARNING):
         train(world, tmp_path / "run", **SETTINGS, MODEL__WEIGHTS="other.pth")
     assert f"The run in {tmp_path / 'run'} started from no weights: MODEL.WEIGHTS other.pth is not read" in caplog.text
